@@ -43,7 +43,7 @@ def compile_lock(output: Path, source: Path, flags: tuple[str, ...], *, pins_fro
 
 
 def strip_comments(text: str) -> str:
-    """Drop comment and option lines, so that no index, link or path can ride along.
+    r"""Drop comment and option lines, so that no index, link or path can ride along.
 
     >>> strip_comments("# via x\\n--index-url y\\na==1 \\\\\\n    --hash=sha256:00\\n")
     'a==1 \\\\\\n    --hash=sha256:00\\n'
@@ -57,9 +57,7 @@ def compile_all(into: Path, *, upgrade: bool) -> None:
     project = ROOT / "pyproject.toml"
     dev = into / "dev.lock"
     compile_lock(dev, project, ("--extra=llamacpp", "--group=dev"), pins_from=None, upgrade=upgrade)
-    compile_lock(
-        into / "runtime.lock", project, ("--extra=llamacpp", "--group=build"), pins_from=dev, upgrade=upgrade
-    )
+    compile_lock(into / "runtime.lock", project, ("--extra=llamacpp", "--group=build"), pins_from=dev, upgrade=upgrade)
     compile_lock(into / "weights.lock", LOCKS / "weights.in", ("--no-deps",), pins_from=None, upgrade=upgrade)
 
 
@@ -72,9 +70,7 @@ def stale_locks() -> list[str]:
         compile_all(copies, upgrade=False)
         fresh = {path.name: path.read_text() for path in copies.glob("*.lock")}
     return sorted(
-        name
-        for name, text in fresh.items()
-        if not (LOCKS / name).exists() or (LOCKS / name).read_text() != text
+        name for name, text in fresh.items() if not (LOCKS / name).exists() or (LOCKS / name).read_text() != text
     )
 
 
