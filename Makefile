@@ -2,24 +2,94 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps
 STAMP := $(VENV)/.stamp
 LOCKS := locks/dev.lock locks/weights.lock
+
+# Handed over through the environment, so that quotes and spaces arrive as they were typed.
+PROMPT ?= Why is the sky blue?
+PORT ?= 8080
+export PROMPT PORT
+
+.PHONY: help
+help: ## Show this list
+	@echo "OrchQueue: one queue in front of your language-model engines. Start with: make demo"
+	@echo
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## Build .venv with every locked dependency and the project itself
 
 $(STAMP): $(LOCKS) pyproject.toml
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "OrchQueue needs Python 3.11 or newer; '$(PYTHON)' is older or missing. Name another: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "OrchQueue needs Python 3.11 or newer, and '$(PYTHON)' is older or missing." >&2; \
+	  echo "Name another one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes $(addprefix -r ,$(LOCKS))
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "setup: filling $(VENV) from the locks; the first time takes a minute or two"
+	@$(PIP) --require-hashes $(addprefix -r ,$(LOCKS))
+	@$(PIP) --no-build-isolation -e .
 	@touch $@
-	@echo "setup: .venv is ready"
+	@echo "setup: done; next: make demo"
+
+.PHONY: demo
+demo: $(STAMP) ## Stream one real answer to the terminal and clean up (PROMPT="…")
+	@$(PY) -m orchqueue.daemon.demo --prompt "$$PROMPT"
+
+.PHONY: serve
+serve: $(STAMP) ## Run the daemon with the embedded model until Ctrl-C (PORT=8080)
+	@exec $(VENV)/bin/orchestratord serve --port "$$PORT"
+
+.PHONY: test
+test: $(STAMP) ## Run every check and every test; the last line is the total
+	@$(PY) -m tools.stages
+
+.PHONY: ci
+ci: $(STAMP) ## Run one stage of the tests (STAGE=name; no name lists them)
+	@$(PY) -m tools.stages $(if $(STAGE),$(STAGE),--list)
+
+.PHONY: check
+check: $(STAMP) ## Run the static checks: format, lint, types, imports, tidy and more
+	@$(PY) -m tools.check
+
+.PHONY: format
+format: $(STAMP) ## Format the code and mend what the linter can mend
+	@$(VENV)/bin/ruff check --fix --quiet || true
+	@$(VENV)/bin/ruff format --quiet
+
+.PHONY: sim
+sim: $(STAMP) ## Simulate whole runs with faults (SEEDS=200)
+	@$(VENV)/bin/orchq-sim run --seeds $(or $(SEEDS),200)
+
+.PHONY: sim-replay
+sim-replay: $(STAMP) ## Repeat one simulated run and tell its story (SEED=n)
+	@test -n "$(SEED)" || { echo "name the seed: make sim-replay SEED=42" >&2; exit 2; }
+	@$(VENV)/bin/orchq-sim replay --seed $(SEED)
+
+.PHONY: bench-setup
+bench-setup: $(STAMP) ## Build .venv-bench with the peers that benchmarks compare us with
+	@test -x .venv-bench/bin/python || "$(PYTHON)" -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/bench.lock
+
+.PHONY: bench
+bench: $(STAMP) ## Measure, and print the figures of docs/performance.md
+	@$(PY) -m benchmarks
+
+.PHONY: gen
+gen: $(STAMP) ## Regenerate types, schemas and tables from the contracts
+	@$(PY) -m tools.gen
+
+.PHONY: gen-check
+gen-check: $(STAMP) ## Fail when a generated file is stale
+	@$(PY) -m tools.gen --check
 
 .PHONY: lock
 lock: $(STAMP) ## Recompile the locks (UPGRADE=1 lets pins rise)
 	@$(PY) -m tools.lock $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## Remove .venv, caches and build results
+	rm -rf $(VENV) .venv-bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
