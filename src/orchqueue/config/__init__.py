@@ -1,0 +1,1 @@
+"""The daemon's configuration file: typed, checked as a whole, told about with line numbers."""

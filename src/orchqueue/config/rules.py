@@ -1,0 +1,228 @@
+"""What must hold between fields, and between the file and the machine it is read on.
+
+Req: ORCH-1101, ORCH-3012, ORCH-3030, ORCH-3035, ORCH-3052
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Set as AbstractSet
+from pathlib import Path as FilePath
+from urllib.parse import urlsplit
+
+from orchqueue.config.document import Document
+from orchqueue.config.problems import Path, Problem
+from orchqueue.config.types import Config, Pool
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_BUNDLED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+_KEYS_FILE: Path = ("auth", "keys_file")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach the address.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Rules:
+    """One check of one configuration.
+
+    Fields in `faulty` hold their defaults instead of what the file says, so a rule that reads one is not judged: it
+    would complain of something that nobody wrote.
+    """
+
+    def __init__(self, config: Config, document: Document, faulty: AbstractSet[Path]) -> None:
+        self._config = config
+        self._document = document
+        self._faulty = faulty
+        self._problems: list[Problem] = []
+
+    def check(self) -> list[Problem]:
+        """List every broken rule."""
+        config = self._config
+        if not config.pools:
+            self._say(("pools",), "there are no pools", "name at least one; without a file the embedded one runs")
+        self._check_unique([pool.id for pool in config.pools], "pools")
+        self._check_unique([tenant.id for tenant in config.tenants], "tenants")
+        for index, pool in enumerate(config.pools):
+            path = ("pools", index)
+            self._check_model(pool, path)
+            self._check_launch(pool, path)
+            self._check_urls(pool, (*path, "launch", "urls"))
+            self._check_devices(pool, path)
+            self._check_policies(pool, path)
+        self._check_server()
+        return self._problems
+
+    def _say(self, path: Path, message: str, fix: str, *reads: Path) -> None:
+        for read in (path, *reads):
+            if any(read[: len(bad)] == bad or bad[: len(read)] == read for bad in self._faulty):
+                return
+        self._problems.append(self._document.problem(path, message, fix))
+
+    def _check_unique(self, names: list[str], section: str) -> None:
+        for index, name in enumerate(names):
+            first = names.index(name)
+            if first != index:
+                where, other = (section, index, "id"), (section, first, "id")
+                self._say(where, f"'{name}' is also {section}[{first}]", "give each its own name", other)
+
+    def _check_model(self, pool: Pool, path: Path) -> None:
+        where, mode = (*path, "model"), (*path, "launch", "mode")
+        scheme, _, rest = pool.model.partition(":")
+        external = pool.launch.mode == "external"
+        if scheme == "file" and rest:
+            if not external:
+                self._check_readable(rest, where, "model file", mode)
+        elif scheme == "sha256" and _SHA256.fullmatch(rest):
+            if self._config.model_dir is None and not external:
+                message = "sha256: models are looked up in model_dir, and there is none"
+                self._say(where, message, "add 'model_dir: …'", mode, ("model_dir",))
+            if pool.model_sha256 not in (None, rest):
+                self._say((*path, "model_sha256"), "differs from the digest in `model`", "keep one of them", where)
+        elif scheme == "repo" and _REPO.fullmatch(rest):
+            if not external:
+                fix = "use file:PATH, or an external engine"
+                self._say(where, f"{pool.engine} does not fetch repo: models", fix, mode)
+        elif not (scheme == "bundled" and _BUNDLED.fullmatch(rest)):
+            fix = "write file:PATH, sha256:64 lower-case hex digits, bundled:NAME or repo:ORG/NAME"
+            self._say(where, f"is no model reference, got '{pool.model[:40]}'", fix)
+
+    def _check_launch(self, pool: Pool, path: Path) -> None:
+        launch, where = pool.launch, (*path, "launch")
+        mode = (*where, "mode")
+        if launch.mode == "spawn":
+            if launch.urls:
+                self._say((*where, "urls"), "only external pools have urls", "add 'mode: external'", mode)
+            if launch.allow_simulated:
+                self._say((*where, "allow_simulated"), "only external pools can be simulated", "remove it", mode)
+            return
+        if not launch.urls:
+            fix = "add 'urls: [http://HOST:PORT]'"
+            self._say((*where, "urls"), "an external pool needs the URL of each replica", fix)
+        elif pool.replicas not in (None, len(launch.urls)):
+            message = f"is {pool.replicas}, but there are {len(launch.urls)} urls"
+            self._say((*path, "replicas"), message, "remove `replicas`, it is the number of urls", (*where, "urls"))
+        for name, told in (("args", bool(launch.args)), ("env", bool(launch.env))):
+            if told:
+                self._say((*where, name), "has no effect on an engine that is not launched here", "remove it")
+        if pool.model_sha256 is not None and not pool.model.startswith("file:"):
+            fix = "remove it; the engine's own digest is compared between replicas"
+            self._say((*path, "model_sha256"), "an external engine's file cannot be checked from here", fix)
+
+    def _check_urls(self, pool: Pool, where: Path) -> None:
+        seen: set[str] = set()
+        for index, url in enumerate(pool.launch.urls):
+            fault = url_fault(url)
+            if fault:
+                self._say((*where, index), fault, "write http://HOST:PORT")
+            elif url.rstrip("/").lower() in seen:
+                self._say((*where, index), "the same URL is there twice", "one URL for each replica")
+            seen.add(url.rstrip("/").lower())
+
+    def _check_devices(self, pool: Pool, path: Path) -> None:
+        where, allow, split_at = (*path, "devices"), (*path, "allow_cpu"), (*path, "tensor_split")
+        devices, split = pool.devices, pool.tensor_split
+        if len(set(devices)) != len(devices):
+            self._say(where, "names a device twice", "name each device once")
+        if "cpu" in devices and len(devices) > 1:
+            self._say(where, "mixes the CPU with other devices", "a mask is either [cpu] or [cuda:0, …]")
+        if "cpu" in devices and not pool.allow_cpu:
+            fix = "add 'allow_cpu: true' if you mean it"
+            self._say(where, "names the CPU, and allow_cpu is not true", fix, allow)
+        if pool.allow_cpu and devices and "cpu" not in devices:
+            self._say(allow, "is true, but `devices` names no cpu", "remove one of the two", where)
+        if not devices and not pool.allow_cpu and pool.launch.mode == "spawn":
+            fix = "add 'devices: [cuda:0]', or 'allow_cpu: true' to run on the CPU"
+            self._say(where, "no device is named", fix, allow, (*path, "launch", "mode"))
+        if split and len(split) != len(devices):
+            message = f"has {len(split)} ratios for {len(devices)} devices"
+            self._say(split_at, message, "one ratio for each device", where)
+        if split and not math.isclose(math.fsum(split), 1.0, abs_tol=1e-6):
+            self._say(split_at, f"sums to {math.fsum(split):g}", "the ratios must sum to 1")
+
+    def _check_policies(self, pool: Pool, path: Path) -> None:
+        classes = (*path, "admission", "priorities")
+        names = [entry.name for entry in pool.admission.priorities]
+        for index, entry in enumerate(pool.admission.priorities):
+            if entry.name in names[:index]:
+                self._say((*classes, index, "name"), f"'{entry.name}' is there twice", "keep one entry a class")
+            if entry.queue_capacity is not None and entry.queue_capacity > pool.queue.capacity:
+                message = f"{entry.queue_capacity} is more than the pool's queue holds, {pool.queue.capacity}"
+                where = (*classes, index, "queue_capacity")
+                self._say(where, message, "raise queue.capacity or lower this", (*path, "queue", "capacity"))
+        if pool.determinism == "strict" and pool.slots > 1:
+            fix = "use slots: 1 and more replicas, or determinism: best_effort"
+            message = f"strict cannot be kept with {pool.slots} slots"
+            self._say((*path, "determinism"), message, fix, (*path, "slots"))
+        backoff, where = pool.supervision.backoff, (*path, "supervision", "backoff")
+        if backoff.initial_ms > backoff.max_ms:
+            message = f"{backoff.initial_ms} is more than max_ms {backoff.max_ms}"
+            self._say((*where, "initial_ms"), message, "make it at most max_ms", (*where, "max_ms"))
+
+    def _check_server(self) -> None:
+        server, auth = self._config.server, self._config.auth
+        if server.tls is not None:
+            self._check_readable(server.tls.cert, ("server", "tls", "cert"), "certificate file")
+            self._check_readable(server.tls.key, ("server", "tls", "key"), "private key file")
+        model_dir = self._config.model_dir
+        if model_dir is not None and not os.path.isdir(model_dir):
+            self._say(("model_dir",), f"there is no directory {model_dir}", "create it or correct the path")
+        if auth.keys_file is not None:
+            self._check_readable(auth.keys_file, _KEYS_FILE, "keys file")
+        if not is_loopback(server.host) and auth.keys_file is None:
+            message = f"'{server.host}' can be reached from outside, and no keys are asked for"
+            fix = "set auth.keys_file (see `orchestratord keys create`), or bind 127.0.0.1"
+            self._say(("server", "host"), message, fix, _KEYS_FILE)
+        if auth.keys_file is None and auth.allow_anonymous_loopback is False:
+            where = ("auth", "allow_anonymous_loopback")
+            message = "is false, and there are no keys: nobody could call"
+            self._say(where, message, "set auth.keys_file too", _KEYS_FILE)
+
+    def _check_readable(self, name: str, where: Path, what: str, *reads: Path) -> None:
+        """Check by opening, as the daemon will: permission bits alone do not tell."""
+        try:
+            if not FilePath(name).is_file():
+                self._say(where, f"there is no {what} {name}", "correct the path", *reads)
+            else:
+                FilePath(name).open("rb").close()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            fix = "give this user the right to read it"
+            self._say(where, f"the {what} {name} cannot be read: {reason}", fix, *reads)
+
+
+def url_fault(url: str) -> str:
+    """Say what is wrong with an engine's base URL; empty when nothing is.
+
+    >>> url_fault("http://127.0.0.1:8081"), url_fault("ftp://x")
+    ('', "has the scheme 'ftp'; engines are reached over plain http")
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is no URL"
+    if parts.scheme != "http":
+        return f"has the scheme '{parts.scheme[:20]}'; engines are reached over plain http"
+    if not parts.hostname or port == 0 or any(mark.isspace() for mark in url):
+        return "is no URL"
+    if parts.username is not None or parts.password is not None:
+        return "holds a user or password, which would show in logs"
+    if parts.query or parts.fragment or parts.path not in ("", "/"):
+        return "must end after the port"
+    return ""

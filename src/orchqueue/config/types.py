@@ -1,0 +1,303 @@
+"""Every field of the configuration file; a field that has no effect does not exist here.
+
+Req: ORCH-3030
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+Scalar: TypeAlias = str | int | float | bool
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+_ENV = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+Identifier = Annotated[str, Meta(pattern=_NAME, description="Letters, digits, '.', '_' and '-'; at most 64.")]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000, description="Milliseconds, at most one day.")]
+PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
+FullPolicyName = Literal["reject", "drop-lru", "shed-low-priority"]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all parts of the file: a field that is not known is a mistake."""
+
+
+class Launch(Section, frozen=True):
+    """How the replicas of a pool come to run."""
+
+    mode: Annotated[
+        Literal["spawn", "external"],
+        Meta(description="spawn: the daemon runs the engine. external: it runs already, at `urls`."),
+    ] = "spawn"
+    urls: Annotated[
+        tuple[Annotated[str, Meta(min_length=8, max_length=2048)], ...],
+        Meta(description="One base URL for each replica of an external pool."),
+    ] = ()
+    args: Annotated[
+        dict[Annotated[str, Meta(pattern=_NAME)], Scalar],
+        Meta(description="Flags for the engine, in its adapter's words; an unknown one stops the launch."),
+    ] = {}
+    env: Annotated[
+        dict[Annotated[str, Meta(pattern=_ENV)], str],
+        Meta(description="Environment of a spawned engine. Values are never printed."),
+    ] = {}
+    allow_simulated: Annotated[
+        bool, Meta(description="Accept an engine that says it is simulated. For tests; its text means nothing.")
+    ] = False
+
+
+class Queue(Section, frozen=True):
+    """The bounded queue of a pool."""
+
+    capacity: Annotated[int, Meta(ge=1, le=1_000_000, description="Waiting tasks of all classes together.")] = 256
+    full_policy: Annotated[
+        FullPolicyName, Meta(description="What happens to a newcomer, or for it, when the queue is full.")
+    ] = "reject"
+
+
+class PriorityClass(Section, frozen=True):
+    """One priority class in a pool's queue."""
+
+    name: Literal["interactive", "batch"]
+    weight: (
+        Annotated[
+            int,
+            Meta(ge=1, le=1000, description="Share of starts against the other class; default interactive 8, batch 1."),
+        ]
+        | None
+    ) = None
+    queue_capacity: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=1_000_000,
+                description="Waiting tasks of the class; default 128, or the pool's capacity if less.",
+            ),
+        ]
+        | None
+    ) = None
+    full_policy: Annotated[FullPolicyName | None, Meta(description="Overrides the queue's policy for this class.")] = (
+        None
+    )
+    rate_limit_rps: (
+        Annotated[float, Meta(gt=0, le=1_000_000, description="Accepted tasks a second; none by default.")] | None
+    ) = None
+
+
+class Admission(Section, frozen=True):
+    """Who may enter a pool's queue, by class. A class that is not named keeps its defaults."""
+
+    priorities: tuple[PriorityClass, ...] = ()
+
+
+class TimeoutsSection(Section, frozen=True):
+    """Limits on one task's decode."""
+
+    wall_ms: Annotated[int, Meta(ge=1, le=86_400_000, description="From dispatch to the end.")] = 60_000
+    idle_ms: Annotated[int, Meta(ge=1, le=86_400_000, description="Between two tokens.")] = 5_000
+    first_token_ms: (
+        Annotated[int, Meta(ge=1, le=86_400_000, description="From dispatch to the first token; none by default.")]
+        | None
+    ) = None
+
+
+class Backoff(Section, frozen=True):
+    """How long a failed replica waits before it is started again."""
+
+    initial_ms: Milliseconds = 1_000
+    max_ms: Milliseconds = 60_000
+    jitter_percent: Annotated[int, Meta(ge=0, le=100)] = 10
+    stable_after_ms: Milliseconds = 300_000
+
+
+class Breaker(Section, frozen=True):
+    """When a replica that keeps failing is given a long rest."""
+
+    failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    open_ms: Milliseconds = 300_000
+
+
+class SupervisionSection(Section, frozen=True):
+    """How failed replicas come back."""
+
+    backoff: Backoff = Backoff()
+    breaker: Breaker = Breaker()
+    restarts_per_minute: Annotated[int, Meta(ge=1, le=1000)] = 10
+
+
+class Retry(Section, frozen=True):
+    """How often one task is tried."""
+
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
+
+
+class Labels(Section, frozen=True):
+    """Where a pool stands."""
+
+    zone: Annotated[Identifier | None, Meta(description="Tasks of a session prefer siblings of the same zone.")] = None
+
+
+class Pool(Section, frozen=True):
+    """One engine, one model, one set of flags, with its queue."""
+
+    id: Identifier
+    engine: Annotated[Literal["llamacpp"], Meta(description="Which adapter speaks to it.")]
+    model: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=4096,
+            description="file:PATH, sha256:HEX (looked up in model_dir), bundled:NAME, repo:ORG/NAME (external only).",
+        ),
+    ]
+    model_sha256: (
+        Annotated[
+            str, Meta(pattern=r"^[0-9a-f]{64}$", description="Checksum of the model file, checked before each load.")
+        ]
+        | None
+    ) = None
+    quant: Annotated[Identifier | None, Meta(description="Quantisation, as part of the replica set's name.")] = None
+    ctx: Annotated[
+        int, Meta(ge=16, le=16_777_216, description="Tokens one task may use, prompt and output together.")
+    ] = 2048
+    devices: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(cpu|cuda:[0-9]{1,3})$")], ...],
+        Meta(description="Device mask of each replica: cpu, or cuda:N ..."),
+    ] = ()
+    allow_cpu: Annotated[bool, Meta(description="Run on the CPU. Nothing ever spills over to it by itself.")] = False
+    tensor_split: Annotated[
+        tuple[Annotated[float, Meta(ge=0, le=1)], ...],
+        Meta(description="Share of the model for each device; must sum to 1."),
+    ] = ()
+    replicas: (
+        Annotated[int, Meta(ge=1, le=1024, description="Engine processes; default 1, or one for each external URL.")]
+        | None
+    ) = None
+    slots: Annotated[int, Meta(ge=1, le=256, description="Tasks that one replica decodes at once.")] = 1
+    determinism: Annotated[
+        Literal["strict", "best_effort"] | None,
+        Meta(description="strict needs slots: 1; it is the default where slots is 1."),
+    ] = None
+    require_same_engine_version: Annotated[
+        bool, Meta(description="Replicas of another engine version are of another replica set.")
+    ] = True
+    sampler_profile_version: Annotated[
+        Literal["v1", "greedy-v1"], Meta(description="Profile of tasks that name none.")
+    ] = "v1"
+    launch: Launch = Launch()
+    queue: Queue = Queue()
+    admission: Admission = Admission()
+    timeouts: TimeoutsSection = TimeoutsSection()
+    supervision: SupervisionSection = SupervisionSection()
+    retry: Retry = Retry()
+    labels: Labels = Labels()
+
+
+class Limits(Section, frozen=True):
+    """Bounds on what clients may take of the server."""
+
+    body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 8 << 20
+    header_bytes: Annotated[int, Meta(ge=1024, le=1 << 20)] = 32 << 10
+    header_timeout_ms: Milliseconds = 10_000
+    body_timeout_ms: Milliseconds = 30_000
+    idle_timeout_ms: Milliseconds = 75_000
+    connections: Count = 4096
+    readers_per_task: Annotated[int, Meta(ge=1, le=10_000)] = 16
+    stalled_reader_ms: Annotated[
+        Milliseconds, Meta(description="A reader that takes nothing for so long is closed; it may resume.")
+    ] = 30_000
+
+
+class Tls(Section, frozen=True):
+    """Certificate chain and private key, PEM files."""
+
+    cert: PathText
+    key: PathText
+
+
+class Server(Section, frozen=True):
+    """Where the API is served."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="0 lets the system choose.")] = 8080
+    shutdown_grace_ms: Annotated[
+        int, Meta(ge=0, le=86_400_000, description="How long running tasks may go on after a stop was asked for.")
+    ] = 10_000
+    limits: Limits = Limits()
+    tls: Tls | None = None
+
+
+class Auth(Section, frozen=True):
+    """Who may call."""
+
+    keys_file: Annotated[
+        PathText | None, Meta(description="File written by `orchestratord keys`; without it nobody needs a key.")
+    ] = None
+    allow_anonymous_loopback: Annotated[
+        bool | None,
+        Meta(description="Serve calls from this machine without a key; default: only where there is no keys_file."),
+    ] = None
+
+
+class Tenant(Section, frozen=True):
+    """One paying tenant; tenants that are not named weigh 1."""
+
+    id: Identifier
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+
+
+class JournalSection(Section, frozen=True):
+    """Where accepted work is kept."""
+
+    path: Annotated[PathText | None, Meta(description="Default: journal.sqlite in the data directory.")] = None
+    durability: Annotated[
+        Literal["full", "memory"], Meta(description="full: synced before any answer. memory: lost with the process.")
+    ] = "full"
+    stall_ms: Annotated[
+        Milliseconds, Meta(description="How long an `end` waits for a failing journal before it goes out undurable.")
+    ] = 5_000
+
+
+class RetentionSection(Section, frozen=True):
+    """How long and how much of what ended stays readable."""
+
+    interactive_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 600
+    batch_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
+    max_bytes: Annotated[int, Meta(ge=0, le=1 << 40, description="The oldest ended tasks go first.")] = 1 << 30
+
+
+class Sessions(Section, frozen=True):
+    """Bounds on a session."""
+
+    ttl_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 600_000
+    max_turns: Annotated[int, Meta(ge=1, le=8)] = 8
+
+
+class Logging(Section, frozen=True):
+    """What is written to standard error."""
+
+    level: Literal["info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+
+
+class Config(Section, frozen=True):
+    """The whole file.
+
+    Req: ORCH-3030
+    """
+
+    pools: tuple[Pool, ...]
+    server: Server = Server()
+    auth: Auth = Auth()
+    tenants: tuple[Tenant, ...] = ()
+    journal: JournalSection = JournalSection()
+    retention: RetentionSection = RetentionSection()
+    sessions: Sessions = Sessions()
+    logging: Logging = Logging()
+    model_dir: Annotated[PathText | None, Meta(description="Where sha256: model references are looked up.")] = None
+    compat: Annotated[bool, Meta(description="Log unknown fields instead of refusing them.")] = False
