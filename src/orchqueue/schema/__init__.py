@@ -1,0 +1,1 @@
+"""The wire contract: generated types, and validation against the contract itself."""

@@ -1,0 +1,814 @@
+"""Types of the data plane, generated from contracts/openapi/data.yaml by `make gen`; do not edit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import UNSET, Meta, UnsetType, field
+from orchqueue.schema.wire import Wire
+
+
+class AdmissionResponse(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    The task is in the queue, durably, and this is what to expect.
+    """
+
+    task_id: AnsweredUuid
+    queue_position: Annotated[
+        int,
+        Meta(
+            description="How many tasks are before this one; 0 is next.",
+            ge=0,
+            le=2147483647,
+        ),
+    ]
+    predicted_start_ms: Annotated[
+        int,
+        Meta(
+            description="When it should start, counted from admission.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    backoff_ms: Annotated[int, Meta(description="Always 0 in a 202.", ge=0, le=86400000)]
+    seed: Annotated[int, Meta(description="The seed in effect.", ge=0, le=2147483647)]
+    determinism: Determinism
+    pool_id: Name
+    links: Links
+    basis: Basis
+    prompt_tokens: Annotated[
+        int,
+        Meta(
+            description="Tokens of the prompt as counted for admission.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    prompt_tokens_basis: Annotated[
+        Literal["bytes_bound", "tokenizer", "estimate"],
+        Meta(
+            description="bytes_bound is an upper bound from the byte count, tokenizer the engine's own count, estimate a guess."
+        ),
+    ]
+
+
+AnsweredUuid: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="A UUID in lower case.",
+        pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+    ),
+]
+
+
+class AuthBody(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    The body of 401 and 403. It never says which part of a credential was wrong.
+    """
+
+    message: Annotated[str, Meta(description="For people.", max_length=256, min_length=1)]
+    correlation_id: CorrelationId
+
+
+Basis: TypeAlias = Annotated[
+    Literal["measured", "selftest", "none"],
+    Meta(description="What a prediction rests on; measured work, the replicas' self-test, or nothing yet."),
+]
+
+
+CorrelationId: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="Names one request in answers and logs.",
+        pattern="^[A-Za-z0-9._:-]{1,128}$",
+    ),
+]
+
+
+Determinism: TypeAlias = Annotated[
+    Literal["strict", "best_effort"],
+    Meta(
+        description="strict gives the same bytes for the same request on every replica of a set, or fails; best_effort promises nothing."
+    ),
+]
+
+
+class EndEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    The task is over, and well or by someone's wish. Nothing follows.
+    """
+
+    tokens_out: Annotated[
+        int,
+        Meta(
+            description="Tokens of the output, by the engine's own count.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    decode_ms: Annotated[
+        int,
+        Meta(
+            description="How long the engine took for the output.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    finish_reason: FinishReason
+    canceled: Annotated[bool, Meta(description="Whether it was cancelled.")]
+    receipt: Receipt
+
+
+Engine: TypeAlias = Annotated[Literal["llamacpp", "vllm", "tgi", "triton"], Meta(description="A kind of engine.")]
+
+
+EngineName: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="The kind of engine that a pool runs; a test deployment may show names beyond those of `Engine`.",
+        max_length=64,
+        min_length=1,
+    ),
+]
+
+
+EngineVersion: TypeAlias = Annotated[
+    str,
+    Meta(description="The engine's version as the replica reported it.", max_length=256),
+]
+
+
+ErrorCode: TypeAlias = Annotated[
+    Literal[
+        "INVALID_PARAMS",
+        "ADMISSION_REJECT",
+        "QUEUE_FULL_DROP_LRU",
+        "POOL_UNREADY",
+        "POOL_UNAVAILABLE",
+        "REPLICA_EXHAUSTED",
+        "DECODE_TIMEOUT",
+        "WORKER_RESET",
+        "INTERNAL",
+    ],
+    Meta(description="The closed set of what can go wrong."),
+]
+
+
+class ErrorEnvelope(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Everything that goes wrong is told like this, before a stream as a response, in a stream as its `error` event.
+    """
+
+    code: ErrorCode
+    message: Annotated[
+        str,
+        Meta(
+            description="What happened, to which id, in which state, and what to do next. For people; may change.",
+            max_length=8192,
+            min_length=1,
+        ),
+    ]
+    retriable: Annotated[bool, Meta(description="Whether the same request may succeed later.")]
+    correlation_id: CorrelationId
+    engine: EngineName | UnsetType = UNSET
+    pool_id: Name | UnsetType = UNSET
+    task_id: AnsweredUuid | UnsetType = UNSET
+    retry_after_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="When a retry is worth while, counted from now.",
+                ge=1,
+                le=86400000,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    policy_label: (
+        Annotated[
+            str,
+            Meta(
+                description="The rule that refused or dropped it, such as `reject`, `drop-lru`, `shed-low-priority`, `rate-limit`, `quota`, `deadline`, `readers`, `connections`.",
+                pattern="^[a-z][a-z-]{0,63}$",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    faults: (
+        Annotated[
+            list[Fault],
+            Meta(
+                description="With INVALID_PARAMS: every offending place, up to 32.",
+                max_length=32,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Fault(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    One thing wrong with a request, and where.
+    """
+
+    pointer: Annotated[
+        str,
+        Meta(
+            description="RFC 6901 JSON pointer into the body, or `/path/NAME`, `/query/NAME`, `/header/NAME`.",
+            max_length=1024,
+            pattern="^(/.*)?$",
+        ),
+    ]
+    message: Annotated[
+        str,
+        Meta(
+            description="What is wrong there and what would be right.",
+            max_length=1024,
+            min_length=1,
+        ),
+    ]
+
+
+FinishReason: TypeAlias = Annotated[
+    Literal["stop", "length", "canceled"],
+    Meta(
+        description="stop is the model's own end or a stop string, length is max_tokens or a full context, canceled is someone's wish."
+    ),
+]
+
+
+Input: TypeAlias = Annotated[str, Meta(max_length=1048576, min_length=1)]
+
+
+class Links(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Where to go on, as paths on this server.
+    """
+
+    self: Annotated[str, Meta(description="GET the task.", max_length=256)]
+    stream: Annotated[str, Meta(description="GET its stream.", max_length=256)]
+    cancel: Annotated[str, Meta(description="POST to cancel it.", max_length=256)]
+
+
+class Message(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    One turn of a chat, rendered by the model's own template.
+    """
+
+    role: Annotated[Literal["system", "user", "assistant", "tool"], Meta(description="Who speaks.")]
+    content: Annotated[str, Meta(description="What is said.", max_length=8388608)]
+
+
+class MetricsEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    How it goes, about once a second; may be thinned for a slow reader.
+    """
+
+    queue_position: (
+        Annotated[
+            int,
+            Meta(
+                description="Before started: how many tasks are before this one now.",
+                ge=0,
+                le=2147483647,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    predicted_start_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="Before started: when it should start, counted from now.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    tokens_per_s: Annotated[float, Meta(description="How fast text is coming.", ge=0.0)] | UnsetType = UNSET
+    kv_warmth: Annotated[bool, Meta(description="Whether cached context was found.")] | UnsetType = UNSET
+    queue_depth: (
+        Annotated[
+            int,
+            Meta(description="How many tasks wait in the pool.", ge=0, le=2147483647),
+        ]
+        | UnsetType
+    ) = UNSET
+    on_time_probability: (
+        Annotated[float, Meta(description="How likely the deadline is met.", ge=0.0, le=1.0)] | UnsetType
+    ) = UNSET
+
+
+ModelDigest: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="The digest of the model's weights, `sha256:` and hex where we computed it.",
+        max_length=256,
+    ),
+]
+
+
+ModelRef: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="A model as `file:PATH`, `sha256:HEX`, `repo:org/name` or `bundled:NAME`.",
+        max_length=1024,
+        min_length=1,
+    ),
+]
+
+
+Name: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="The id of a pool or replica, as the configuration names it.",
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    ),
+]
+
+
+class Placement(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Where the task should run.
+    """
+
+    mode: Annotated[
+        Literal["auto", "prefer", "pin"],
+        Meta(description="auto lets us choose, prefer tries pool_ids first, pin takes nothing else."),
+    ] = "auto"
+    pool_ids: Annotated[list[Name], Meta(description="The pools that are preferred or pinned.", max_length=256)] = (
+        field(default_factory=list)
+    )
+    avoid: Annotated[list[Name], Meta(description="Pools that are not used.", max_length=256)] = field(
+        default_factory=list
+    )
+
+
+Priority: TypeAlias = Annotated[
+    Literal["interactive", "batch"],
+    Meta(description="Which class of the queue; interactive is served eight times as much as batch while both wait."),
+]
+
+
+class Receipt(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    What an output can be checked against.
+    """
+
+    digest: Annotated[Sha256Hex, Meta(description="SHA-256 of the output's UTF-8 bytes.")]
+    seed: Annotated[int, Meta(description="The seed that was used.", ge=0, le=2147483647)]
+    params_digest: Annotated[
+        Sha256Hex,
+        Meta(description="SHA-256 over what decides the output besides prompt, engine and model."),
+    ]
+    sampler_profile_version: SamplerProfileName
+    engine: EngineName
+    engine_version: Annotated[EngineVersion, Meta(description="Empty when the task never reached an engine.")]
+    model_digest: Annotated[ModelDigest, Meta(description="Empty when the task never reached an engine.")]
+    attempts: Annotated[
+        int,
+        Meta(
+            description="How often an engine began this task; 0 when none did.",
+            ge=0,
+            le=1000,
+        ),
+    ]
+    durable: Annotated[
+        bool,
+        Meta(description="false only when the journal had stalled and this end is not on disk yet."),
+    ]
+
+
+SamplerProfile: TypeAlias = Annotated[
+    Literal["v1", "greedy-v1"],
+    Meta(
+        description="v1 is temperature 0.7, top_p 0.95, top_k 40, seeded; greedy-v1 always takes the likeliest token."
+    ),
+]
+
+
+SamplerProfileName: TypeAlias = Annotated[
+    str,
+    Meta(description="The sampler profile that was used.", max_length=64, min_length=1),
+]
+
+
+class Sampling(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Overrides of the sampler profile; what is left out keeps the profile's value.
+    """
+
+    temperature: Annotated[float, Meta(description="0 takes the likeliest token.", ge=0.0, le=100.0)] | UnsetType = (
+        UNSET
+    )
+    top_p: (
+        Annotated[
+            float,
+            Meta(
+                description="Keep the likeliest tokens up to this share of probability.",
+                gt=0.0,
+                le=1.0,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    top_k: (
+        Annotated[
+            int,
+            Meta(
+                description="Keep so many of the likeliest tokens; 0 keeps all.",
+                ge=0,
+                le=1000000,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    min_p: (
+        Annotated[
+            float,
+            Meta(
+                description="Drop tokens less likely than this share of the likeliest one.",
+                ge=0.0,
+                le=1.0,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    repeat_penalty: (
+        Annotated[
+            float,
+            Meta(description="Above 1 makes repetition less likely.", gt=0.0, le=10.0),
+        ]
+        | UnsetType
+    ) = UNSET
+    stop: Annotated[
+        list[StopItem],
+        Meta(
+            description="The output ends before the first of these; the matched text is not part of it.", max_length=16
+        ),
+    ] = field(default_factory=list)
+    ignore_eos: Annotated[bool, Meta(description="Go on after the model's own end, until max_tokens.")] | UnsetType = (
+        UNSET
+    )
+    json_schema: (
+        Annotated[
+            dict[str, object],
+            Meta(description="The output is JSON that fits this JSON Schema."),
+        ]
+        | UnsetType
+    ) = UNSET
+    grammar: (
+        Annotated[
+            str,
+            Meta(
+                description="The output fits this grammar (GBNF for llama.cpp).",
+                max_length=262144,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class SessionInfo(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    A session as it stands.
+    """
+
+    ttl_ms_remaining: Annotated[
+        int,
+        Meta(
+            description="How long it still lives; its life is counted from its first accepted task.",
+            ge=0,
+            le=600000,
+        ),
+    ]
+    turns: Annotated[int, Meta(description="Tasks accepted in it so far, at most 8.", ge=0, le=8)]
+    kv_bytes: Annotated[
+        int,
+        Meta(
+            description="Memory that its context holds on a replica; 0 when none or unknown.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    kv_warmth: Annotated[bool, Meta(description="Whether the next task would find its context there.")]
+
+
+Sha256Hex: TypeAlias = Annotated[str, Meta(description="A SHA-256 in lower-case hex.", pattern="^[0-9a-f]{64}$")]
+
+
+class StartedEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    An engine took the task. Sent once, whatever is retried behind it.
+    """
+
+    queue_position: Annotated[int, Meta(description="The position told at admission.", ge=0, le=2147483647)]
+    predicted_start_ms: Annotated[
+        int,
+        Meta(
+            description="The start predicted at admission, counted from there.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    seed: Annotated[int, Meta(description="The seed in effect.", ge=0, le=2147483647)]
+    pool_id: Name
+    replica_id: Name
+    engine_version: EngineVersion
+    model_digest: ModelDigest
+    determinism: Determinism
+    queue_time_ms: Annotated[int, Meta(description="How long it really waited.", ge=0, le=9007199254740991)]
+
+
+StopItem: TypeAlias = Annotated[str, Meta(max_length=256, min_length=1)]
+
+
+class TaskList(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    One page of tasks, newest first.
+    """
+
+    tasks: Annotated[list[TaskSummary], Meta(description="The page.", max_length=200)]
+    next_cursor: (
+        Annotated[
+            str,
+            Meta(
+                description="Give it back as `cursor` for the next page; absent on the last one.",
+                max_length=512,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class TaskRequest(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    What a task is. Exactly one of `prompt`, `messages` and `inputs` is required; everything else has a default. Unknown fields are ignored.
+    """
+
+    task_id: (
+        Annotated[
+            Uuid,
+            Meta(
+                description="Your own id for the task, so that a repeated POST is counted once; we make one where it is left out."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    session_id: (
+        Annotated[
+            Uuid,
+            Meta(
+                description="Tasks of one session prefer the replica that still holds their context; none means no affinity."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    workload: Annotated[
+        Literal["completion", "embedding", "rerank"],
+        Meta(description="What is wanted. A pool that cannot do it answers 400."),
+    ] = "completion"
+    prompt: (
+        Annotated[
+            str,
+            Meta(
+                description="Text to continue, given to the model as it is.",
+                max_length=8388608,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    messages: (
+        Annotated[
+            list[Message],
+            Meta(
+                description="A chat, rendered by the model's own template.",
+                max_length=1024,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    inputs: (
+        Annotated[
+            list[Input],
+            Meta(
+                description="Texts for an embedding or rerank task.",
+                max_length=1024,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    model_ref: (
+        Annotated[
+            ModelRef,
+            Meta(description="Which model; may be left out when only one pool fits."),
+        ]
+        | UnsetType
+    ) = UNSET
+    engine: (
+        Annotated[
+            EngineName,
+            Meta(
+                description="Which kind of engine (`llamacpp`, `vllm`, `tgi`, `triton`); may be left out when only one pool fits."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    ctx: (
+        Annotated[
+            int,
+            Meta(
+                description="Context that the pool must offer, in tokens.",
+                ge=1,
+                le=16777216,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    priority: Priority = "interactive"
+    seed: (
+        Annotated[
+            int,
+            Meta(
+                description='Left out, it is derived from the task_id. Bounded by 2^31-1 because that is what every engine takes as a plain number; above it some engines see a negative number, and one reads 2^32-1 as "random".',
+                ge=0,
+                le=2147483647,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    determinism: (
+        Annotated[
+            Determinism,
+            Meta(description="Left out, strict where the pool can, else best_effort; the answer says which."),
+        ]
+        | UnsetType
+    ) = UNSET
+    sampler_profile_version: Annotated[SamplerProfile, Meta(description="Left out, the pool's own.")] | UnsetType = (
+        UNSET
+    )
+    sampling: Sampling | UnsetType = UNSET
+    max_tokens: Annotated[int, Meta(description="The output is cut after so many tokens.", ge=1, le=32768)] = 256
+    deadline_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="The task is worthless later than this, counted from admission. A certain miss is refused.",
+                ge=1,
+                le=604800000,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    expected_tokens: (
+        Annotated[
+            int,
+            Meta(
+                description="How long you expect the output to be; makes predictions and shares better, cuts nothing.",
+                ge=1,
+                le=32768,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    kv_hint: Annotated[
+        Literal["reuse", "cold"],
+        Meta(
+            description="Whether the session's cached context may be used. For strict tasks it only steers placement."
+        ),
+    ] = "reuse"
+    on_disconnect: (
+        Annotated[
+            Literal["cancel", "continue"],
+            Meta(
+                description="Whether the task ends when its last reader is gone for 10 s. Left out, cancel for interactive, continue for batch."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    placement: Placement | UnsetType = UNSET
+
+
+TaskState: TypeAlias = Annotated[
+    Literal["queued", "running", "succeeded", "failed", "canceled"],
+    Meta(
+        description="queued until a slot takes it, running while an engine works on it, then exactly one of the other three for ever."
+    ),
+]
+
+
+class TaskSummary(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    A task without its text.
+    """
+
+    task_id: AnsweredUuid
+    state: TaskState
+    priority: Priority
+    pool_id: Name
+    created_at_ms: Annotated[int, Meta(description="When it was admitted.", ge=0, le=9007199254740991)]
+    seed: Annotated[int, Meta(description="The seed in effect.", ge=0, le=2147483647)]
+    determinism: Determinism
+    sampler_profile_version: SamplerProfileName
+    tokens_out: Annotated[
+        int,
+        Meta(
+            description="Tokens of the output so far, by the engine's own count.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    replica_id: Annotated[Name, Meta(description="The replica that works or last worked on it.")] | UnsetType = UNSET
+    session_id: AnsweredUuid | UnsetType = UNSET
+    queue_position: (
+        Annotated[
+            int,
+            Meta(
+                description="While queued: how many tasks are before this one.",
+                ge=0,
+                le=2147483647,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    predicted_start_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="While queued: when it should start, counted from now.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    started_at_ms: (
+        Annotated[
+            int,
+            Meta(description="When an engine first took it.", ge=0, le=9007199254740991),
+        ]
+        | UnsetType
+    ) = UNSET
+    ended_at_ms: Annotated[int, Meta(description="When it ended.", ge=0, le=9007199254740991)] | UnsetType = UNSET
+    tokens_in: (
+        Annotated[
+            int,
+            Meta(
+                description="Tokens of the prompt, by the engine's own count.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    decode_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="How long the engine took for the output.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    finish_reason: FinishReason | UnsetType = UNSET
+    error: ErrorEnvelope | UnsetType = UNSET
+    receipt: Receipt | UnsetType = UNSET
+
+
+class TaskInfo(TaskSummary, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    A task as it stands, with its text so far.
+    """
+
+    text: Annotated[str, Meta(description="The output so far.")]
+
+
+class TokenEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    More text. Whole characters only; may hold more than one token.
+    """
+
+    t: Annotated[str, Meta(description="The text.", min_length=1)]
+    i: Annotated[
+        int,
+        Meta(description="0, 1, 2 and so on without a gap.", ge=0, le=9007199254740991),
+    ]
+
+
+Uuid: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="A UUID in the hyphenated form of RFC 4122, in any letter case; answers spell it in lower case.",
+        max_length=36,
+        min_length=36,
+        pattern="^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
+    ),
+]
