@@ -1,0 +1,210 @@
+"""All tasks' streams: what the interpreter appends to and readers attach to.
+
+Everything runs on the event loop's thread and nothing here waits: appending writes to every reader's socket at once.
+
+Req: ORCH-2002
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from orchqueue.core.effects import EmitMetrics, EmitStarted
+from orchqueue.core.ids import ReplicaId, TaskKey, task_id_of, task_key
+from orchqueue.core.records import Accepted, Ended
+from orchqueue.runtime.stream_frames import (
+    Position,
+    ReceiptView,
+    is_error,
+    metrics_frame,
+    receipt_view,
+    started_frame,
+    terminal_frame,
+)
+from orchqueue.runtime.stream_log import Reader, Sink, StreamLog
+
+TICK_MS = 5_000
+HEARTBEAT_TICKS = 3
+STALL_TICKS = 7
+
+ReadersChanged = Callable[[TaskKey, int], None]
+
+
+class AttachRefusal(Enum):
+    """Why a reader cannot follow a task. `MISMATCH`: its bytes are not ours; `ALREADY_ENDED`: it has everything."""
+
+    UNKNOWN = "unknown"
+    MISMATCH = "mismatch"
+    ALREADY_ENDED = "already_ended"
+    TOO_MANY = "too_many"
+
+
+def _ignore(_key: TaskKey, _readers: int) -> None:
+    return None
+
+
+class Streams:
+    """The stream logs of all remembered tasks.
+
+    `attached` and `detached` are told the task and how many readers follow it now.
+    """
+
+    def __init__(
+        self, *, readers_per_task: int = 16, attached: ReadersChanged = _ignore, detached: ReadersChanged = _ignore
+    ) -> None:
+        self.readers_per_task = readers_per_task
+        self.attached = attached
+        self.detached = detached
+        self.retained_bytes = 0
+        self.readers = 0
+        self._logs: dict[TaskKey, StreamLog] = {}
+        self._followed: dict[TaskKey, StreamLog] = {}
+
+    def __contains__(self, key: TaskKey) -> bool:
+        return key in self._logs
+
+    def open(self, key: TaskKey, correlation_id: str = "") -> None:
+        """Start an empty log. `correlation_id` stands in a later `error` event; without it the task's id does."""
+        if key not in self._logs:
+            self._logs[key] = StreamLog(key, correlation_id or task_id_of(key), self._on_leave)
+
+    def started(self, effect: EmitStarted) -> None:
+        """Append the `started` event; a second one is ignored."""
+        log = self._logs[effect.key]
+        before = log.retained_bytes
+        log.append_started(started_frame(effect))
+        self.retained_bytes += log.retained_bytes - before
+
+    def tokens(self, key: TaskKey, texts: tuple[str, ...]) -> None:
+        """Append a `token` event for each non-empty piece of whole characters.
+
+        Cost: hot path; no allocation beyond the frames themselves.
+        """
+        log = self._logs[key]
+        before = log.retained_bytes
+        log.append_tokens(texts)
+        self.retained_bytes += log.retained_bytes - before
+
+    def metrics(self, effect: EmitMetrics) -> None:
+        """Send a `metrics` event to readers that keep up; it is not kept."""
+        log = self._followed.get(effect.key)
+        if log is not None and log.live:
+            log.send_unkept(metrics_frame(effect))
+
+    def finish(self, key: TaskKey, ended: Ended, *, durable: bool = True) -> None:
+        """Append the one terminal event; readers that have everything are let go."""
+        log = self._logs[key]
+        before = log.retained_bytes
+        if ended.receipt is not None:
+            log.receipt = receipt_view(ended.receipt, log.text, durable=durable)
+        at = Position(len(log.text), log.position.crc, ended=True)
+        frame = terminal_frame(ended, at, log.receipt, log.correlation_id)
+        log.append_terminal(frame, failed=is_error(ended.outcome))
+        self.retained_bytes += log.retained_bytes - before
+
+    def forget(self, key: TaskKey) -> None:
+        """Drop a log. Readers of an ended task still get all of it; those of an unended one are let go."""
+        log = self._logs.pop(key, None)
+        if log is None:
+            return
+        self.retained_bytes -= log.retained_bytes
+        if log.terminal is None:
+            log.release()
+
+    def restore(self, accepted: Accepted, ended: Ended) -> None:
+        """Rebuild the log of a task that ended in an earlier life: its text comes back as one event."""
+        key = task_key(accepted.tenant, accepted.task_id)
+        self.open(key, accepted.correlation_id)
+        if ended.started_at_ms is not None and ended.replica_id is not None:
+            self.started(_restored_started(key, accepted, ended, ended.started_at_ms, ended.replica_id))
+        if ended.text:
+            self.tokens(key, (ended.text,))
+        self.finish(key, ended)
+
+    def text(self, key: TaskKey) -> str:
+        """Give the text so far; empty for an unknown task."""
+        log = self._logs.get(key)
+        return log.text.decode() if log is not None else ""
+
+    def receipt(self, key: TaskKey) -> ReceiptView | None:
+        """Give the receipt of an ended task."""
+        log = self._logs.get(key)
+        return log.receipt if log is not None else None
+
+    def correlation_id(self, key: TaskKey) -> str:
+        """Give the correlation id under which the task was posted."""
+        log = self._logs.get(key)
+        return log.correlation_id if log is not None else task_id_of(key)
+
+    def attach(self, key: TaskKey, position: Position | None, sink: Sink) -> Reader | AttachRefusal:
+        """Let a reader follow a task from a position, or from the start.
+
+        The reader is paused: nothing is written before its owner calls `resume`.
+        """
+        log = self._logs.get(key)
+        if log is None:
+            return AttachRefusal.UNKNOWN
+        if position is not None and position.ended:
+            return AttachRefusal.ALREADY_ENDED if position == log.terminal else AttachRefusal.MISMATCH
+        if len(log.readers) >= self.readers_per_task:
+            return AttachRefusal.TOO_MANY
+        reader = Reader(log, sink)
+        if not log.seek(reader, position):
+            reader.log = None
+            return AttachRefusal.MISMATCH
+        log.readers.append(reader)
+        self._followed[key] = log
+        self.readers += 1
+        self.attached(key, len(log.readers))
+        return reader
+
+    def tick(self) -> None:
+        """Send heartbeats and drop stalled readers; to be called every `TICK_MS`.
+
+        A stream hears something at least every 15 s; a reader that took nothing for 30 to 35 s is dropped.
+        """
+        for log in tuple(self._followed.values()):
+            log.quiet_ticks += 1
+            if log.quiet_ticks >= HEARTBEAT_TICKS:
+                log.quiet_ticks = 0
+                log.heartbeat()
+            if len(log.live) != len(log.readers):
+                self._drop_stalled(log)
+
+    def release_readers(self) -> None:
+        """Let every reader go, for shutdown: they may resume at the next start."""
+        for log in tuple(self._followed.values()):
+            log.release()
+
+    def _drop_stalled(self, log: StreamLog) -> None:
+        for reader in tuple(log.readers):
+            if reader.paused:
+                reader.paused_ticks += 1
+                if reader.paused_ticks >= STALL_TICKS:
+                    reader.drop()
+
+    def _on_leave(self, log: StreamLog, _reader: Reader) -> None:
+        self.readers -= 1
+        if not log.readers and self._followed.get(log.key) is log:
+            del self._followed[log.key]
+        self.detached(log.key, len(log.readers))
+
+
+def _restored_started(
+    key: TaskKey, accepted: Accepted, ended: Ended, started_at_ms: int, replica_id: ReplicaId
+) -> EmitStarted:
+    """Tell the start of an earlier life again; what was predicted then is not kept, so it reads 0."""
+    receipt = ended.receipt
+    return EmitStarted(
+        key=key,
+        queue_position=0,
+        predicted_start_ms=0,
+        seed=accepted.spec.seed or 0,
+        pool_id=ended.pool_id or accepted.pool_id,
+        replica_id=replica_id,
+        engine_version=receipt.engine_version if receipt else "",
+        model_digest=receipt.model_digest if receipt else "",
+        determinism="strict" if accepted.strict else "best_effort",
+        queue_time_ms=max(0, started_at_ms - accepted.accepted_at_ms),
+    )
