@@ -1,0 +1,1 @@
+"""The pure decision maker: no I/O, no clock, no randomness."""

@@ -1,0 +1,240 @@
+"""Yes, no, or count first: everything that is checked before a task is queued.
+
+Req: ORCH-3014, ORCH-3015
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchqueue.core.estimate import service_ms
+from orchqueue.core.events import CountBasis
+from orchqueue.core.forecast import comes_up_in_ms, pool_rates
+from orchqueue.core.ids import Tenant
+from orchqueue.core.outcome import Fault, Outcome, Refusal
+from orchqueue.core.replica_states import ReplicaState
+from orchqueue.core.request import Determinism, TaskSpec
+from orchqueue.core.settings import PROFILES
+from orchqueue.core.state import Pool, State
+
+BYTES_PER_TOKEN_GUESS = 3
+COUNT_TIMEOUT_MS = 500
+
+
+class Fit(msgspec.Struct, frozen=True):
+    """Where a task may run, and under which promise."""
+
+    pools: tuple[Pool, ...]
+    strict: bool
+    profile: str
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """How many tokens the prompt has, or at most has."""
+
+    tokens: int
+    basis: CountBasis
+
+
+def fitting_pools(state: State, spec: TaskSpec) -> Fit | Refusal:
+    """Find the pools that a request may run in.
+
+    1. Every name in the request is known: model, engine, pools, profile, workload.
+    2. The pools left after these wishes have ctx enough.
+    3. They are one replica set; otherwise the client has to choose.
+    4. strict is possible where it is demanded.
+    """
+    faults = _unknown_names(state, spec)
+    if faults:
+        return _invalid(faults)
+    pools = [p for p in state.pools.values() if _wanted(p, spec)]
+    if not pools:
+        return _invalid([Fault("/placement", "no pool is left after model_ref, engine, pin and avoid together")])
+    served = [p for p in pools if spec.workload in p.settings.workloads]
+    if not served:
+        return _invalid([Fault("/workload", f"no fitting pool serves workload {spec.workload}")], Outcome.NO_WORKLOAD)
+    wide = [p for p in served if (spec.ctx or 1) <= p.settings.ctx]
+    if not wide:
+        widest = max(p.settings.ctx for p in served)
+        return _invalid([Fault("/ctx", f"ctx {spec.ctx} is above the pool's {widest} tokens; ask for less")])
+    if len({(p.settings.engine, p.model_ref) for p in wide}) > 1:
+        names = ", ".join(sorted({f"{p.model_ref} on {p.settings.engine}" for p in wide}))
+        return _invalid([Fault("/model_ref", f"several models fit; choose model_ref (and engine) among: {names}")])
+    return _with_promise(wide, spec)
+
+
+def _unknown_names(state: State, spec: TaskSpec) -> list[Fault]:
+    pools = state.pools.values()
+    faults = []
+    models = sorted({p.model_ref for p in pools})
+    if spec.model_ref is not None and spec.model_ref not in models:
+        faults.append(Fault("/model_ref", f"unknown model; this daemon serves: {', '.join(models)}"))
+    engines = sorted({p.settings.engine for p in pools})
+    if spec.engine is not None and spec.engine not in engines:
+        faults.append(Fault("/engine", f"no pool runs this engine; engines here: {', '.join(engines)}"))
+    for field in ("pool_ids", "avoid"):
+        for index, name in enumerate(getattr(spec.placement, field)):
+            if name not in state.pools:
+                faults.append(Fault(f"/placement/{field}/{index}", f"unknown pool; pools: {', '.join(state.pools)}"))
+    if spec.placement.mode == "pin" and not spec.placement.pool_ids:
+        faults.append(Fault("/placement/pool_ids", "mode pin needs at least one pool id"))
+    profile = spec.sampler_profile_version
+    if profile is not None and profile not in PROFILES:
+        faults.append(Fault("/sampler_profile_version", f"unknown profile; known: {', '.join(PROFILES)}"))
+    return faults
+
+
+def _wanted(pool: Pool, spec: TaskSpec) -> bool:
+    return (
+        (spec.model_ref is None or spec.model_ref == pool.model_ref)
+        and (spec.engine is None or spec.engine == pool.settings.engine)
+        and (spec.placement.mode != "pin" or pool.pool_id in spec.placement.pool_ids)
+        and pool.pool_id not in spec.placement.avoid
+    )
+
+
+def _with_promise(pools: list[Pool], spec: TaskSpec) -> Fit | Refusal:
+    capable = [p for p in pools if strict_capable(p)]
+    if spec.determinism == "strict" and not capable:
+        message = (
+            "no fitting pool can be strict (one slot per replica and a passed self-test); omit it or use best_effort"
+        )
+        return _invalid([Fault("/determinism", message)])
+    strict = spec.determinism != "best_effort" and bool(capable)
+    chosen = capable if strict else pools
+    profile = spec.sampler_profile_version or chosen[0].settings.sampler_profile_version
+    return Fit(tuple(chosen), strict, profile)
+
+
+def strict_capable(pool: Pool) -> bool:
+    """Tell whether a pool may promise equal outputs: configured so, and no replica's self-test disproved it.
+
+    Req: ORCH-3047
+    """
+    facts = [r.facts for r in pool.replicas.values() if r.facts is not None]
+    return pool.settings.strict and (not facts or any(f.strict_proven for f in facts))
+
+
+def determinism_of(strict: bool) -> Determinism:
+    """Name the promise as the API does."""
+    return "strict" if strict else "best_effort"
+
+
+def count_prompt(pool: Pool, spec: TaskSpec) -> Counted | None:
+    """Bound the prompt's tokens without asking: every token is at least one byte, and one more begins the text.
+
+    None when only the tokenizer can tell whether it fits.
+    """
+    bound = spec.prompt_bytes + 1
+    if spec.messages is not None:
+        facts = next((r.facts for r in pool.replicas.values() if r.facts is not None), None)
+        if facts is None:
+            return None
+        bound += facts.template_fixed_bytes + len(spec.messages) * facts.template_message_bytes
+    if bound + spec.max_tokens <= _room(pool, spec):
+        return Counted(bound, "bytes_bound")
+    return None
+
+
+def guess_prompt(spec: TaskSpec) -> Counted:
+    """Estimate the prompt's tokens when nobody can count them."""
+    return Counted(spec.prompt_bytes // BYTES_PER_TOKEN_GUESS + 1, "estimate")
+
+
+def _room(pool: Pool, spec: TaskSpec) -> int:
+    return spec.ctx or pool.settings.ctx
+
+
+def too_long(pool: Pool, spec: TaskSpec, counted: Counted) -> Refusal | None:
+    """Refuse what cannot fit into the context: nothing is ever truncated."""
+    room = _room(pool, spec)
+    if counted.tokens + spec.max_tokens <= room:
+        return None
+    field = "/prompt" if spec.prompt is not None else "/messages" if spec.messages is not None else "/inputs"
+    how = "estimated at" if counted.basis == "estimate" else "has"
+    text = f"the prompt {how} {counted.tokens} tokens; with max_tokens {spec.max_tokens} that is above ctx {room}"
+    return _invalid([Fault(field, text), Fault("/max_tokens", f"at most {max(0, room - counted.tokens)} would fit")])
+
+
+def misses_deadline(pool: Pool, spec: TaskSpec, prompt_tokens: int) -> Refusal | None:
+    """Refuse a deadline that even an empty queue would miss.
+
+    Req: ORCH-3016
+    """
+    if spec.deadline_ms is None:
+        return None
+    at_least = spec.max_tokens if spec.sampling.ignore_eos else 1
+    need_ms = service_ms(prompt_tokens, at_least, pool_rates(pool))
+    if need_ms <= spec.deadline_ms:
+        return None
+    return Refusal(
+        Outcome.REJECTED_DEADLINE,
+        f"deadline_ms {spec.deadline_ms} is certain to be missed: alone it would take about {need_ms} ms; allow more time",
+        retry_after_ms=need_ms,
+        engine=pool.settings.engine,
+        pool_id=pool.pool_id,
+    )
+
+
+def not_serving(pools: tuple[Pool, ...], now_ms: int) -> Refusal | None:
+    """Refuse when no fitting pool can take tasks now.
+
+    A pool that loads, drains or reloads is unready; one whose replicas all failed is unavailable.
+    """
+    if any(p.serving and p.ready for p in pools):
+        return None
+    pool = next((p for p in pools if p.serving), pools[0])
+    states = {r.state for r in pool.replicas.values()}
+    failed = pool.serving and states <= {ReplicaState.BACKOFF, ReplicaState.BROKEN}
+    if pool.serving and not failed and any(r.last_error and r.restarts for r in pool.replicas.values()):
+        failed = ReplicaState.STARTING not in states and ReplicaState.DOWN not in states
+    outcome = Outcome.POOL_UNAVAILABLE if failed else Outcome.POOL_UNREADY
+    doing = "has no live replica" if failed else f"is {'loading' if pool.serving else pool.mode}"
+    return Refusal(
+        outcome,
+        f"pool {pool.pool_id} {doing}; try again later",
+        retry_after_ms=max(1, comes_up_in_ms(pool, now_ms)),
+        engine=pool.settings.engine,
+        pool_id=pool.pool_id,
+    )
+
+
+def no_turn_left(state: State, tenant: Tenant, spec: TaskSpec, now_ms: int) -> Refusal | None:
+    """Refuse a turn beyond the session's last; the caller evicts the session.
+
+    Req: ORCH-3022
+    """
+    if spec.session_id is None or state.sessions.turns_left((tenant, spec.session_id), now_ms) > 0:
+        return None
+    text = f"session has had its {state.settings.sessions.max_turns} turns and is closed; start a new one"
+    return _invalid([Fault("/session_id", text)])
+
+
+def over_rate(pool: Pool, priority: str, now_ms: int) -> Refusal | None:
+    """Take a token from the class's bucket (one second of burst), or refuse.
+
+    Req: ORCH-3036
+    """
+    limit = pool.queue.classes[priority].rate_limit_rps
+    if limit is None:
+        return None
+    per_second = max(1, round(limit * 1000))
+    full = max(1000, per_second)
+    since = now_ms - pool.rate_refilled_at_ms.get(priority, now_ms)
+    level = min(full, pool.rate_tokens_milli.get(priority, full) + since * per_second // 1000)
+    pool.rate_refilled_at_ms[priority] = now_ms
+    if level >= 1000:
+        pool.rate_tokens_milli[priority] = level - 1000
+        return None
+    pool.rate_tokens_milli[priority] = level
+    return Refusal(
+        Outcome.REJECTED_RATE,
+        f"more than {limit:g} {priority} tasks a second for pool {pool.pool_id}; slow down",
+        retry_after_ms=-(-(1000 - level) * 1000 // per_second),
+        engine=pool.settings.engine,
+        pool_id=pool.pool_id,
+    )
+
+
+def _invalid(faults: list[Fault], outcome: Outcome = Outcome.INVALID) -> Refusal:
+    return Refusal(outcome, "; ".join(f"{f.pointer}: {f.message}" for f in faults), tuple(faults))

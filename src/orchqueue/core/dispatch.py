@@ -1,0 +1,86 @@
+"""Late binding: whenever a slot may be free and something may wait, bring them together.
+
+Req: ORCH-3008, ORCH-3009
+"""
+
+from __future__ import annotations
+
+from orchqueue.core import fairness, labels
+from orchqueue.core.admission import determinism_of
+from orchqueue.core.effects import Count, EmitStarted, Observe, Record, SetTimer, StartAttempt
+from orchqueue.core.placement import WARM_WAIT_MS, Match, WarmWait, choose
+from orchqueue.core.records import Bound
+from orchqueue.core.state import Attempt, State
+from orchqueue.core.task_states import TaskTrigger
+
+
+def dispatch(state: State, now_ms: int) -> None:
+    """Start what can be started. Runs once at the end of every `handle` that may have changed anything."""
+    state.dirty = False
+    if state.shutting_down:
+        return
+    while True:
+        match, passed = choose(state, now_ms)
+        if match is None:
+            _wait_for_warmth(state, passed, now_ms)
+            return
+        for warm in passed:
+            warm.task.passes += 1
+        _bind(state, match, now_ms)
+
+
+def _wait_for_warmth(state: State, passed: list[WarmWait], now_ms: int) -> None:
+    for warm in passed:
+        state.emit(SetTimer(("warm", warm.task.key), now_ms + WARM_WAIT_MS))
+
+
+def _bind(state: State, match: Match, now_ms: int) -> None:
+    """Give the slot to the task.
+
+    The order of effects matters: bound is recorded before the start it allows.
+    """
+    task, source, replica = match.task, match.source, match.replica
+    pool = state.pool_of(replica)
+    fairness.serve(source.share, source.queue.weights, task.spec.priority)
+    source.queue.remove(task)
+    attempt_id = state.next_attempt()
+    state.slots.acquire(replica.replica_id, attempt_id)
+    state.attempts[attempt_id] = Attempt(attempt_id, task.key, replica.replica_id, now_ms)
+    task.pool_id = pool.pool_id
+    task.move(TaskTrigger.BIND)
+    task.attempt_id = attempt_id
+    task.attempts += 1
+    task.bound_at_ms = now_ms
+    state.emit(Record(Bound(task.tenant, task.task_id, replica.replica_id, task.attempts)))
+    if task.first_bound_at_ms is None:
+        task.first_bound_at_ms = now_ms
+        waited = now_ms - task.accepted_at_ms
+        predicted = task.admission.predicted_start_ms if task.admission else 0
+        state.emit(
+            Observe("predicted_start_error_ms", labels.of_pool(pool, task.spec.priority), abs(waited - predicted))
+        )
+    state.emit(Count("tasks_started_total", (*labels.of_replica(pool, replica.replica_id), task.spec.priority)))
+    if not task.started_told:
+        task.started_told = True
+        assert replica.facts is not None, f"{replica.replica_id} is ready without facts"
+        state.emit(
+            EmitStarted(
+                key=task.key,
+                queue_position=task.admission.queue_position if task.admission else 0,
+                predicted_start_ms=task.admission.predicted_start_ms if task.admission else 0,
+                seed=task.spec.seed or 0,
+                pool_id=pool.pool_id,
+                replica_id=replica.replica_id,
+                engine_version=replica.facts.engine_version,
+                model_digest=replica.facts.model_digest,
+                determinism=determinism_of(task.strict),
+                queue_time_ms=now_ms - task.accepted_at_ms,
+            )
+        )
+    cache = not task.strict and task.spec.kv_hint == "reuse"
+    replica.resident = [*replica.resident, task.session if cache else None][-state.slots.total(replica.replica_id) :]
+    state.emit(StartAttempt(attempt_id, task.key, replica.replica_id, task.spec, task.profile, cache))
+    timeouts = pool.settings.timeouts
+    state.emit(SetTimer(("wall", task.key), now_ms + timeouts.wall_ms))
+    if timeouts.first_token_ms is not None:
+        state.emit(SetTimer(("first_token", task.key), now_ms + timeouts.first_token_ms))

@@ -1,0 +1,176 @@
+"""The one function that ends a task, whatever the reason, and what is kept of it afterwards.
+
+Req: ORCH-2002, ORCH-3017, ORCH-3026
+"""
+
+from __future__ import annotations
+
+from orchqueue.core import labels
+from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, Finish, Forget, Note, Observe, Record, SetTimer
+from orchqueue.core.events import AttemptCompleted
+from orchqueue.core.outcome import CANCELED, MEANINGS, Outcome
+from orchqueue.core.records import Ended, Forgotten, Receipt
+from orchqueue.core.request import FinishReason, params_digest
+from orchqueue.core.state import Pool, State
+from orchqueue.core.task import Task
+from orchqueue.core.task_states import TaskState, TaskTrigger
+
+TASK_TIMERS = ("deadline", "wall", "idle", "first_token", "disconnect", "warm")
+BOOKKEEPING_BYTES = 2_048
+
+
+def end(
+    state: State,
+    task: Task,
+    outcome: Outcome,
+    now_ms: int,
+    message: str = "",
+    completed: AttemptCompleted | None = None,
+    retry_after_ms: int | None = None,
+) -> None:
+    """End a task now: it leaves the queue or loses its attempt, its terminal event is decided, its timers go.
+
+    A running attempt keeps its slot until the engine has really stopped.
+    """
+    pool = state.pools[task.pool_id]
+    if task.state is TaskState.WAITING:
+        pool.queue.remove(task)
+    replica_id = None
+    if task.attempt_id is not None:
+        attempt = state.attempts[task.attempt_id]
+        replica_id = attempt.replica_id
+        if completed is None and not attempt.aborting:
+            attempt.aborting = True
+            state.emit(AbortAttempt(attempt.attempt_id))
+        task.attempt_id = None
+    task.move(TaskTrigger.END)
+    ended = _describe(state, task, pool, outcome, now_ms, message, completed, replica_id, retry_after_ms)
+    task.ended = ended
+    state.emit(Record(ended), Finish(task.key, ended))
+    state.emit(*(ClearTimer((kind, task.key)) for kind in TASK_TIMERS))
+    _count(state, task, pool, ended)
+    del state.active[task.key]
+    retain(state, task, now_ms)
+    state.dirty = True
+
+
+def _describe(
+    state: State,
+    task: Task,
+    pool: Pool,
+    outcome: Outcome,
+    now_ms: int,
+    message: str,
+    completed: AttemptCompleted | None,
+    replica_id: str | None,
+    retry_after_ms: int | None,
+) -> Ended:
+    started = task.first_bound_at_ms
+    keep_ms = state.settings.retention.interactive_ms
+    if task.spec.priority == "batch":
+        keep_ms = state.settings.retention.batch_ms
+    finish: FinishReason | None = completed.finish_reason if completed else None
+    if outcome in CANCELED:
+        finish = "canceled"
+    facts = state.replicas[replica_id].facts if replica_id else None  # type: ignore[index]
+    return Ended(
+        tenant=task.tenant,
+        task_id=task.task_id,
+        outcome=outcome,
+        ended_at_ms=now_ms,
+        keep_until_ms=now_ms + keep_ms,
+        tokens_in=completed.tokens_in if completed else task.prompt_tokens,
+        tokens_out=completed.tokens_out if completed else task.tokens_out,
+        decode_ms=0 if task.bound_at_ms is None else now_ms - task.bound_at_ms,
+        started_at_ms=started,
+        finish_reason=finish,
+        message=message,
+        pool_id=task.pool_id,
+        replica_id=replica_id,  # type: ignore[arg-type]
+        engine=pool.settings.engine,
+        retry_after_ms=retry_after_ms,
+        receipt=Receipt(
+            seed=task.spec.seed or 0,
+            params_digest=params_digest(task.spec, task.profile),
+            sampler_profile_version=task.profile,
+            engine=pool.settings.engine,
+            engine_version=facts.engine_version if facts else pool.engine_version,
+            model_digest=facts.model_digest if facts else pool.model_digest,
+            attempts=task.attempts,
+        ),
+    )
+
+
+def _count(state: State, task: Task, pool: Pool, ended: Ended) -> None:
+    meaning = MEANINGS[ended.outcome]
+    who = labels.of_replica(pool, ended.replica_id or "-")
+    if meaning.cancel_reason:
+        cancel = (*who[:3], ended.replica_id or "-", task.spec.priority, meaning.cancel_reason)
+        state.emit(Count("tasks_canceled_total", (*cancel[:4], cancel[5])))
+    if meaning.code and meaning.policy_label:
+        state.emit(Count("admission_backpressure_events_total", (pool.settings.engine, meaning.policy_label)))
+    if ended.tokens_out:
+        state.emit(Count("tokens_out_total", who, ended.tokens_out))
+    if task.attempts and ended.tokens_in:
+        state.emit(Count("tokens_in_total", who, ended.tokens_in))
+    if ended.outcome is Outcome.COMPLETED:
+        state.emit(Observe("latency_decode_ms", labels.of_pool(pool, task.spec.priority), ended.decode_ms))
+    state.emit(
+        Note(
+            "info" if meaning.code is None else "warning",
+            "task_ended",
+            task_fields(state, task)
+            | {
+                "outcome": ended.outcome.value,
+                "replica_id": ended.replica_id,
+                "tokens_in": ended.tokens_in,
+                "tokens_out": ended.tokens_out,
+                "decode_time_ms": ended.decode_ms,
+            },
+        )
+    )
+
+
+def task_fields(state: State, task: Task) -> dict[str, str | int | float | bool | None]:
+    """Collect the log fields of a task; never its prompt or output.
+
+    Req: ORCH-2052
+    """
+    pool = state.pools[task.pool_id]
+    queue_ms = None if task.first_bound_at_ms is None else task.first_bound_at_ms - task.accepted_at_ms
+    return {
+        "job_id": task.task_id,
+        "session_id": task.spec.session_id,
+        "client_id": task.client_id,
+        "tenant_id": task.tenant,
+        "correlation_id": task.correlation_id,
+        "engine": pool.settings.engine,
+        "pool_id": pool.pool_id,
+        "model_id": pool.model_ref,
+        "quant": pool.settings.quant,
+        "ctx": pool.settings.ctx,
+        "engine_version": pool.engine_version,
+        "sampler_profile_version": task.profile,
+        "seed": task.spec.seed,
+        "queue_position": task.admission.queue_position if task.admission else None,
+        "predicted_start_ms": task.admission.predicted_start_ms if task.admission else None,
+        "queue_time_ms": queue_ms,
+    }
+
+
+def retain(state: State, task: Task, now_ms: int) -> None:
+    """Keep an ended task readable for its time; the oldest ended ones go first when the bytes are too many."""
+    assert task.ended is not None
+    size = BOOKKEEPING_BYTES + task.spec.prompt_bytes + task.emitted_bytes
+    state.retained[task.key] = size
+    state.retained_bytes += size
+    state.emit(SetTimer(("retention", task.key), max(now_ms, task.ended.keep_until_ms)))
+    while state.retained_bytes > state.settings.retention.max_bytes and len(state.retained) > 1:
+        forget(state, next(iter(state.retained)))
+
+
+def forget(state: State, key: str) -> None:
+    """Drop an ended task for good."""
+    task = state.tasks.pop(key)  # type: ignore[call-overload]
+    state.retained_bytes -= state.retained.pop(task.key)
+    state.emit(Record(Forgotten(task.tenant, task.task_id)), Forget(task.key), ClearTimer(("retention", task.key)))

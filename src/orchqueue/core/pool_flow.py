@@ -1,0 +1,248 @@
+"""What operators do to a pool: drain it, give it another model, take that back, change its policies.
+
+Req: ORCH-2101, ORCH-2102, ORCH-3030, ORCH-3034
+"""
+
+from __future__ import annotations
+
+from orchqueue.core.effects import ClearTimer, Done, Note, Refuse, SetTimer, StartReplica, StopReplica, VerifyModel
+from orchqueue.core.ending import end
+from orchqueue.core.events import (
+    DrainRequested,
+    ModelVerified,
+    ReloadRequested,
+    ReplicaStopped,
+    RollbackRequested,
+    SettingsReplaced,
+)
+from orchqueue.core.ids import PoolId, ReplyId
+from orchqueue.core.outcome import Fault, Outcome, Refusal
+from orchqueue.core.queue import Full
+from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
+from orchqueue.core.state import Pool, State
+from orchqueue.core.task_states import TaskState
+
+
+def _pool(state: State, reply: ReplyId, pool_id: PoolId) -> Pool | None:
+    pool = state.pools.get(pool_id)
+    if pool is None:
+        text = f"no such pool; pools: {', '.join(state.pools)}"
+        state.emit(Refuse(reply, Refusal(Outcome.UNKNOWN_ID, text, (Fault("/path/id", text),))))
+    return pool
+
+
+def on_drain(state: State, event: DrainRequested, now_ms: int) -> None:
+    """Empty a pool: waiting tasks move to siblings in order of arrival, the rest has until the deadline.
+
+    Again: the earlier deadline holds.
+
+    Req: ORCH-2101
+    """
+    pool = _pool(state, event.reply, event.pool_id)
+    if pool is None:
+        return
+    if pool.mode in ("verifying", "reloading"):
+        _busy(state, event.reply, pool)
+        return
+    at_ms = now_ms + event.deadline_ms
+    pool.drain_at_ms = at_ms if pool.drain_at_ms is None else min(pool.drain_at_ms, at_ms)
+    if pool.mode != "drained":
+        pool.mode = "draining"
+        _move_to_siblings(state, pool)
+        state.emit(SetTimer(("drain", pool.pool_id), pool.drain_at_ms))
+    state.emit(Done(event.reply, {"pool_id": pool.pool_id, "mode": pool.mode}))
+    state.emit(Note("info", "pool_drain", {"pool_id": pool.pool_id, "engine": pool.settings.engine}))
+    state.dirty = True
+
+
+def _move_to_siblings(state: State, pool: Pool) -> None:
+    siblings = [p for p in state.siblings(pool) if p.serving and p.ready]
+    waiting = sorted((t for line in pool.queue.lines.values() for t in line), key=lambda t: t.seq)
+    for task in waiting:
+        if task.spec.placement.mode == "pin":
+            continue
+        for sibling in sorted(siblings, key=lambda p: (len(p.queue), p.pool_id)):
+            if sibling.pool_id in task.spec.placement.avoid:
+                continue
+            room = sibling.queue.make_room(task.spec.priority)
+            if isinstance(room, Full) or room.victim is not None:
+                continue
+            pool.queue.remove(task)
+            task.pool_id = sibling.pool_id
+            sibling.queue.push(task)
+            break
+
+
+def on_drain_due(state: State, pool_id: PoolId, now_ms: int) -> None:
+    """End what a draining pool could not finish in time."""
+    pool = state.pools[pool_id]
+    if pool.mode != "draining":
+        return
+    text = f"pool {pool.pool_id} was drained before the task could finish; send it again"
+    for task in [t for t in state.active.values() if t.pool_id == pool_id and t.state is not TaskState.COUNTING]:
+        end(state, task, Outcome.POOL_DRAINED, now_ms, text, retry_after_ms=1_000)
+    settle_drain(state, pool)
+
+
+def settle_drain(state: State, pool: Pool) -> None:
+    """Notice that a draining pool has become empty."""
+    if pool.mode == "draining" and not len(pool.queue) and state.busy(pool) == 0:
+        pool.mode = "drained"
+        state.emit(ClearTimer(("drain", pool.pool_id)))
+
+
+def on_reload(state: State, event: ReloadRequested) -> None:
+    """Replace a pool's model. One at a time; the new one's checksum is verified before anything stops.
+
+    Req: ORCH-2102
+    """
+    pool = _pool(state, event.reply, event.pool_id)
+    if pool is not None:
+        _begin_reload(state, event.reply, pool, event.new_model_ref)
+
+
+def on_rollback(state: State, event: RollbackRequested) -> None:
+    """Give a pool its previous model back.
+
+    Req: ORCH-3034
+    """
+    pool = _pool(state, event.reply, event.pool_id)
+    if pool is None:
+        return
+    if pool.previous_model_ref is None:
+        text = f"pool {pool.pool_id} has no previous model to go back to"
+        state.emit(Refuse(event.reply, Refusal(Outcome.CONFLICT, text, pool_id=pool.pool_id)))
+        return
+    _begin_reload(state, event.reply, pool, pool.previous_model_ref)
+
+
+def _busy(state: State, reply: ReplyId, pool: Pool) -> None:
+    text = f"pool {pool.pool_id} is being reloaded; wait until its health says otherwise"
+    state.emit(Refuse(reply, Refusal(Outcome.CONFLICT, text, pool_id=pool.pool_id)))
+
+
+def _begin_reload(state: State, reply: ReplyId, pool: Pool, model_ref: str) -> None:
+    if pool.mode in ("verifying", "reloading"):
+        _busy(state, reply, pool)
+        return
+    pool.mode = "verifying"
+    pool.drain_at_ms = None
+    pool.wanted_model_ref = model_ref
+    pool.last_error = None
+    state.emit(ClearTimer(("drain", pool.pool_id)))
+    state.emit(VerifyModel(pool.pool_id, model_ref), Done(reply, {"pool_id": pool.pool_id, "mode": "reloading"}))
+
+
+def on_verified(state: State, event: ModelVerified, now_ms: int) -> None:
+    """Begin the swap when the new model is good, else stay with the old one and say why."""
+    pool = state.pools[event.pool_id]
+    if pool.mode != "verifying":
+        return
+    if event.problem:
+        pool.mode, pool.wanted_model_ref = "serving", None
+        pool.last_error = f"reload of {event.model_ref} refused: {event.problem}"
+        state.emit(Note("error", "pool_reload_failed", {"pool_id": pool.pool_id, "detail": pool.last_error}))
+        state.dirty = True
+        return
+    pool.mode = "reloading"
+    _move_to_siblings(state, pool)
+    reload_step(state, pool, now_ms)
+
+
+def reload_step(state: State, pool: Pool, now_ms: int) -> None:
+    """Take a reload one step on: wait for running tasks, stop every replica, start them with the wanted model.
+
+    Each step is taken as soon as the one before is complete, so it is safe to ask at any time.
+    """
+    if pool.mode != "reloading" or state.busy(pool):
+        return
+    wanted = pool.wanted_model_ref
+    assert wanted is not None, f"pool {pool.pool_id} reloads without a model"
+    if pool.model_ref != wanted:
+        for replica in pool.replicas.values():
+            if replica.state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.SUSPECT):
+                state.emit(StopReplica(replica.replica_id))
+            if replica.state is not ReplicaState.STOPPING:
+                replica.move(ReplicaTrigger.STOP)
+            state.emit(ClearTimer(("restart", replica.replica_id)), ClearTimer(("stable", replica.replica_id)))
+            state.sessions.chill(replica.replica_id)
+        pool.replaced_model_ref, pool.model_ref = pool.model_ref, wanted
+    for replica in pool.replicas.values():
+        if replica.state is ReplicaState.DOWN:
+            replica.facts = None
+            replica.rates.basis = "none"
+            replica.failures_in_row = 0
+            replica.move(ReplicaTrigger.START)
+            replica.starting_since_ms = now_ms
+            state.emit(StartReplica(replica.replica_id, pool.model_ref))
+
+
+def replica_of_reload_ready(state: State, pool: Pool) -> None:
+    """Finish a reload once every replica serves the wanted model."""
+    if pool.mode != "reloading" or not all(r.ready for r in pool.replicas.values()):
+        return
+    pool.mode, pool.wanted_model_ref = "serving", None
+    text = "old model restored" if pool.reload_failed else "reloaded"
+    if not pool.reload_failed:
+        pool.previous_model_ref = pool.replaced_model_ref
+    pool.reload_failed = False
+    state.emit(Note("info", "pool_reload_done", {"pool_id": pool.pool_id, "detail": text, "model_id": pool.model_ref}))
+
+
+def replica_of_reload_lost(state: State, pool: Pool, error: str, now_ms: int) -> None:
+    """Go back to the old model when the new one does not come up; the old one is then retried like any other."""
+    if pool.mode != "reloading" or pool.model_ref != pool.wanted_model_ref:
+        return
+    if pool.reload_failed or pool.replaced_model_ref is None:
+        pool.mode, pool.wanted_model_ref, pool.reload_failed = "serving", None, False
+        return
+    pool.last_error = f"reload of {pool.model_ref} failed: {error}"
+    pool.reload_failed = True
+    pool.wanted_model_ref = pool.replaced_model_ref
+    state.emit(Note("error", "pool_reload_failed", {"pool_id": pool.pool_id, "detail": pool.last_error}))
+    reload_step(state, pool, now_ms)
+
+
+def on_stopped(state: State, event: ReplicaStopped, now_ms: int) -> None:
+    """Note that a replica is down because we wanted it."""
+    replica = state.replicas[event.replica_id]
+    if replica.state is ReplicaState.STOPPING:
+        replica.move(ReplicaTrigger.STOPPED)
+        reload_step(state, state.pool_of(replica), now_ms)
+
+
+def on_settings(state: State, event: SettingsReplaced) -> None:
+    """Take new policies for the same pools and replicas, all at once.
+
+    Req: ORCH-3030
+    """
+    structural = _structural_changes(state, event)
+    if structural:
+        text = "these changes need a restart: " + "; ".join(f.pointer for f in structural)
+        state.emit(Refuse(event.reply, Refusal(Outcome.CONFLICT, text, tuple(structural))))
+        return
+    state.settings = event.settings
+    state.sessions.limits = event.settings.sessions
+    for settings in event.settings.pools:
+        pool = state.pools[settings.pool_id]
+        pool.settings = settings
+        pool.queue.configure(settings.capacity, settings.classes)
+    state.emit(Done(event.reply, {"pools": len(state.pools)}), Note("info", "config_reloaded", {}))
+    state.dirty = True
+
+
+LIVE_FIELDS = frozenset(
+    {"capacity", "classes", "timeouts", "supervision", "max_attempts", "workloads", "sampler_profile_version"}
+)
+
+
+def _structural_changes(state: State, event: SettingsReplaced) -> list[Fault]:
+    new = {p.pool_id: p for p in event.settings.pools}
+    faults = [
+        Fault(f"/pools/{name}", "pools cannot be removed or added live") for name in new.keys() ^ state.pools.keys()
+    ]
+    for name in new.keys() & state.pools.keys():
+        old = state.pools[name].settings
+        changed = [f for f in old.__struct_fields__ if getattr(old, f) != getattr(new[name], f)]
+        faults.extend(Fault(f"/pools/{name}/{f}", "cannot be changed live") for f in changed if f not in LIVE_FIELDS)
+    return sorted(faults, key=lambda f: f.pointer)

@@ -1,0 +1,91 @@
+"""What the journal keeps: small facts, in the order they were decided.
+
+Req: ORCH-4011, ORCH-4013
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from orchqueue.core.ids import PoolId, ReplicaId, TaskId, Tenant
+from orchqueue.core.outcome import Outcome
+from orchqueue.core.request import FinishReason, TaskSpec
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True):
+    """A task was accepted; from here on it reaches exactly one end.
+
+    Units: `accepted_at_ms` unix milliseconds.
+    """
+
+    tenant: Tenant
+    task_id: TaskId
+    spec: TaskSpec
+    pool_id: PoolId
+    strict: bool
+    profile: str
+    prompt_tokens: int
+    accepted_at_ms: int
+    client_id: str = ""
+    correlation_id: str = ""
+
+
+class Bound(msgspec.Struct, frozen=True, tag="bound"):
+    """A task was started on a replica."""
+
+    tenant: Tenant
+    task_id: TaskId
+    replica_id: ReplicaId
+    attempt: int
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What a client can check an output against, but for its digest, which the stream log adds.
+
+    Req: ORCH-2002
+    """
+
+    seed: int
+    params_digest: str
+    sampler_profile_version: str
+    engine: str
+    engine_version: str
+    model_digest: str
+    attempts: int
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended", omit_defaults=True):
+    """A task reached its end. `text` is the whole output, added by the owner of the stream log when it is written.
+
+    Units: instants in unix milliseconds.
+    """
+
+    tenant: Tenant
+    task_id: TaskId
+    outcome: Outcome
+    ended_at_ms: int
+    keep_until_ms: int
+    tokens_in: int = 0
+    tokens_out: int = 0
+    decode_ms: int = 0
+    started_at_ms: int | None = None
+    finish_reason: FinishReason | None = None
+    message: str = ""
+    pool_id: PoolId | None = None
+    replica_id: ReplicaId | None = None
+    engine: str | None = None
+    retry_after_ms: int | None = None
+    receipt: Receipt | None = None
+    text: str = ""
+
+
+class Forgotten(msgspec.Struct, frozen=True, tag="forgotten"):
+    """An ended task's retention is over; nothing of it is kept."""
+
+    tenant: Tenant
+    task_id: TaskId
+
+
+AnyRecord: TypeAlias = Accepted | Bound | Ended | Forgotten

@@ -1,0 +1,133 @@
+"""What a client asked for, with every default filled in."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Literal
+
+import msgspec
+
+from orchqueue.core.ids import TaskId
+
+Priority = Literal["interactive", "batch"]
+Determinism = Literal["strict", "best_effort"]
+Workload = Literal["completion", "embedding", "rerank"]
+FinishReason = Literal["stop", "length", "canceled"]
+
+SEED_MAX = 2**31 - 1
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One chat turn."""
+
+    role: str
+    content: str
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Explicit overrides of the sampler profile; None leaves the profile's value."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool | None = None
+    json_schema: msgspec.Raw | None = None
+    grammar: str | None = None
+
+
+class PlacementWish(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the client wants the task to run."""
+
+    mode: Literal["auto", "prefer", "pin"] = "auto"
+    pool_ids: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+
+
+class TaskSpec(msgspec.Struct, frozen=True):
+    """A task request: decoded known fields with defaults filled in.
+
+    Exactly one of `prompt`, `messages`, `inputs` is set. `seed` is filled by `with_seed` before the core sees it.
+
+    Units: `deadline_ms` from admission; `ctx`, `max_tokens`, `expected_tokens` in tokens.
+    Req: ORCH-2001
+    """
+
+    prompt: str | None = None
+    messages: tuple[Message, ...] | None = None
+    inputs: tuple[str, ...] | None = None
+    workload: Workload = "completion"
+    session_id: str | None = None
+    model_ref: str | None = None
+    engine: str | None = None
+    ctx: int | None = None
+    priority: Priority = "interactive"
+    seed: int | None = None
+    determinism: Determinism | None = None
+    sampler_profile_version: str | None = None
+    sampling: Sampling = Sampling()
+    max_tokens: int = 256
+    deadline_ms: int | None = None
+    expected_tokens: int | None = None
+    kv_hint: Literal["reuse", "cold"] = "reuse"
+    on_disconnect: Literal["cancel", "continue"] | None = None
+    placement: PlacementWish = PlacementWish()
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Count the UTF-8 bytes of everything the engine will have to read, chat template excluded."""
+        if self.prompt is not None:
+            return len(self.prompt.encode())
+        if self.messages is not None:
+            return sum(len(m.content.encode()) + len(m.role) for m in self.messages)
+        return sum(len(text.encode()) for text in self.inputs or ())
+
+    @property
+    def cancels_on_disconnect(self) -> bool:
+        """Tell whether the task ends when its last reader is gone.
+
+        Req: ORCH-3026
+        """
+        wish = self.on_disconnect or ("cancel" if self.priority == "interactive" else "continue")
+        return wish == "cancel"
+
+
+def derive_seed(task_id: TaskId) -> int:
+    """Derive the seed of a task that named none, so that the same task always has the same one.
+
+    Shape: 1 … 2^31−1.
+    Req: ORCH-3046
+
+    >>> derive_seed(TaskId("00000000-0000-4000-8000-000000000000"))
+    1141880443
+    """
+    first = int.from_bytes(sha256(task_id.lower().encode()).digest()[:8], "big")
+    return first % SEED_MAX + 1
+
+
+def with_seed(spec: TaskSpec, task_id: TaskId) -> TaskSpec:
+    """Fill in the seed that the client left out."""
+    if spec.seed is not None:
+        return spec
+    return msgspec.structs.replace(spec, seed=derive_seed(task_id))
+
+
+def canonical_digest(spec: TaskSpec) -> str:
+    """Digest the canonical body; equal digests mean the same request.
+
+    Shape: sha256 hex.
+    Req: ORCH-3024
+    """
+    return sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()
+
+
+def params_digest(spec: TaskSpec, profile: str) -> str:
+    """Digest what decides the output besides prompt, engine and model; it stands in the receipt.
+
+    Shape: sha256 hex.
+    Req: ORCH-2002
+    """
+    params = (profile, spec.seed, spec.max_tokens, spec.sampling, spec.workload)
+    return sha256(msgspec.json.encode(params, order="sorted")).hexdigest()

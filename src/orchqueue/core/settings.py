@@ -1,0 +1,118 @@
+"""What the operator configured, as the core needs it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from orchqueue.core.ids import PoolId, ReplicaId, Tenant
+from orchqueue.core.request import Priority, Workload
+
+FullPolicy = Literal["reject", "drop-lru", "shed-low-priority"]
+PROFILES = ("v1", "greedy-v1")
+
+
+class ClassSettings(msgspec.Struct, frozen=True):
+    """One priority class of one pool's queue."""
+
+    name: Priority
+    weight: int
+    capacity: int = 128
+    full_policy: FullPolicy = "reject"
+    rate_limit_rps: float | None = None
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Limits on one task's decode. None means no limit."""
+
+    wall_ms: int = 60_000
+    idle_ms: int = 5_000
+    first_token_ms: int | None = None
+
+
+class Supervision(msgspec.Struct, frozen=True):
+    """How a replica that fails is brought back.
+
+    Req: ORCH-3038, ORCH-3039, ORCH-3040
+    """
+
+    backoff_initial_ms: int = 1_000
+    backoff_max_ms: int = 60_000
+    backoff_jitter_percent: int = 10
+    stable_after_ms: int = 300_000
+    breaker_failures: int = 5
+    breaker_open_ms: int = 300_000
+    restarts_per_minute: int = 10
+
+
+class ReplicaSettings(msgspec.Struct, frozen=True):
+    """One engine process or endpoint of a pool."""
+
+    replica_id: ReplicaId
+    devices: tuple[str, ...] = ()
+
+
+class PoolSettings(msgspec.Struct, frozen=True):
+    """One engine, model and settings with its queue.
+
+    `launch_digest` covers every flag the engine is launched with: replicas whose flags differ are not of one set.
+    """
+
+    pool_id: PoolId
+    engine: str
+    model_ref: str
+    replicas: tuple[ReplicaSettings, ...]
+    ctx: int
+    slots: int = 1
+    strict: bool = True
+    allow_cpu: bool = False
+    quant: str | None = None
+    device_class: str = "cpu"
+    launch_digest: str = ""
+    sampler_profile_version: str = "v1"
+    require_same_engine_version: bool = True
+    workloads: tuple[Workload, ...] = ("completion",)
+    capacity: int = 256
+    classes: tuple[ClassSettings, ...] = (ClassSettings("interactive", 8), ClassSettings("batch", 1))
+    timeouts: Timeouts = Timeouts()
+    supervision: Supervision = Supervision()
+    max_attempts: int = 5
+    zone: str | None = None
+
+
+class SessionLimits(msgspec.Struct, frozen=True):
+    """Bounds on a session.
+
+    Req: ORCH-3021
+    """
+
+    ttl_ms: int = 600_000
+    max_turns: int = 8
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How long and how much of what ended stays readable."""
+
+    interactive_ms: int = 600_000
+    batch_ms: int = 86_400_000
+    max_bytes: int = 1 << 30
+
+
+class TenantSettings(msgspec.Struct, frozen=True):
+    """One paying tenant."""
+
+    tenant: Tenant
+    weight: int = 1
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Everything the core is configured with."""
+
+    pools: tuple[PoolSettings, ...]
+    sessions: SessionLimits = SessionLimits()
+    retention: Retention = Retention()
+    tenants: tuple[TenantSettings, ...] = ()
+    disconnect_grace_ms: int = 10_000
+    metrics_interval_ms: int = 1_000
+    poison_kills: int = 3

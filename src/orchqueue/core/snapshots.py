@@ -1,0 +1,85 @@
+"""Read-only pictures of the core's state, for whoever answers a GET.
+
+Units: instants in unix milliseconds.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchqueue.core.effects import Basis
+from orchqueue.core.events import ReplicaFacts
+from orchqueue.core.records import Accepted, Ended
+
+
+class TaskPicture(msgspec.Struct, frozen=True):
+    """One task as its owner may see it. `state`: queued, running, succeeded, failed or canceled."""
+
+    accepted: Accepted
+    state: str
+    readers: int
+    queue_position: int | None = None
+    predicted_start_ms: int | None = None
+    basis: Basis = "none"
+    replica_id: str | None = None
+    started_at_ms: int | None = None
+    tokens_out: int = 0
+    ended: Ended | None = None
+
+
+class SessionPicture(msgspec.Struct, frozen=True):
+    """One session."""
+
+    session_id: str
+    ttl_ms_remaining: int
+    turns: int
+    kv_bytes: int
+    kv_warmth: bool
+
+
+class ReplicaPicture(msgspec.Struct, frozen=True):
+    """One replica; `facts` None until it was ready once."""
+
+    replica_id: str
+    state: str
+    slots_total: int
+    slots_free: int
+    restarts: int
+    last_error: str | None
+    facts: ReplicaFacts | None
+    kv_usage_ratio: float | None
+    vram_used_bytes: int | None
+    decode_us_per_token: int | None
+    prefill_us_per_token: int | None
+
+
+class PoolPicture(msgspec.Struct, frozen=True):
+    """One pool. `depths` and `running` are keyed by priority; `mode`: serving, draining or reloading."""
+
+    pool_id: str
+    engine: str
+    model_ref: str
+    ctx: int
+    quant: str | None
+    allow_cpu: bool
+    strict: bool
+    workloads: tuple[str, ...]
+    sampler_profile_version: str
+    device_class: str
+    mode: str
+    live: bool
+    ready: bool
+    last_error: str | None
+    capacity: int
+    depths: dict[str, int]
+    running: dict[str, int]
+    replicas: tuple[ReplicaPicture, ...]
+    set_key: str
+
+
+class FirstTokenFigures(msgspec.Struct, frozen=True):
+    """Attainment of the first-token objective over what finished lately, by priority."""
+
+    priority: str
+    attained_ratio: float | None
+    samples: int

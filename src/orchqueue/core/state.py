@@ -1,0 +1,198 @@
+"""Everything the core knows, in one place. Only the flows change it.
+
+Units: instants in unix milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+import msgspec
+
+from orchqueue.core import fairness
+from orchqueue.core.effects import AnyEffect
+from orchqueue.core.estimate import Rates, Readmission
+from orchqueue.core.events import ReplicaFacts
+from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, SessionKey, TaskKey
+from orchqueue.core.queue import PoolQueue
+from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger, next_replica_state
+from orchqueue.core.sessions import Sessions
+from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
+from orchqueue.core.slots import Slots
+from orchqueue.core.task import Task
+
+PoolMode = Literal["serving", "draining", "drained", "verifying", "reloading"]
+
+
+class Attempt(msgspec.Struct):
+    """One try of a task on a replica. It holds a slot until it is closed, also when the task is no longer its own."""
+
+    attempt_id: AttemptId
+    key: TaskKey
+    replica_id: ReplicaId
+    started_at_ms: int
+    aborting: bool = False
+
+
+class Replica:
+    """One replica's state."""
+
+    def __init__(self, settings: ReplicaSettings, pool_id: PoolId) -> None:
+        self.settings = settings
+        self.replica_id = settings.replica_id
+        self.pool_id = pool_id
+        self.state = ReplicaState.DOWN
+        self.facts: ReplicaFacts | None = None
+        self.rates = Rates()
+        self.restarts = 0
+        self.failures_in_row = 0
+        self.restart_times_ms: list[int] = []
+        self.starting_since_ms = 0
+        self.start_took_ms = 0
+        self.ready_since_ms = 0
+        self.retry_at_ms = 0
+        self.last_error: str | None = None
+        self.kv_usage_ratio: float | None = None
+        self.vram_used_bytes: int | None = None
+        self.vram_free_bytes: int | None = None
+        self.resident: list[SessionKey | None] = []
+        self.cooling = False
+
+    def move(self, trigger: ReplicaTrigger) -> None:
+        """Change state by the table.
+
+        Errors: IllegalTransition.
+        """
+        self.state = next_replica_state(self.state, trigger, self.replica_id)
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether new attempts may start here: up, and not just overloaded by somebody else's requests."""
+        return self.state is ReplicaState.READY and not self.cooling
+
+
+class Pool:
+    """One pool's state."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self.settings = settings
+        self.pool_id = settings.pool_id
+        self.queue = PoolQueue(settings.capacity, settings.classes)
+        self.share = fairness.new_state(c.name for c in settings.classes)
+        self.replicas = {r.replica_id: Replica(r, settings.pool_id) for r in settings.replicas}
+        self.mode: PoolMode = "serving"
+        self.drain_at_ms: int | None = None
+        self.model_ref = settings.model_ref
+        self.previous_model_ref: str | None = None
+        self.replaced_model_ref: str | None = None
+        self.wanted_model_ref: str | None = None
+        self.reload_failed = False
+        self.last_error: str | None = None
+        self.learned_tokens: dict[str, int] = {}
+        self.readmission: dict[str, Readmission] = {c.name: Readmission() for c in settings.classes}
+        self.rate_tokens_milli: dict[str, int] = {}
+        self.rate_refilled_at_ms: dict[str, int] = {}
+
+    @property
+    def engine_version(self) -> str:
+        """Name the engine version of the pool's replicas, `unknown` before one was ready."""
+        for replica in self.replicas.values():
+            if replica.facts is not None:
+                return replica.facts.engine_version
+        return "unknown"
+
+    @property
+    def model_digest(self) -> str:
+        """Name the model that the replicas serve, empty before one was ready."""
+        for replica in self.replicas.values():
+            if replica.facts is not None:
+                return replica.facts.model_digest
+        return ""
+
+    @property
+    def set_key(self) -> tuple[str, ...]:
+        """Identify the replica set: pools with equal keys give equal outputs.
+
+        Req: ORCH-3045
+        """
+        s = self.settings
+        return (
+            s.engine,
+            self.model_digest or self.model_ref,
+            s.quant or "",
+            str(s.ctx),
+            self.engine_version,
+            s.sampler_profile_version,
+            s.launch_digest,
+            s.device_class,
+        )
+
+    @property
+    def serving(self) -> bool:
+        """Tell whether the pool takes new tasks."""
+        return self.mode in ("serving", "verifying")
+
+    @property
+    def dispatching(self) -> bool:
+        """Tell whether waiting tasks may be started here: a draining pool still empties its queue."""
+        return self.mode in ("serving", "verifying", "draining")
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether some replica takes attempts."""
+        return any(r.ready for r in self.replicas.values())
+
+
+class State:
+    """The whole core."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pools = {p.pool_id: Pool(p) for p in settings.pools}
+        self.replicas = {r.replica_id: r for p in self.pools.values() for r in p.replicas.values()}
+        self.tasks: dict[TaskKey, Task] = {}
+        self.active: dict[TaskKey, Task] = {}
+        self.retained: OrderedDict[TaskKey, int] = OrderedDict()
+        self.retained_bytes = 0
+        self.attempts: dict[AttemptId, Attempt] = {}
+        self.slots = Slots()
+        self.sessions = Sessions(settings.sessions)
+        self.last_seq = 0
+        self.last_attempt = 0
+        self.shutting_down = False
+        self.journal_problem: str | None = None
+        self.dirty = False
+        self.effects: list[AnyEffect] = []
+
+    def emit(self, *effects: AnyEffect) -> None:
+        """Want something done."""
+        self.effects.extend(effects)
+
+    def pool_of(self, replica: Replica) -> Pool:
+        """Look up a replica's pool."""
+        return self.pools[replica.pool_id]
+
+    def siblings(self, pool: Pool) -> list[Pool]:
+        """List the other pools of the same replica set."""
+        key = pool.set_key
+        return [other for other in self.pools.values() if other is not pool and other.set_key == key]
+
+    def next_seq(self) -> int:
+        """Number the next task."""
+        self.last_seq += 1
+        return self.last_seq
+
+    def next_attempt(self) -> AttemptId:
+        """Number the next attempt."""
+        self.last_attempt += 1
+        return AttemptId(self.last_attempt)
+
+    def busy(self, pool: Pool) -> int:
+        """Count the slots of a pool that are taken."""
+        return sum(len(self.slots.holders(r)) for r in pool.replicas)
+
+    def load(self, pool: Pool) -> tuple[int, int]:
+        """Give a pool's (busy + waiting) and slots, for comparing pools without division."""
+        slots = sum(self.slots.total(r.replica_id) for r in pool.replicas.values() if r.ready)
+        return self.busy(pool) + len(pool.queue), slots

@@ -1,0 +1,351 @@
+"""What happens to a task from the outside: submitted, counted, canceled, read, recovered.
+
+Req: ORCH-2001, ORCH-2003, ORCH-3014, ORCH-3024, ORCH-3026
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchqueue.core import admission, labels, placement
+from orchqueue.core.effects import (
+    Accept,
+    ClearTimer,
+    Count,
+    CountPrompt,
+    Done,
+    Note,
+    OpenStream,
+    Record,
+    Refuse,
+    SetTimer,
+)
+from orchqueue.core.ending import end, forget, retain, task_fields
+from orchqueue.core.events import (
+    AcceptsWithdrawn,
+    CancelRequested,
+    PromptCounted,
+    ReaderAttached,
+    ReaderDetached,
+    SessionDeleteRequested,
+    TaskRecovered,
+    TaskRestored,
+    TaskSubmitted,
+)
+from orchqueue.core.forecast import expected_tokens, retry_after_full, start_of
+from orchqueue.core.ids import ReplyId, task_key
+from orchqueue.core.outcome import MEANINGS, Fault, Outcome, Refusal
+from orchqueue.core.queue import Full
+from orchqueue.core.records import Accepted
+from orchqueue.core.request import canonical_digest
+from orchqueue.core.state import Pool, State
+from orchqueue.core.task import Task
+from orchqueue.core.task_states import TaskState, TaskTrigger
+
+
+def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
+    """Admit, refuse, or have the prompt counted first.
+
+    1. The same id again: the same answer for the same body, 409 for another.
+    2. Nothing new while the daemon stops or its journal stalls.
+    3. Names, promise and session hold; some fitting pool serves.
+    4. Prompt and max_tokens fit into ctx, by bound or by count.
+    5. The deadline is possible, the rate is kept, the queue has room.
+    """
+    key = task_key(event.tenant, event.task_id)
+    digest = canonical_digest(event.spec)
+    known = state.tasks.get(key)
+    if known is not None:
+        _repeat(state, known, event, digest)
+        return
+    stop = _stopped(state)
+    if stop is not None:
+        _refuse(state, event, stop)
+        return
+    fit = admission.fitting_pools(state, event.spec)
+    if isinstance(fit, Refusal):
+        _refuse(state, event, fit)
+        return
+    no_turn = admission.no_turn_left(state, event.tenant, event.spec, now_ms)
+    if no_turn is not None and event.spec.session_id is not None:
+        state.sessions.evict((event.tenant, event.spec.session_id))
+    refusal = no_turn or admission.not_serving(fit.pools, now_ms)
+    if refusal is not None:
+        _refuse(state, event, refusal, fit.pools[0])
+        return
+    task = Task(
+        event.task_id, event.tenant, event.spec, digest, state.next_seq(), event.client_id, event.correlation_id
+    )
+    task.strict, task.profile = fit.strict, fit.profile
+    task.replies = [event.reply]
+    pool = placement.choose_pool(state, fit.pools, task)
+    task.pool_id = pool.pool_id
+    state.tasks[key] = state.active[key] = task
+    counted = admission.count_prompt(pool, event.spec)
+    if counted is not None:
+        _settle(state, task, pool, counted, now_ms)
+        return
+    ready = next((r for r in pool.replicas.values() if r.ready), None)
+    if ready is None:
+        _settle(state, task, pool, admission.guess_prompt(event.spec), now_ms)
+        return
+    state.emit(CountPrompt(key, ready.replica_id, event.spec, admission.COUNT_TIMEOUT_MS))
+
+
+def on_counted(state: State, event: PromptCounted, now_ms: int) -> None:
+    """Go on with a submission whose prompt was counted, or could not be counted in time."""
+    task = state.active.get(event.key)
+    if task is None or task.state is not TaskState.COUNTING:
+        return
+    counted = admission.guess_prompt(task.spec)
+    if event.tokens is not None:
+        counted = admission.Counted(event.tokens, "tokenizer")
+    _settle(state, task, state.pools[task.pool_id], counted, now_ms)
+
+
+def _repeat(state: State, known: Task, event: TaskSubmitted, digest: str) -> None:
+    if known.digest != digest:
+        fault = Fault("/task_id", "this task_id already names a task with another body; use a new one")
+        _refuse(state, event, Refusal(Outcome.CONFLICT, fault.message, (fault,), task_id=event.task_id))
+    elif known.admission is None:
+        known.replies = [*known.replies, event.reply]
+    else:
+        state.emit(msgspec.structs.replace(known.admission, reply=event.reply, repeated=True))
+
+
+def _stopped(state: State) -> Refusal | None:
+    if state.shutting_down:
+        text = "the daemon is shutting down; what it has accepted is kept; try again soon"
+        return Refusal(Outcome.SHUTTING_DOWN, text, retry_after_ms=1_000)
+    if state.journal_problem is not None:
+        text = f"the journal cannot be written ({state.journal_problem}), so nothing new is accepted; try again soon"
+        return Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000)
+    return None
+
+
+def _refuse(state: State, event: TaskSubmitted, refusal: Refusal, pool: Pool | None = None) -> None:
+    refusal = msgspec.structs.replace(refusal, task_id=event.task_id)
+    state.emit(Refuse(event.reply, refusal))
+    _count_refusal(state, refusal, pool)
+    fields: dict[str, str | int | float | bool | None] = {
+        "job_id": event.task_id,
+        "tenant_id": event.tenant,
+        "client_id": event.client_id,
+        "correlation_id": event.correlation_id,
+        "outcome": refusal.outcome.value,
+        "retry_after_ms": refusal.retry_after_ms,
+    }
+    state.emit(Note("info", "task_refused", fields))
+
+
+def _count_refusal(state: State, refusal: Refusal, pool: Pool | None) -> None:
+    engine = refusal.engine or (pool.settings.engine if pool else next(iter(state.pools.values())).settings.engine)
+    meaning = refusal.meaning
+    if meaning.code is not None:
+        state.emit(Count("tasks_rejected_total", (engine, meaning.code)))
+    if refusal.outcome in (Outcome.REJECTED_FULL, Outcome.REJECTED_SHED, Outcome.DROPPED_NO_VICTIM):
+        state.emit(Count("admission_backpressure_events_total", (engine, meaning.policy_label or "reject")))
+
+
+def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, now_ms: int) -> None:
+    """Decide the rest of an admission, now that the prompt's tokens are known."""
+    task.prompt_tokens, task.prompt_basis = counted.tokens, counted.basis
+    task.cost_tokens = expected_tokens(pool, task.spec.priority, task.spec.expected_tokens, task.spec.max_tokens)
+    refusal = (
+        _stopped(state)
+        or admission.too_long(pool, task.spec, counted)
+        or admission.no_turn_left(state, task.tenant, task.spec, now_ms)
+        or admission.misses_deadline(pool, task.spec, counted.tokens)
+        or admission.over_rate(pool, task.spec.priority, now_ms)
+    )
+    if refusal is not None:
+        _turn_away(state, task, pool, refusal)
+        return
+    room = pool.queue.make_room(task.spec.priority)
+    if isinstance(room, Full):
+        wait_ms = retry_after_full(state, pool, task.spec.priority, now_ms)
+        text = f"the {task.spec.priority} queue of pool {pool.pool_id} is full; come back in {wait_ms} ms"
+        full = Refusal(room.outcome, text, (), wait_ms, pool.settings.engine, pool.pool_id)
+        _turn_away(state, task, pool, full)
+        return
+    if room.victim is not None:
+        wait_ms = retry_after_full(state, pool, room.victim.spec.priority, now_ms)
+        text = "dropped while waiting: the queue was full and its policy gave the place to another task; send it again"
+        end(state, room.victim, room.victim_outcome, now_ms, text, retry_after_ms=wait_ms)
+        code = MEANINGS[room.victim_outcome].code
+        state.emit(Count("tasks_rejected_total", (pool.settings.engine, code or "")))
+    _admit(state, task, pool, now_ms)
+
+
+def _turn_away(state: State, task: Task, pool: Pool, refusal: Refusal) -> None:
+    refusal = msgspec.structs.replace(refusal, task_id=task.task_id)
+    state.emit(*(Refuse(reply, refusal) for reply in task.replies))
+    _count_refusal(state, refusal, pool)
+    state.emit(Note("info", "task_refused", task_fields(state, task) | {"outcome": refusal.outcome.value}))
+    del state.tasks[task.key], state.active[task.key]
+
+
+def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
+    task.move(TaskTrigger.ADMIT)
+    task.accepted_at_ms = now_ms
+    pool.queue.push(task)
+    if task.session is not None:
+        session = state.sessions.count_turn(task.session, now_ms)
+        state.emit(SetTimer(("session", "/".join(task.session)), session.expires_at_ms))
+    forecast = start_of(state, pool, task, now_ms)
+    accept = Accept(
+        reply=task.replies[0],
+        key=task.key,
+        queue_position=forecast.position,
+        predicted_start_ms=forecast.start_in_ms,
+        basis=forecast.basis,
+        seed=task.spec.seed or 0,
+        determinism=admission.determinism_of(task.strict),
+        pool_id=pool.pool_id,
+        prompt_tokens=task.prompt_tokens,
+        prompt_tokens_basis=task.prompt_basis,
+    )
+    task.admission = accept
+    state.emit(Record(task.accepted_record()), OpenStream(task.key), accept)
+    state.emit(*(msgspec.structs.replace(accept, reply=reply, repeated=True) for reply in task.replies[1:]))
+    if task.spec.deadline_ms is not None:
+        state.emit(SetTimer(("deadline", task.key), now_ms + task.spec.deadline_ms))
+    state.emit(Count("tasks_enqueued_total", (*labels.of_replica(pool, "-"), task.spec.priority)))
+    state.emit(Note("info", "task_accepted", task_fields(state, task)))
+    state.dirty = True
+
+
+def on_cancel(state: State, event: CancelRequested, now_ms: int) -> None:
+    """Cancel in any phase; again, or after the end, it is as good as done.
+
+    Req: ORCH-2003, ORCH-3017
+    """
+    task = state.tasks.get(event.key)
+    if task is None or task.state is TaskState.COUNTING:
+        state.emit(Refuse(event.reply, Refusal(Outcome.UNKNOWN_ID, "no such task; it may have been forgotten")))
+        return
+    if task.state is not TaskState.ENDED:
+        end(state, task, Outcome.CANCELED_BY_CLIENT, now_ms)
+    state.emit(Done(event.reply))
+
+
+def on_reader_attached(state: State, event: ReaderAttached) -> None:
+    """Note that somebody reads."""
+    task = state.active.get(event.key)
+    if task is not None:
+        task.readers, task.reader_seen = event.readers, True
+        state.emit(ClearTimer(("disconnect", task.key)))
+
+
+def on_reader_detached(state: State, event: ReaderDetached, now_ms: int) -> None:
+    """Begin the grace after which an unread task is canceled, where it wants that.
+
+    Req: ORCH-3026
+    """
+    task = state.active.get(event.key)
+    if task is None:
+        return
+    task.readers = event.readers
+    if event.readers == 0 and task.spec.cancels_on_disconnect:
+        state.emit(SetTimer(("disconnect", task.key), now_ms + state.settings.disconnect_grace_ms))
+
+
+def on_session_delete(state: State, event: SessionDeleteRequested) -> None:
+    """Forget a session; work in flight finishes; unknown ones are as good as forgotten.
+
+    Req: ORCH-2005
+    """
+    state.sessions.evict(event.session)
+    state.emit(ClearTimer(("session", "/".join(event.session))), Done(event.reply))
+
+
+def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> None:
+    """Take back acceptances that nobody was told of, because the journal could not commit them.
+
+    Req: ORCH-4013
+    """
+    for key in event.keys:
+        task = state.active.get(key)
+        if task is None:
+            continue
+        end(state, task, Outcome.JOURNAL_DOWN, now_ms, "withdrawn: the journal could not be written")
+        forget(state, key)
+
+
+def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
+    """Take an accepted task over from an earlier life of the daemon, in the order of acceptance.
+
+    1. Waiting ones wait again. strict ones that ran run again: their text will be the same.
+    2. best_effort ones that ran cannot be continued: they end with WORKER_RESET.
+
+    Req: ORCH-4011
+    """
+    task = _from_record(state, event.accepted)
+    pool, homeless = state.pools.get(event.accepted.pool_id), False
+    if pool is None:
+        fit = admission.fitting_pools(state, task.spec)
+        homeless = isinstance(fit, Refusal)
+        pool = next(iter(state.pools.values())) if isinstance(fit, Refusal) else fit.pools[0]
+    task.pool_id = pool.pool_id
+    task.cost_tokens = expected_tokens(pool, task.spec.priority, task.spec.expected_tokens, task.spec.max_tokens)
+    state.tasks[task.key] = state.active[task.key] = task
+    task.move(TaskTrigger.ADMIT)
+    pool.queue.push(task)
+    if task.session is not None and state.sessions.turns_left(task.session, now_ms) > 0:
+        state.sessions.count_turn(task.session, now_ms)
+    state.emit(OpenStream(task.key))
+    forecast = start_of(state, pool, task, now_ms)
+    task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms)
+    if homeless:
+        end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, "its pool is no longer configured; send it again")
+    elif event.was_bound and not task.strict:
+        end(state, task, Outcome.ENGINE_LOST, now_ms, "the daemon was restarted while it ran; send it again")
+    elif task.spec.deadline_ms is not None:
+        state.emit(SetTimer(("deadline", task.key), max(now_ms, task.accepted_at_ms + task.spec.deadline_ms)))
+    state.dirty = True
+
+
+def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
+    """Keep an ended task of an earlier life readable.
+
+    Req: ORCH-4011
+    """
+    task = _from_record(state, event.accepted)
+    task.admission = _recovered_admission(task, 0, 0)
+    task.state, task.ended = TaskState.ENDED, event.ended
+    task.tokens_out, task.emitted_bytes = event.ended.tokens_out, len(event.ended.text.encode())
+    task.first_bound_at_ms = event.ended.started_at_ms
+    state.tasks[task.key] = task
+    retain(state, task, now_ms)
+
+
+def _from_record(state: State, accepted: Accepted) -> Task:
+    return Task(
+        task_id=accepted.task_id,
+        tenant=accepted.tenant,
+        spec=accepted.spec,
+        digest=canonical_digest(accepted.spec),
+        seq=state.next_seq(),
+        client_id=accepted.client_id,
+        correlation_id=accepted.correlation_id,
+        pool_id=accepted.pool_id,
+        strict=accepted.strict,
+        profile=accepted.profile,
+        prompt_tokens=accepted.prompt_tokens,
+        accepted_at_ms=accepted.accepted_at_ms,
+    )
+
+
+def _recovered_admission(task: Task, position: int, start_in_ms: int) -> Accept:
+    return Accept(
+        reply=ReplyId(0),
+        key=task.key,
+        queue_position=position,
+        predicted_start_ms=start_in_ms,
+        basis="none",
+        seed=task.spec.seed or 0,
+        determinism=admission.determinism_of(task.strict),
+        pool_id=task.pool_id,
+        prompt_tokens=task.prompt_tokens,
+        prompt_tokens_basis=task.prompt_basis,
+    )

@@ -1,0 +1,76 @@
+"""What happens when a timer is due. Every timer may fire late or for something long gone.
+
+Req: ORCH-3016, ORCH-3026
+"""
+
+from __future__ import annotations
+
+from orchqueue.core.effects import Note, SetTimer
+from orchqueue.core.ending import end, forget
+from orchqueue.core.events import TimerFired
+from orchqueue.core.ids import PoolId, ReplicaId, TaskKey, Tenant
+from orchqueue.core.outcome import Outcome
+from orchqueue.core.pool_flow import on_drain_due
+from orchqueue.core.replica_flow import start_replica
+from orchqueue.core.replica_states import ReplicaState
+from orchqueue.core.state import State
+from orchqueue.core.task import Task
+from orchqueue.core.task_states import TaskState
+
+
+def on_timer(state: State, event: TimerFired, now_ms: int) -> None:
+    """Look up what the timer was for, and act if it still matters."""
+    kind, name = event.key
+    match kind:
+        case "restart" | "stable" | "cool":
+            _replica_timer(state, kind, ReplicaId(name), now_ms)
+        case "session":
+            tenant, _, session_id = name.partition("/")
+            state.sessions.expire((Tenant(tenant), session_id), now_ms)
+        case "retention":
+            if TaskKey(name) in state.retained:
+                forget(state, TaskKey(name))
+        case "drain":
+            on_drain_due(state, PoolId(name), now_ms)
+        case _:
+            task = state.active.get(TaskKey(name))
+            if task is not None and task.state is not TaskState.COUNTING:
+                _task_timer(state, kind, task, now_ms)
+
+
+def _replica_timer(state: State, kind: str, replica_id: ReplicaId, now_ms: int) -> None:
+    replica = state.replicas[replica_id]
+    if kind == "restart" and replica.state in (ReplicaState.BACKOFF, ReplicaState.BROKEN):
+        start_replica(state, replica, now_ms)
+    elif kind == "stable" and replica.state is ReplicaState.READY:
+        replica.failures_in_row = 0
+    elif kind == "cool":
+        replica.cooling = False
+        state.dirty = True
+
+
+def _task_timer(state: State, kind: str, task: Task, now_ms: int) -> None:
+    timeouts = state.pools[task.pool_id].settings.timeouts
+    match kind:
+        case "deadline":
+            text = f"deadline_ms {task.spec.deadline_ms} has passed; allow more time or ask for fewer tokens"
+            end(state, task, Outcome.DEADLINE_PASSED, now_ms, text)
+        case "wall" if task.bound_at_ms is not None:
+            text = f"decoding took longer than wall_ms {timeouts.wall_ms}; ask for fewer tokens"
+            end(state, task, Outcome.WALL_TIMEOUT, now_ms, text)
+        case "first_token" if task.state is TaskState.BOUND:
+            text = f"no token came within first_token_ms {timeouts.first_token_ms}; send the task again"
+            end(state, task, Outcome.FIRST_TOKEN_TIMEOUT, now_ms, text)
+        case "idle" if task.last_token_at_ms is not None:
+            due_ms = task.last_token_at_ms + timeouts.idle_ms
+            if due_ms > now_ms:
+                state.emit(SetTimer(("idle", task.key), due_ms))
+            else:
+                text = f"no token came for idle_ms {timeouts.idle_ms}; send the task again"
+                end(state, task, Outcome.IDLE_TIMEOUT, now_ms, text)
+        case "disconnect" if task.readers == 0:
+            state.emit(Note("info", "task_abandoned", {"job_id": task.task_id, "tenant_id": task.tenant}))
+            end(state, task, Outcome.CANCELED_ON_DISCONNECT, now_ms)
+        case "warm":
+            task.warm_wait_over = True
+            state.dirty = True

@@ -1,0 +1,72 @@
+"""The journal as a port.
+
+Req: ORCH-4013
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from orchqueue.core.records import Accepted, AnyRecord, Ended
+
+
+class JournalWatcher(Protocol):
+    """Who learns what became of appended records; called on the event loop's thread only."""
+
+    def committed(self, seq: int) -> None:
+        """All records up to and including number `seq` are durable."""
+        ...
+
+    def stalled(self, reason: str) -> None:
+        """A commit failed; it is retried until it succeeds."""
+        ...
+
+    def healed(self) -> None:
+        """Commits succeed again."""
+        ...
+
+
+class Recovered(Protocol):
+    """What a journal held when it was opened."""
+
+    def unfinished(self) -> Iterator[tuple[Accepted, bool]]:
+        """Yield accepted tasks without an end, in order of acceptance, and whether each had been bound."""
+        ...
+
+    def finished(self) -> Iterator[tuple[Accepted, Ended]]:
+        """Yield ended tasks that are still kept, oldest first."""
+        ...
+
+
+class Journal(Protocol):
+    """An append-only log with group commit.
+
+    Records are numbered 1, 2, 3 … in the order of `append`, across the life of this object.
+    """
+
+    def recover(self) -> Recovered:
+        """Read what an earlier life left; call once, before the first append.
+
+        Errors: JournalError.
+        """
+        ...
+
+    def open(self, watcher: JournalWatcher) -> None:
+        """Begin to accept records."""
+        ...
+
+    def append(self, records: Sequence[AnyRecord]) -> int:
+        """Queue records for the next commit and return at once.
+
+        Shape: the number of the last record.
+        """
+        ...
+
+    def close(self) -> None:
+        """Commit what is queued and release the file."""
+        ...
+
+
+Schedule = Callable[[int, Callable[[], None]], None]
+"""Run a callback after a number of milliseconds, on the event loop's thread."""
