@@ -35,7 +35,9 @@ CHECKS = (
     Check("lint", ("ruff", "check", "--output-format=concise"), "make format mends most; the rest by hand"),
     Check("imports", ("lint-imports",), "move the code to the layer it belongs to (CONTRIBUTING.md, layers)"),
     Check("dependencies", ("deptry", ".", "--no-ansi"), "declare what is imported, drop what is not, then make lock"),
-    Check("dead code", ("vulture",), "delete it; what a framework calls goes into tools/vulture_allowlist.py"),
+    Check(
+        "dead code", ("python", "-m", "tools.dead_code"), "delete it; what a framework calls goes into [tool.vulture]"
+    ),
     Check("spelling", ("typos",), "mend it, or add the word to [tool.typos] in pyproject.toml"),
     Check("tidy", ("python", "-m", "tools.tidy"), "each line names its rule; `python -m tools.tidy --list` explains"),
     Check("generated", ("python", "-m", "tools.gen", "--check"), "make gen"),

@@ -71,12 +71,12 @@ def test_failing_check_names_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A failing check shows its output, its name and the way out, and is counted."""
-    bad = check.Check("spelling", ("python", "-c", "print('teh'); raise SystemExit(1)"), "mend it")
+    bad = check.Check("spelling", ("python", "-c", "print('muddle'); raise SystemExit(1)"), "mend it")
     good = check.Check("types", ("python", "-c", ""), "none")
     monkeypatch.setattr(check, "CHECKS", (bad, good))
     assert check.run_checks(tmp_path) == 1
     shown = capsys.readouterr().out
-    assert "teh\nFAILED  spelling: mend it\nok      types" in shown
+    assert "muddle\nFAILED  spelling: mend it\nok      types" in shown
 
 
 def test_long_output_is_cut(tmp_path: Path) -> None:
