@@ -1,0 +1,231 @@
+"""The asynchronous client: every call of both planes, typed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Final, Self, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import msgspec
+from msgspec import UNSET
+
+from orchqueue.client.control import ControlCalls
+from orchqueue.client.errors import AnswerLost, ConnectFailed, Refused, Unavailable
+from orchqueue.client.patience import NO_RETRY, ReconnectPolicy, RetryPolicy, backoff_ms
+from orchqueue.client.stream import TaskStream
+from orchqueue.client.transport import Timeouts, Transport
+from orchqueue.client.types import Admission
+from orchqueue.schema.data import Message, SessionInfo, TaskInfo, TaskList, TaskRequest, TaskSummary
+
+T = TypeVar("T")
+
+_LOST_ANSWERS: Final = 3
+Work = str | Sequence[Message] | TaskRequest
+
+
+class AsyncClient(ControlCalls):
+    """Speak to one orchestratord.
+
+    Use it as an async context manager, or call `aclose`. A string is a prompt, a sequence of messages a chat; a
+    TaskRequest says everything else.
+
+    Req: ORCH-2001, ORCH-2007
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8080",
+        api_key: str | None = None,
+        *,
+        retry: RetryPolicy | None = None,
+        reconnect: ReconnectPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        ca_file: str | None = None,
+        verify_tls: bool = True,
+        chance: random.Random | None = None,
+    ) -> None:
+        transport = Transport(base_url, api_key, timeouts=timeouts, ca_file=ca_file, verify_tls=verify_tls)
+        super().__init__(transport)
+        self._retry = retry or RetryPolicy()
+        self._reconnect = reconnect or ReconnectPolicy()
+        self._chance = chance or random.Random()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._transport.aclose()
+
+    async def submit(
+        self,
+        work: Work,
+        *,
+        retry: RetryPolicy | None = None,
+        on_refusal: Callable[[Refused | Unavailable, int], None] | None = None,
+    ) -> Admission:
+        """Post a task and return what the server promised.
+
+        1. The task id is made here where the request has none, so that asking again counts once.
+        2. A lost answer is asked for again, a few times, whatever the policy.
+        3. 429 and 503 are asked again after the server's hint, as long as `retry` has patience; `on_refusal` is told
+           of each with the wait in milliseconds.
+
+        Errors: Refused, Unavailable when patience is over; InvalidRequest, Conflict, Unauthorized, Forbidden at once.
+        Req: ORCH-2001, ORCH-2007, ORCH-3024
+        """
+        body = msgspec.json.encode(as_request(work))
+        policy = retry or self._retry
+        waited_ms = attempt = 0
+        while True:
+            try:
+                return await self._ask_again_when_lost(lambda: self._post_task(body))
+            except (Refused, Unavailable) as refusal:
+                wait_ms = policy.wait_ms(attempt, refusal.retry_after_ms, waited_ms, self._chance)
+                if wait_ms is None:
+                    raise
+                if on_refusal is not None:
+                    on_refusal(refusal, wait_ms)
+            attempt += 1
+            waited_ms += wait_ms
+            await asyncio.sleep(wait_ms / 1000)
+
+    def stream(self, task_id: str, last_event_id: str | None = None) -> TaskStream:
+        """Follow a task from its start, or from after `last_event_id`.
+
+        Errors: ValueError when `last_event_id` is not a stream position.
+        Req: ORCH-2002
+        """
+        return TaskStream(
+            self._transport, task_id, last_event_id=last_event_id, policy=self._reconnect, chance=self._chance
+        )
+
+    async def run(
+        self,
+        work: Work,
+        *,
+        retry: RetryPolicy | None = None,
+        on_refusal: Callable[[Refused | Unavailable, int], None] | None = None,
+    ) -> TaskStream:
+        """Post a task and follow it; the stream's `admission` is the server's promise.
+
+        Errors: as `submit`.
+        Req: ORCH-2001, ORCH-2002
+        """
+        admission = await self.submit(work, retry=retry, on_refusal=on_refusal)
+        return TaskStream(
+            self._transport,
+            admission.task_id,
+            policy=self._reconnect,
+            admission=admission,
+            chance=self._chance,
+        )
+
+    async def task(self, task_id: str) -> TaskInfo:
+        """Return a task as it stands, with its text so far.
+
+        Req: ORCH-4002
+        """
+        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", _task_path(task_id)))
+        return answer.as_type(TaskInfo)
+
+    async def tasks(
+        self,
+        *,
+        state: str | None = None,
+        priority: str | None = None,
+        page_size: int = 50,
+    ) -> AsyncIterator[TaskSummary]:
+        """Yield one's own tasks, newest first, fetching page by page.
+
+        Req: ORCH-4001
+        """
+        cursor: str | None = None
+        while True:
+            page = await self.tasks_page(state=state, priority=priority, limit=page_size, cursor=cursor)
+            for task in page.tasks:
+                yield task
+            if page.next_cursor is UNSET or page.next_cursor == cursor:
+                return
+            cursor = page.next_cursor
+
+    async def tasks_page(
+        self, *, state: str | None = None, priority: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> TaskList:
+        """Return one page of one's own tasks.
+
+        Req: ORCH-4001
+        """
+        wishes: dict[str, str | int | None] = {"state": state, "priority": priority, "limit": limit, "cursor": cursor}
+        params = {name: value for name, value in wishes.items() if value is not None}
+        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", "/v1/tasks", params=params))
+        return answer.as_type(TaskList)
+
+    async def cancel(self, task_id: str) -> None:
+        """Cancel a task; afterwards no token is added to it. Cancelling twice, or after the end, is no error.
+
+        Req: ORCH-2003
+        """
+        await self._ask_again_when_lost(lambda: self._transport.call("POST", f"{_task_path(task_id)}/cancel"))
+
+    async def session(self, session_id: str) -> SessionInfo:
+        """Return a session as it stands.
+
+        Req: ORCH-2004
+        """
+        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", _session_path(session_id)))
+        return answer.as_type(SessionInfo)
+
+    async def delete_session(self, session_id: str) -> None:
+        """Forget a session; an unknown one is no error.
+
+        Req: ORCH-2005
+        """
+        await self._ask_again_when_lost(lambda: self._transport.call("DELETE", _session_path(session_id)))
+
+    async def _post_task(self, body: bytes) -> Admission:
+        return (await self._transport.call("POST", "/v1/tasks", body=body)).as_type(Admission)
+
+    async def _ask_again_when_lost(self, ask: Callable[[], Awaitable[T]]) -> T:
+        for attempt in range(_LOST_ANSWERS):
+            try:
+                return await ask()
+            except AnswerLost:
+                pass
+            except ConnectFailed:
+                # Before any loss nobody was reached, and asking again at once would only hide that.
+                if attempt == 0:
+                    raise
+            await asyncio.sleep(backoff_ms(attempt, self._retry.first_backoff_ms) * self._chance.random() / 1000)
+        return await ask()
+
+
+def as_request(work: Work) -> TaskRequest:
+    """Complete the work to a request that has an id of its own."""
+    if isinstance(work, str):
+        return TaskRequest(task_id=str(uuid4()), prompt=work)
+    if not isinstance(work, TaskRequest):
+        return TaskRequest(task_id=str(uuid4()), messages=list(work))
+    if work.task_id is UNSET:
+        return msgspec.structs.replace(work, task_id=str(uuid4()))
+    return work
+
+
+def _task_path(task_id: str) -> str:
+    return f"/v1/tasks/{quote(task_id, safe='')}"
+
+
+def _session_path(session_id: str) -> str:
+    return f"/v1/sessions/{quote(session_id, safe='')}"
+
+
+__all__ = ["NO_RETRY", "AsyncClient", "Work", "as_request"]

@@ -1,0 +1,73 @@
+"""How long to wait before asking again, and when to stop.
+
+Req: ORCH-2007
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import msgspec
+
+_LONGEST_MS: Final = 15_000
+
+
+class RetryPolicy(msgspec.Struct, frozen=True):
+    """Whether a refused admission is asked again, and for how long in total.
+
+    The same task id is sent each time, so the task can only be accepted once.
+
+    Units: `max_wait_ms` counts from the first try; 0 never asks again.
+    Req: ORCH-2007, ORCH-3024
+    """
+
+    max_wait_ms: int = 60_000
+    jitter_ratio: float = 0.25
+    first_backoff_ms: int = 250
+
+    def wait_ms(self, attempt: int, hint_ms: int | None, waited_ms: int, chance: random.Random) -> int | None:
+        """Choose the wait before the next try; None when patience is over.
+
+        1. Never earlier than the server's hint: that is when it expects room.
+        2. Without a hint: doubling from `first_backoff_ms` to 15 s.
+        3. Up to `jitter_ratio` more by chance, so that those refused together do not return together.
+        4. A wait that would pass `max_wait_ms` is not begun.
+
+        Shape: `attempt` counts from 0.
+        """
+        base_ms = hint_ms if hint_ms is not None else backoff_ms(attempt, self.first_backoff_ms)
+        wait_ms = base_ms + round(base_ms * self.jitter_ratio * chance.random())
+        return wait_ms if waited_ms + wait_ms <= self.max_wait_ms else None
+
+
+NO_RETRY: Final = RetryPolicy(max_wait_ms=0)
+
+
+class ReconnectPolicy(msgspec.Struct, frozen=True):
+    """How stubbornly a broken stream is resumed.
+
+    Units: `attempts` in a row without news; `idle_ms` of silence counts as broken (heartbeats come every 15 s).
+    """
+
+    attempts: int = 8
+    idle_ms: int = 45_000
+    first_backoff_ms: int = 250
+
+    def wait_ms(self, failures: int, hint_ms: int | None, chance: random.Random) -> int:
+        """Choose the wait before the next reconnect; the first one after news is almost immediate."""
+        if hint_ms is not None:
+            return hint_ms + round(hint_ms * 0.25 * chance.random())
+        if failures <= 1:
+            return round(0.2 * self.first_backoff_ms * chance.random())
+        base_ms = backoff_ms(failures - 2, self.first_backoff_ms)
+        return round(base_ms * (0.5 + chance.random()))
+
+
+def backoff_ms(attempt: int, first_ms: int) -> int:
+    """Double from `first_ms` up to 15 s.
+
+    >>> [backoff_ms(n, 250) for n in (0, 1, 2, 9)]
+    [250, 500, 1000, 15000]
+    """
+    return int(min(_LONGEST_MS, first_ms * 2 ** min(attempt, 16)))

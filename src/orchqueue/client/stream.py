@@ -1,0 +1,223 @@
+"""A task's stream that survives its connections.
+
+Req: ORCH-2002
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Final, Self, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from orchqueue.client.errors import (
+    BadSetting,
+    Conflict,
+    ConnectFailed,
+    ProtocolBroken,
+    Refused,
+    ServerFault,
+    StreamBroken,
+    StreamMismatch,
+    TaskFailed,
+    Unavailable,
+)
+from orchqueue.client.patience import ReconnectPolicy
+from orchqueue.client.position import Position, Transcript
+from orchqueue.client.sse import EventTooLarge, SseEvent, SseParser
+from orchqueue.client.transport import Transport
+from orchqueue.client.types import Admission, Completion, End, ErrorEvent, Event, Metrics, Started, Token
+
+T = TypeVar("T")
+
+_ASK_AGAIN: Final = (Refused, Unavailable, ServerFault)
+
+
+class TaskStream:
+    """The events of one task, in order, each once, whatever happens to the connections behind it.
+
+    Iterate it with `async for`; the last event is End or ErrorEvent. It reconnects by itself, continues after the last
+    byte received, and passes on only text whose checksum is the server's.
+
+    Errors: StreamMismatch, ReceiptMismatch, StreamBroken when reconnects are used up, ApiError when the task cannot be
+    read at all.
+    Req: ORCH-2002
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        task_id: str,
+        *,
+        last_event_id: str | None = None,
+        policy: ReconnectPolicy | None = None,
+        admission: Admission | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.admission = admission
+        self.started: Started | None = None
+        self.end: End | None = None
+        self.error: ErrorEvent | None = None
+        self.reconnects = 0
+        self._transport = transport
+        self._path = f"/v1/tasks/{quote(task_id, safe='')}/stream"
+        self._policy = policy or ReconnectPolicy()
+        self._chance = chance or random.Random()
+        begin = Position.parse(last_event_id) if last_event_id else None
+        self._resume_id = last_event_id or ""
+        self._transcript = Transcript(begin)
+        # A task that was just admitted, or a connection that once stood, shows that the address is right.
+        self._was_reached = admission is not None
+        self._nothing_follows = False
+        self._events = self._follow()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await anext(self._events)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection; the task goes on or not as its `on_disconnect` says."""
+        await self._events.aclose()
+
+    @property
+    def text(self) -> str:
+        """Return the text received so far by this stream."""
+        return self._transcript.text
+
+    @property
+    def last_event_id(self) -> str:
+        """Return the id from which another stream can continue; empty before the first token."""
+        return self._resume_id
+
+    async def result(self) -> Completion:
+        """Read to the end and return the whole.
+
+        Errors: TaskFailed when the task ended with an error event; else as iterating.
+        """
+        async with aclosing(self):
+            async for _ in self:
+                pass
+        if self.error is not None:
+            raise TaskFailed(self.error, self.text)
+        if self.end is None:
+            raise StreamBroken(f"task {self.task_id}: nothing follows {self.last_event_id}", self.last_event_id)
+        return Completion(self.task_id, self.text, self.end, self.started, self._transcript.is_whole)
+
+    async def _follow(self) -> AsyncGenerator[Event, None]:
+        failures = 0
+        while True:
+            hint_ms: int | None = None
+            try:
+                async with aclosing(self._one_connection()) as events:
+                    async for event in events:
+                        failures = 0
+                        yield event
+                if self._is_over:
+                    return
+                failure: Exception = ProtocolBroken("the connection closed before the task's end")
+            except BadSetting:
+                raise
+            except ConnectFailed as error:
+                if not self._was_reached:
+                    raise
+                failure = error
+            except _ASK_AGAIN as error:
+                hint_ms, failure = error.retry_after_ms, error
+            except Conflict as error:
+                raise StreamMismatch(
+                    f"task {self.task_id}: {error.message} (the text received up to {self._resume_id} is not the server's)"
+                ) from error
+            failures += 1
+            if failures > self._policy.attempts:
+                raise StreamBroken(
+                    f"task {self.task_id}: the stream broke {failures} times in a row, last because: {failure}",
+                    self._resume_id,
+                ) from failure
+            self.reconnects += 1
+            await asyncio.sleep(self._policy.wait_ms(failures, hint_ms, self._chance) / 1000)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.end is not None or self.error is not None or self._nothing_follows
+
+    async def _one_connection(self) -> AsyncGenerator[Event, None]:
+        parser = SseParser()
+        async with self._transport.open_stream(self._path, self._resume_id, self._policy.idle_ms) as response:
+            self._was_reached = True
+            if response.status_code == 204:
+                self._nothing_follows = True
+                return
+            async with aclosing(self._transport.read_chunks(response)) as chunks:
+                async for chunk in chunks:
+                    try:
+                        received = parser.feed(chunk)
+                    except EventTooLarge as error:
+                        raise ProtocolBroken(f"task {self.task_id}: {error}") from error
+                    for raw in received:
+                        event = self._take(raw)
+                        if event is not None:
+                            yield event
+                        if self._is_over:
+                            return
+
+    def _take(self, raw: SseEvent) -> Event | None:
+        """Check one event; None for one that says nothing new."""
+        if raw.event == "token":
+            return self._take_token(raw)
+        if raw.event == "metrics":
+            return _decode(raw, Metrics)
+        if raw.event == "started":
+            if self.started is not None:
+                return None
+            self.started = _decode(raw, Started)
+            return self.started
+        if raw.event == "end":
+            end = _decode(raw, End)
+            position = self._position(raw)
+            self._transcript.check_end(position, end.receipt.digest)
+            self._resume_id = str(position)
+            self.end = end
+            return end
+        if raw.event == "error":
+            self.error = _decode(raw, ErrorEvent)
+            return self.error
+        return None
+
+    def _take_token(self, raw: SseEvent) -> Token | None:
+        token = _decode(raw, Token)
+        fresh = self._transcript.append(token.t, self._position(raw))
+        if not fresh:
+            return None
+        self._resume_id = str(self._transcript.position)
+        return token if fresh == token.t else msgspec.structs.replace(token, t=fresh)
+
+    def _position(self, raw: SseEvent) -> Position:
+        if not raw.has_own_id:
+            raise ProtocolBroken(f"task {self.task_id}: a {raw.event} event came without an id")
+        try:
+            return Position.parse(raw.last_event_id)
+        except ValueError as error:
+            raise ProtocolBroken(f"task {self.task_id}: {error}") from error
+
+
+def _decode(raw: SseEvent, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(raw.data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolBroken(f"a {raw.event} event is not the contract's: {error}") from error
