@@ -37,7 +37,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         Shape: `attempt` counts from 0.
         """
         base_ms = hint_ms if hint_ms is not None else backoff_ms(attempt, self.first_backoff_ms)
-        wait_ms = base_ms + round(base_ms * self.jitter_ratio * chance.random())
+        wait_ms = base_ms + int(base_ms * self.jitter_ratio * chance.random())
         return wait_ms if waited_ms + wait_ms <= self.max_wait_ms else None
 
 

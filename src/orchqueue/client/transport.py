@@ -218,7 +218,7 @@ def _checked_url(base_url: str) -> str:
         url = httpx.URL(base_url)
     except (httpx.InvalidURL, TypeError, ValueError) as error:
         raise BadSetting(f"{base_url!r} is not a URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 80) < 65536:
         raise BadSetting(f"{base_url!r} is not an address; write it as http://HOST:PORT or https://HOST:PORT")
     if url.query or url.fragment or url.userinfo:
         raise BadSetting(f"the address of {url.host} holds a query, a fragment or a user:password; leave them out")

@@ -142,7 +142,10 @@ async def test_a_wrong_checksum_is_never_passed_on() -> None:
         async for event in stream:
             seen.append(event)  # noqa: PERF401 - what came before the failure is what the test is about
 
-    async with serving(lambda _: stream_reply(frame("started", STARTED) + bad)) as server, AsyncClient(server.url) as client:
+    async with (
+        serving(lambda _: stream_reply(frame("started", STARTED) + bad)) as server,
+        AsyncClient(server.url) as client,
+    ):
         with pytest.raises(StreamMismatch, match="checksum"):
             await collect(client.stream(TASK_ID))
     assert [type(event) for event in seen] == [Started]
