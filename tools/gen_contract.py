@@ -133,6 +133,7 @@ def _responses(operation: Object, plane: str, planes: Mapping[str, Object]) -> O
         headers = as_object(response.get("headers", {}), status)
         content = as_object(response.get("content", {}), status)
         found[status] = {
+            "req_ids": cast("list[Json]", requirement_ids(response, f"response {status}")),
             "headers": {name: local_refs(resolve(header, plane, planes)["schema"]) for name, header in headers.items()},
             "content": {
                 kind: local_refs(as_object(media, kind).get("schema", as_object(media, kind).get("itemSchema", {})))
