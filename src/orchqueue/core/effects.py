@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, TaskKey, TimerKey
+from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey, TaskKey, TimerKey
 from orchqueue.core.outcome import Refusal
 from orchqueue.core.records import AnyRecord, Ended
 from orchqueue.core.request import Determinism, TaskSpec
@@ -66,6 +66,7 @@ class OpenStream(Effect, frozen=True):
     """Start an empty stream log for an accepted task."""
 
     key: TaskKey
+    correlation_id: str = ""
 
 
 class EmitStarted(Effect, frozen=True):
@@ -170,6 +171,13 @@ class VerifyModel(Effect, frozen=True):
     model_ref: str
 
 
+class EvictKv(Effect, frozen=True):
+    """Have a replica forget a session's KV, where its engine can."""
+
+    replica_id: ReplicaId
+    session: SessionKey
+
+
 class SetTimer(Effect, frozen=True):
     """Fire `TimerFired(key)` at the instant; replaces an earlier timer of that key."""
 
@@ -207,7 +215,7 @@ class Note(Effect, frozen=True):
     fields: dict[str, str | int | float | bool | None]
 
 
-BEHIND_BARRIER = (Accept, Refuse, Done, EmitStarted, Finish, StartAttempt, AbortAttempt)
+BEHIND_BARRIER = (Accept, Refuse, Done, OpenStream, EmitStarted, Finish, Forget, StartAttempt, AbortAttempt)
 
 AnyEffect: TypeAlias = (
     Record
@@ -227,6 +235,7 @@ AnyEffect: TypeAlias = (
     | StopReplica
     | ProbeReplica
     | VerifyModel
+    | EvictKv
     | SetTimer
     | ClearTimer
     | Count

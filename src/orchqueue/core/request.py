@@ -101,7 +101,7 @@ def derive_seed(task_id: TaskId) -> int:
     Req: ORCH-3046
 
     >>> derive_seed(TaskId("00000000-0000-4000-8000-000000000000"))
-    1141880443
+    389097760
     """
     first = int.from_bytes(sha256(task_id.lower().encode()).digest()[:8], "big")
     return first % SEED_MAX + 1

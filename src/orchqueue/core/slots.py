@@ -17,7 +17,9 @@ class Slots:
 
     >>> s = Slots(); s.size(ReplicaId("r"), 1); s.acquire(ReplicaId("r"), AttemptId(1)); s.free(ReplicaId("r"))
     0
-    >>> s.release(AttemptId(1)); s.free(ReplicaId("r"))
+    >>> s.release(AttemptId(1))
+    'r'
+    >>> s.free(ReplicaId("r"))
     1
     """
 

@@ -14,6 +14,7 @@ from orchqueue.core.effects import (
     Count,
     CountPrompt,
     Done,
+    EvictKv,
     Note,
     OpenStream,
     Record,
@@ -206,7 +207,7 @@ def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
         prompt_tokens_basis=task.prompt_basis,
     )
     task.admission = accept
-    state.emit(Record(task.accepted_record()), OpenStream(task.key), accept)
+    state.emit(Record(task.accepted_record()), OpenStream(task.key, task.correlation_id), accept)
     state.emit(*(msgspec.structs.replace(accept, reply=reply, repeated=True) for reply in task.replies[1:]))
     if task.spec.deadline_ms is not None:
         state.emit(SetTimer(("deadline", task.key), now_ms + task.spec.deadline_ms))
@@ -255,7 +256,9 @@ def on_session_delete(state: State, event: SessionDeleteRequested) -> None:
 
     Req: ORCH-2005
     """
-    state.sessions.evict(event.session)
+    session = state.sessions.evict(event.session)
+    if session is not None and session.warm_on is not None:
+        state.emit(EvictKv(session.warm_on, event.session))
     state.emit(ClearTimer(("session", "/".join(event.session))), Done(event.reply))
 
 
@@ -293,7 +296,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     pool.queue.push(task)
     if task.session is not None and state.sessions.turns_left(task.session, now_ms) > 0:
         state.sessions.count_turn(task.session, now_ms)
-    state.emit(OpenStream(task.key))
+    state.emit(OpenStream(task.key, task.correlation_id))
     forecast = start_of(state, pool, task, now_ms)
     task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms)
     if homeless:

@@ -1,0 +1,192 @@
+"""The one door into the runtime: what HTTP asks, and how it is answered.
+
+Req: ORCH-2001, ORCH-2003, ORCH-4013
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from typing import TypeAlias
+
+from orchqueue.core import views
+from orchqueue.core.effects import Accept, Done
+from orchqueue.core.events import (
+    AnyEvent,
+    CancelRequested,
+    DrainRequested,
+    ReaderAttached,
+    ReaderDetached,
+    ReloadRequested,
+    RollbackRequested,
+    SessionDeleteRequested,
+    SettingsReplaced,
+    TaskSubmitted,
+)
+from orchqueue.core.ids import PoolId, ReplyId, SessionKey, TaskId, TaskKey, Tenant
+from orchqueue.core.outcome import Fault, Outcome, Refusal
+from orchqueue.core.request import TaskSpec
+from orchqueue.core.settings import Settings
+from orchqueue.core.snapshots import PoolPicture, SessionPicture, TaskPicture
+from orchqueue.core.task_states import TaskState
+from orchqueue.ports.clock import Clock
+from orchqueue.runtime.loop import Loop
+from orchqueue.runtime.replies import Answer, Replies
+from orchqueue.runtime.streams import Streams
+
+SettingsSource: TypeAlias = Callable[[], Settings | list[Fault]]
+
+
+class Gate:
+    """What the edge may ask for. Every answer waits behind the journal's barrier."""
+
+    def __init__(
+        self, loop: Loop, replies: Replies, streams: Streams, clock: Clock, read_settings: SettingsSource
+    ) -> None:
+        self.streams = streams
+        self._loop = loop
+        self._replies = replies
+        self._clock = clock
+        self._read_settings = read_settings
+        streams.attached = self._reader_attached
+        streams.detached = self._reader_detached
+
+    def now_ms(self) -> int:
+        """Read the daemon's clock."""
+        return self._clock.now_ms()
+
+    async def submit(
+        self, task_id: TaskId, tenant: Tenant, spec: TaskSpec, client_id: str = "", correlation_id: str = ""
+    ) -> Accept | Refusal:
+        """Have a task admitted or refused. `spec.seed` is filled in."""
+        answer = await self._ask(
+            lambda reply: TaskSubmitted(reply, task_id, tenant, spec, client_id, correlation_id), task_id
+        )
+        assert not isinstance(answer, Done), f"submission of {task_id} was answered like a control call"
+        return answer
+
+    async def cancel(self, key: TaskKey) -> Refusal | None:
+        """Cancel a task; None when it is canceled or has ended anyway."""
+        answer = await self._ask(lambda reply: CancelRequested(reply, key))
+        return answer if isinstance(answer, Refusal) else None
+
+    async def delete_session(self, session: SessionKey) -> Refusal | None:
+        """Forget a session."""
+        answer = await self._ask(lambda reply: SessionDeleteRequested(reply, session))
+        return answer if isinstance(answer, Refusal) else None
+
+    async def drain(self, pool_id: PoolId, deadline_ms: int) -> Done | Refusal:
+        """Empty a pool."""
+        return await self._control(lambda reply: DrainRequested(reply, pool_id, deadline_ms))
+
+    async def reload(self, pool_id: PoolId, model_ref: str) -> Done | Refusal:
+        """Replace a pool's model."""
+        return await self._control(lambda reply: ReloadRequested(reply, pool_id, model_ref))
+
+    async def rollback(self, pool_id: PoolId) -> Done | Refusal:
+        """Give a pool its previous model back."""
+        return await self._control(lambda reply: RollbackRequested(reply, pool_id))
+
+    async def reload_config(self) -> Done | Refusal:
+        """Read the configuration again and take it over as a whole, or not at all."""
+        found = await asyncio.to_thread(self._read_settings)
+        if isinstance(found, list):
+            text = "the configuration has problems, so nothing was changed: " + "; ".join(f.message for f in found)
+            return Refusal(Outcome.INVALID, text, tuple(found))
+        return await self._control(lambda reply: SettingsReplaced(reply, found))
+
+    async def task(self, key: TaskKey) -> TaskPicture | None:
+        """Look at a task."""
+        picture = views.task(self._loop.core.state, key, self.now_ms())
+        await self._barrier()
+        return picture
+
+    async def tasks(
+        self, tenant: Tenant, state: str | None, priority: str | None, limit: int, cursor: str | None
+    ) -> tuple[list[TaskPicture], str | None] | Fault:
+        """List a tenant's tasks, newest first.
+
+        Errors: a Fault when the cursor is not one of ours.
+        """
+        before = None if cursor is None else _decode_cursor(cursor)
+        if cursor is not None and before is None:
+            return Fault("/query/cursor", "not a cursor that this daemon gave out; leave it away to start over")
+        core, now_ms = self._loop.core.state, self.now_ms()
+        found: list[TaskPicture] = []
+        last_seq = 0
+        for task in reversed(core.tasks.values()):
+            if task.tenant != tenant or task.state is TaskState.COUNTING or (before is not None and task.seq >= before):
+                continue
+            if priority is not None and task.spec.priority != priority:
+                continue
+            picture = views.picture(core, task, now_ms)
+            if state is not None and picture.state != state:
+                continue
+            if len(found) == limit:
+                await self._barrier()
+                return found, _encode_cursor(last_seq)
+            found.append(picture)
+            last_seq = task.seq
+        await self._barrier()
+        return found, None
+
+    async def session(self, key: SessionKey) -> SessionPicture | None:
+        """Look at a session."""
+        picture = views.session(self._loop.core.state, key, self.now_ms())
+        await self._barrier()
+        return picture
+
+    def pools(self) -> tuple[PoolPicture, ...]:
+        """Look at all pools."""
+        return views.pools(self._loop.core.state)
+
+    def readiness(self) -> list[str]:
+        """List why no task can be taken now, empty when one can."""
+        state = self._loop.core.state
+        if state.shutting_down:
+            return ["shutting down"]
+        reasons = [] if state.journal_problem is None else [f"journal: {state.journal_problem}"]
+        pools = self.pools()
+        if not any(pool.ready for pool in pools):
+            reasons.extend(
+                f"pool {pool.pool_id}: {pool.last_error or ('loading' if pool.mode == 'serving' else pool.mode)}"
+                for pool in pools
+            )
+        return reasons
+
+    async def _control(self, make: Callable[[ReplyId], AnyEvent]) -> Done | Refusal:
+        answer = await self._ask(make)
+        assert not isinstance(answer, Accept), "a control call was answered like a submission"
+        return answer
+
+    async def _ask(self, make: Callable[[ReplyId], AnyEvent], task_id: str | None = None) -> Answer:
+        reply, future = self._replies.expect()
+        if not self._loop.mailbox.post_or_refuse(make(reply)):
+            future.cancel()
+            text = "too many requests are waiting to be read; slow down"
+            return Refusal(Outcome.REJECTED_BUSY, text, retry_after_ms=1_000, task_id=task_id)
+        return await future
+
+    async def _barrier(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop.interpreter.barrier(future)
+        await future
+
+    def _reader_attached(self, key: TaskKey, readers: int) -> None:
+        self._loop.mailbox.post(ReaderAttached(key, readers))
+
+    def _reader_detached(self, key: TaskKey, readers: int) -> None:
+        self._loop.mailbox.post(ReaderDetached(key, readers))
+
+
+def _encode_cursor(seq: int) -> str:
+    return urlsafe_b64encode(f"seq:{seq}".encode()).decode()
+
+
+def _decode_cursor(cursor: str) -> int | None:
+    try:
+        kind, _, number = urlsafe_b64decode(cursor.encode()).decode().partition(":")
+        return int(number) if kind == "seq" else None
+    except ValueError:
+        return None

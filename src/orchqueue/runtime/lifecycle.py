@@ -1,0 +1,131 @@
+"""From an opened journal to a serving runtime, and back to nothing left running.
+
+Req: ORCH-4011, ORCH-4012
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from orchqueue.core.events import AnyEvent, ShutdownBegan, TaskRecovered, TaskRestored, Ticked
+from orchqueue.core.orchestrator import Orchestrator
+from orchqueue.core.settings import Settings
+from orchqueue.core.task_states import TaskState
+from orchqueue.ports.clock import Clock
+from orchqueue.ports.journal import Journal
+from orchqueue.ports.telemetry import Telemetry
+from orchqueue.runtime.attempts import Attempts, EngineDirectory
+from orchqueue.runtime.gate import Gate, SettingsSource
+from orchqueue.runtime.interpreter import Interpreter, Ports, ReplicaControl
+from orchqueue.runtime.loop import Loop
+from orchqueue.runtime.replies import Replies
+from orchqueue.runtime.streams import TICK_MS, Streams
+from orchqueue.runtime.timers import Timers
+
+RUNNING = (TaskState.BOUND, TaskState.STREAMING)
+
+
+class Supervisor(ReplicaControl, EngineDirectory, Protocol):
+    """Who brings replicas up and down, and knows their connections."""
+
+    async def close(self) -> None:
+        """Take every replica down."""
+        ...
+
+
+class Resources(msgspec.Struct):
+    """What a runtime is made of besides its settings. `make_supervisor` gets the function that posts events."""
+
+    clock: Clock
+    journal: Journal
+    telemetry: Telemetry
+    make_supervisor: Callable[[Callable[[AnyEvent], None]], Supervisor]
+    read_settings: SettingsSource
+    on_bug: Callable[[Exception], None]
+    stall_ms: int = 10_000
+    readers_per_task: int = 16
+
+
+class Runtime:
+    """Everything between HTTP and the adapters. Made by `start`, ended by `stop`."""
+
+    def __init__(self, settings: Settings, resources: Resources) -> None:
+        self._resources = resources
+        self._settings = settings
+        self.streams = Streams(readers_per_task=resources.readers_per_task)
+        self.loop = Loop(Orchestrator(settings), resources.clock, resources.on_bug)
+        self.supervisor = resources.make_supervisor(self.loop.mailbox.post)
+        self._timers = Timers(resources.clock, self.loop.fire)
+        replies = Replies()
+        ports = Ports(
+            journal=resources.journal,
+            streams=self.streams,
+            replies=replies,
+            timers=self._timers,
+            attempts=Attempts(self.supervisor, self.loop.deliver),
+            replicas=self.supervisor,
+            telemetry=resources.telemetry,
+            clock=resources.clock,
+        )
+        self.loop.bind(Interpreter(ports, self.loop.mailbox.post, resources.stall_ms))
+        self.gate = Gate(self.loop, replies, self.streams, resources.clock, resources.read_settings)
+        self._ticker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Take over what the journal holds, then bring the replicas up.
+
+        Errors: JournalError.
+        """
+        recovered = self._resources.journal.recover()
+        self._resources.journal.open(self.loop)
+        log = self._resources.telemetry.log
+        finished = waiting = 0
+        for accepted, ended in recovered.finished():
+            self.streams.restore(accepted, ended)
+            self.loop.deliver(TaskRestored(accepted, ended))
+            finished += 1
+        for accepted, was_bound in recovered.unfinished():
+            self.loop.deliver(TaskRecovered(accepted, was_bound))
+            waiting += 1
+        log("info", "journal_recovered", {"waiting_tasks": waiting, "ended_tasks": finished})
+        self.loop.begin()
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+
+    async def _tick(self) -> None:
+        """Pulse once an interval: live figures for readers, heartbeats, late ends of a stalled journal."""
+        interval_ms = self._settings.metrics_interval_ms
+        since_streams_ms = 0
+        while True:
+            await asyncio.sleep(interval_ms / 1000)
+            self.loop.mailbox.post(Ticked())
+            self.loop.interpreter.tick()
+            since_streams_ms += interval_ms
+            if since_streams_ms >= TICK_MS:
+                since_streams_ms = 0
+                self.streams.tick()
+
+    def begin_shutdown(self) -> None:
+        """Admit and start nothing more; what runs may finish."""
+        self.loop.mailbox.post(ShutdownBegan())
+
+    def running(self) -> int:
+        """Count the tasks that run on a replica."""
+        return sum(task.state in RUNNING for task in self.loop.core.state.active.values())
+
+    async def stop(self) -> None:
+        """End everything: readers are let go, replicas stopped, the journal closed with all that was decided.
+
+        The loop is closed first, so that stopping an engine does not end its tasks: they stay accepted in the journal.
+        """
+        self.loop.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.wait([self._ticker])
+        self._timers.close()
+        self.streams.release_readers()
+        await self.supervisor.close()
+        await asyncio.to_thread(self._resources.journal.close)
