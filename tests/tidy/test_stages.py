@@ -37,8 +37,9 @@ def planted(root: Path, **texts: str) -> stages.Stage:
         ({"e": "x = 1\n"}, "0 passed, 1 failed"),
     ],
 )
-def test_stage_is_counted(tmp_path: Path, texts: dict[str, str], line: str) -> None:
+def test_stage_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: dict[str, str], line: str) -> None:
     """Passed, failed, broken and skipped tests are counted, and a stage that collects nothing has failed."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     assert stages.run_stage(planted(tmp_path, **texts), tmp_path).closing_line() == line
 
 
