@@ -226,6 +226,5 @@ def _explain(path: str, error: sqlite3.Error) -> str:
 
 
 def _damaged(path: str, detail: str) -> str:
-    return (
-        f"the journal {path} is damaged: {detail}; restore it from a copy, or move it aside to start without its tasks"
-    )
+    told = " ".join(detail.split())
+    return f"the journal {path} is damaged: {told}; restore it from a copy, or move it aside to start without its tasks"

@@ -1,0 +1,158 @@
+"""One suite for every journal: what the port promises, whoever keeps it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchqueue.ports.errors import JournalError
+from tests.conformance.journal.bed import (
+    Bed,
+    MemoryBed,
+    SqliteBed,
+    Watcher,
+    accepted,
+    bound,
+    ended,
+    forgotten,
+)
+from tests.waiting import until_async
+
+pytestmark = pytest.mark.req("ORCH-4013")
+
+
+@pytest.fixture(params=[MemoryBed, SqliteBed], ids=["memory", "sqlite"])
+def bed(request: pytest.FixtureRequest, tmp_path: Path) -> Bed:
+    """Give each journal's world in turn."""
+    make: Callable[[Path], Bed] = request.param
+    return make(tmp_path)
+
+
+async def test_records_are_numbered_from_one_and_told_when_durable(bed: Bed) -> None:
+    """Numbers count records, not calls, and the last one is told."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    assert journal.append([accepted("a")]) == 1
+    assert journal.append([accepted("b"), bound("a")]) == 3
+    assert watcher.told == [], "told before any commit could have happened"
+    await watcher.reach(3)
+    assert watcher.told == sorted(watcher.told, key=int)
+    assert watcher.seq == 3
+    journal.close()
+
+
+async def test_an_empty_append_gives_the_last_number_and_commits_nothing(bed: Bed) -> None:
+    """A batch without records needs no commit of its own."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    assert journal.append([]) == 0
+    journal.append([accepted("a")])
+    await watcher.reach(1)
+    assert journal.append([]) == 1
+    journal.close()
+
+
+@pytest.mark.req("ORCH-4011")
+async def test_waiting_tasks_come_back_in_order_of_acceptance(bed: Bed) -> None:
+    """After a restart the order is the order of acceptance, with what was bound marked."""
+    names = [f"{number * 7919 % 1000:04d}" for number in range(300)]
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    for name in names:
+        journal.append([accepted(name, prompt=f"prompt of {name} é🙂")])
+    journal.append([bound(names[3]), ended(names[5])])
+    await watcher.reach(len(names) + 2)
+    journal.close()
+    later = bed.journal()
+    found = list(later.recover().unfinished())
+    assert [task.task_id for task, _ in found] == [name for name in names if name != names[5]]
+    assert [task.task_id for task, was_bound in found if was_bound] == [names[3]]
+    assert found[0][0] == accepted(names[0], prompt=f"prompt of {names[0]} é🙂")
+    later.close()
+
+
+async def test_ended_tasks_are_kept_whole_in_order_of_their_end_until_forgotten(bed: Bed) -> None:
+    """Text and figures of an ended task survive; after `Forgotten` nothing of it does."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    last = journal.append(
+        [accepted("a"), accepted("b"), accepted("c"), ended("c", "third"), ended("a", "first 🙂"), ended("b")]
+    )
+    await watcher.reach(last)
+    last = journal.append([forgotten("b")])
+    await watcher.reach(last)
+    journal.close()
+    later = bed.journal()
+    recovered = later.recover()
+    assert list(recovered.unfinished()) == []
+    assert list(recovered.finished()) == [
+        (accepted("c"), ended("c", "third")),
+        (accepted("a"), ended("a", "first 🙂")),
+    ]
+    later.close()
+
+
+async def test_a_name_that_was_forgotten_can_be_accepted_again_at_the_back(bed: Bed) -> None:
+    """A reused task id is a new task with a new place."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    last = journal.append([accepted("a"), accepted("b"), ended("a"), forgotten("a"), accepted("a", "again")])
+    await watcher.reach(last)
+    journal.close()
+    later = bed.journal()
+    assert [task.task_id for task, _ in later.recover().unfinished()] == ["b", "a"]
+    later.close()
+
+
+async def test_a_failing_disk_is_told_once_and_nothing_is_lost_or_reordered(bed: Bed) -> None:
+    """While commits fail nothing is reported durable; afterwards everything is, in order."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    journal.append([accepted("before")])
+    await watcher.reach(1)
+    bed.break_disk()
+    journal.append([accepted("first")])
+    await until_async(lambda: "stalled" in watcher.told, what="the stall to be told")
+    for name in ("second", "third"):
+        journal.append([accepted(name)])
+    assert watcher.seq == 1
+    bed.mend_disk()
+    await watcher.reach(4)
+    journal.close()
+    assert [entry for entry in watcher.told if isinstance(entry, str)] == ["stalled", "healed"]
+    assert watcher.told.index("healed") < max(at for at, entry in enumerate(watcher.told) if entry == watcher.seq)
+    later = bed.journal()
+    assert [task.task_id for task, _ in later.recover().unfinished()] == ["before", "first", "second", "third"]
+    later.close()
+
+
+async def test_closing_commits_what_is_queued(bed: Bed) -> None:
+    """A clean stop loses nothing, waited for or not."""
+    journal = bed.journal()
+    journal.recover()
+    journal.open(Watcher())
+    for number in range(50):
+        journal.append([accepted(f"{number:02d}")])
+    journal.close()
+    later = bed.journal()
+    assert len(list(later.recover().unfinished())) == 50
+    later.close()
+
+
+async def test_a_closed_journal_takes_nothing_and_closes_again(bed: Bed) -> None:
+    """Appending after the end is a fault of the caller, closing twice is not."""
+    journal = bed.journal()
+    journal.recover()
+    with pytest.raises(JournalError, match="not open"):
+        journal.append([accepted("early")])
+    journal.open(Watcher())
+    journal.close()
+    journal.close()
+    with pytest.raises(JournalError, match="not open"):
+        journal.append([accepted("late")])
