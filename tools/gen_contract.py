@@ -30,6 +30,26 @@ def read_plane(plane: str, folder: Path = OPENAPI) -> Object:
     return cast("Object", loaded)
 
 
+def _with_file(value: Json, plane: str) -> Json:
+    if isinstance(value, list):
+        return [_with_file(inner, plane) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    turned = {key: _with_file(inner, plane) for key, inner in value.items()}
+    ref = turned.get("$ref")
+    if isinstance(ref, str) and ref.startswith("#"):
+        turned["$ref"] = f"{plane}.yaml{ref}"
+    return turned
+
+
+def read_planes(folder: Path = OPENAPI) -> dict[str, Object]:
+    """Read all OpenAPI files; every reference in them then names its file.
+
+    Errors: ContractError.
+    """
+    return {plane: as_object(_with_file(read_plane(plane, folder), plane), plane) for plane in PLANES}
+
+
 def as_object(value: Json, where: str) -> Object:
     """Take a value for an object.
 
@@ -40,18 +60,17 @@ def as_object(value: Json, where: str) -> Object:
     return value
 
 
-def resolve(value: Json, plane: str, planes: Mapping[str, Object]) -> Object:
+def resolve(value: Json, planes: Mapping[str, Object]) -> Object:
     """Follow `$ref`s until an object stands there; fields beside a `$ref` win over the target's.
 
     Errors: ContractError.
     """
-    node = as_object(value, plane)
+    node = as_object(value, "a reference's target")
     if "$ref" not in node:
         return node
     ref = str(node["$ref"])
     file, _, pointer = ref.partition("#")
-    target_plane = file.removesuffix(".yaml") or plane
-    target: Json = planes[target_plane]
+    target: Json = planes[file.removesuffix(".yaml")]
     for part in pointer.strip("/").split("/"):
         step = part.replace("~1", "/").replace("~0", "~")
         parent = as_object(target, ref)
@@ -59,7 +78,7 @@ def resolve(value: Json, plane: str, planes: Mapping[str, Object]) -> Object:
             raise ContractError(f"{ref}: there is no {step}")
         target = parent[step]
     beside = {key: inner for key, inner in node.items() if key != "$ref"}
-    return {**resolve(target, target_plane, planes), **beside}
+    return {**resolve(target, planes), **beside}
 
 
 def requirement_ids(node: Object, where: str) -> list[str]:
@@ -117,24 +136,24 @@ def _schemas(planes: Mapping[str, Object]) -> Object:
     return packed
 
 
-def _parameters(operation: Object, plane: str, planes: Mapping[str, Object]) -> Object:
+def _parameters(operation: Object, planes: Mapping[str, Object]) -> Object:
     found: Object = {}
     listed = operation["parameters"]
     for entry in listed if isinstance(listed, list) else []:
-        parameter = resolve(entry, plane, planes)
+        parameter = resolve(entry, planes)
         found[f"/{parameter['in']}/{parameter['name']}"] = local_refs(parameter["schema"])
     return found
 
 
-def _responses(operation: Object, plane: str, planes: Mapping[str, Object]) -> Object:
+def _responses(operation: Object, planes: Mapping[str, Object]) -> Object:
     found: Object = {}
-    for status, entry in as_object(operation["responses"], plane).items():
-        response = resolve(entry, plane, planes)
+    for status, entry in as_object(operation["responses"], "responses").items():
+        response = resolve(entry, planes)
         headers = as_object(response.get("headers", {}), status)
         content = as_object(response.get("content", {}), status)
         found[status] = {
             "req_ids": cast("list[Json]", requirement_ids(response, f"response {status}")),
-            "headers": {name: local_refs(resolve(header, plane, planes)["schema"]) for name, header in headers.items()},
+            "headers": {name: local_refs(resolve(header, planes)["schema"]) for name, header in headers.items()},
             "content": {
                 kind: local_refs(as_object(media, kind).get("schema", as_object(media, kind).get("itemSchema", {})))
                 for kind, media in content.items()
@@ -149,11 +168,11 @@ def pack(folder: Path = OPENAPI) -> Object:
     Shape: {"$defs": {name: schema}, "operations": [{id, plane, method, path, scope, req_ids, parameters, body, responses}]}.
     Errors: ContractError.
     """
-    planes = {plane: read_plane(plane, folder) for plane in PLANES}
+    planes = read_planes(folder)
     listed: list[Json] = []
     for plane in PLANES:
         for method, path, operation in operations(plane, planes):
-            body = resolve(operation.get("requestBody", {}), plane, planes)
+            body = resolve(operation.get("requestBody", {}), planes)
             content = as_object(body.get("content", {}), path)
             schema = as_object(content.get("application/json", {}), path).get("schema")
             listed.append(
@@ -164,9 +183,9 @@ def pack(folder: Path = OPENAPI) -> Object:
                     "path": path,
                     "scope": operation.get("x-scope"),
                     "req_ids": cast("list[Json]", requirement_ids(operation, f"{method} {path}")),
-                    "parameters": _parameters(operation, plane, planes),
+                    "parameters": _parameters(operation, planes),
                     "body": None if schema is None else str(as_object(schema, path)["$ref"]).rpartition("/")[2],
-                    "responses": _responses(operation, plane, planes),
+                    "responses": _responses(operation, planes),
                 }
             )
     return {"$defs": _schemas(planes), "operations": listed}
