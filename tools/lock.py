@@ -27,8 +27,8 @@ COMMON_FLAGS = (
 )
 
 
-def compile_lock(output: Path, source: Path, flags: tuple[str, ...], *, pins_from: Path | None, upgrade: bool) -> None:
-    """Write one lock file from one source of requirements.
+def compile_lock(output: Path, flags: tuple[str, ...], *, upgrade: bool, pins_from: Path | None = None) -> None:
+    """Write one lock file from the sources that the flags name.
 
     Errors: CalledProcessError when the compiler refuses.
     """
@@ -37,7 +37,7 @@ def compile_lock(output: Path, source: Path, flags: tuple[str, ...], *, pins_fro
         if output.exists() and not upgrade:
             draft.write_text(output.read_text())
         constraint = (f"--constraints={pins_from}",) if pins_from else ()
-        command = [sys.executable, "-m", "uv", "pip", "compile", str(source), f"--output-file={draft}"]
+        command = [sys.executable, "-m", "uv", "pip", "compile", f"--output-file={draft}"]
         subprocess.run([*command, *COMMON_FLAGS, *flags, *constraint], check=True, cwd=ROOT)
         output.write_text(HEADER + strip_comments(draft.read_text()))
 
@@ -57,12 +57,13 @@ def strip_comments(text: str) -> str:
 
 
 def compile_all(into: Path, *, upgrade: bool) -> None:
-    """Write dev, runtime and weights locks into one folder; runtime repeats the pins of dev."""
-    project = ROOT / "pyproject.toml"
+    """Write every lock into one folder; runtime repeats the pins of dev, bench stands alone."""
+    product = ("pyproject.toml", "--extra=llamacpp")
     dev = into / "dev.lock"
-    compile_lock(dev, project, ("--extra=llamacpp", "--group=dev"), pins_from=None, upgrade=upgrade)
-    compile_lock(into / "runtime.lock", project, ("--extra=llamacpp", "--group=build"), pins_from=dev, upgrade=upgrade)
-    compile_lock(into / "weights.lock", LOCKS / "weights.in", ("--no-deps",), pins_from=None, upgrade=upgrade)
+    compile_lock(dev, (*product, "--group=dev"), upgrade=upgrade)
+    compile_lock(into / "runtime.lock", (*product, "--group=build"), upgrade=upgrade, pins_from=dev)
+    compile_lock(into / "weights.lock", ("locks/weights.in", "--no-deps"), upgrade=upgrade)
+    compile_lock(into / "bench.lock", ("--group=bench",), upgrade=upgrade)
 
 
 def stale_locks() -> list[str]:

@@ -115,14 +115,15 @@ def core_imports(tree: Tree) -> Iterator[Finding]:
 
 
 def sleeps_in_tests(tree: Tree) -> Iterator[Finding]:
-    """Find pauses in tests: wait for a condition instead (tests/waiting.py)."""
+    """Find pauses in tests: wait for a condition instead (tests/waiting.py). A `sleep(0)` only yields."""
     for name, _, module in tree.modules("tests"):
         if name in PAUSE_ALLOWED:
             continue
         for node in ast.walk(module):
             called = node.func if isinstance(node, ast.Call) else None
             word = getattr(called, "attr", None) or getattr(called, "id", None)
-            if called is not None and word in {"sleep", "sleep_until", "sleep_forever"}:
+            yields = isinstance(node, ast.Call) and bool(node.args) and ast.unparse(node.args[0]) == "0"
+            if called is not None and not yields and word in {"sleep", "sleep_until", "sleep_forever"}:
                 problem = "tests never sleep: wait for a condition (tests/waiting.py)"
                 yield Finding("sleeps-in-tests", f"{name}:{called.lineno}", problem)
 

@@ -81,12 +81,18 @@ def test_core_list_does_not_bind_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["time.sleep(1)", "await asyncio.sleep(0.1)", "sleep(0)", "await anyio.sleep_forever()"]
+    "call", ["time.sleep(1)", "await asyncio.sleep(0.1)", "sleep(DELAY_S)", "await anyio.sleep_forever()"]
 )
 def test_sleep_in_a_test_is_found(tmp_path: Path, call: str) -> None:
     """Every form of sleeping in a test is found."""
     text = f"async def test_x():\n    {call}\n"
     assert len(problems(tidy_code.sleeps_in_tests, tmp_path, {"tests/unit/test_x.py": text})) == 1
+
+
+def test_yielding_is_not_sleeping(tmp_path: Path) -> None:
+    """A sleep of zero only lets the loop run and passes."""
+    text = "async def test_x():\n    await asyncio.sleep(0)\n"
+    assert problems(tidy_code.sleeps_in_tests, tmp_path, {"tests/unit/test_x.py": text}) == []
 
 
 @pytest.mark.parametrize(
