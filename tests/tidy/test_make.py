@@ -59,3 +59,22 @@ def test_old_python_is_refused(tmp_path: Path) -> None:
     assert "needs Python 3.11 or newer" in done.stderr
     assert "make setup PYTHON=" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "closing", "status"),
+    [
+        ("@echo 12 passed, 0 failed", "12 passed, 0 failed", 0),
+        ("@echo 11 passed, 1 failed; false", "11 passed, 1 failed", 2),
+        ("@echo died early; false", "0 passed, 1 failed", 2),
+    ],
+)
+def test_ci_closes_with_the_total(tmp_path: Path, recipe: str, closing: str, status: int) -> None:
+    """The last line of `.ci/run` is the total and its status that of make, whatever make prints after it."""
+    (tmp_path / ".ci").mkdir()
+    script = tmp_path / ".ci" / "run"
+    script.write_text((ROOT / ".ci" / "run").read_text())
+    (tmp_path / "Makefile").write_text(f"test:\n\t{recipe}\n")
+    done = subprocess.run(["bash", str(script)], check=False, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == closing
+    assert done.returncode == status
