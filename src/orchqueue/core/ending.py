@@ -8,6 +8,7 @@ from __future__ import annotations
 from orchqueue.core import labels
 from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, Finish, Forget, Note, Observe, Record, SetTimer
 from orchqueue.core.events import AttemptCompleted
+from orchqueue.core.ids import ReplicaId, TaskKey
 from orchqueue.core.outcome import CANCELED, MEANINGS, Outcome
 from orchqueue.core.records import Ended, Forgotten, Receipt
 from orchqueue.core.request import FinishReason, params_digest
@@ -30,23 +31,23 @@ def end(
 ) -> None:
     """End a task now: it leaves the queue or loses its attempt, its terminal event is decided, its timers go.
 
-    A running attempt keeps its slot until the engine has really stopped.
+    The end is recorded before the abort that follows from it. A running attempt keeps its slot until the engine has
+    really stopped.
     """
     pool = state.pools[task.pool_id]
     if task.state is TaskState.WAITING:
         pool.queue.remove(task)
-    replica_id = None
-    if task.attempt_id is not None:
-        attempt = state.attempts[task.attempt_id]
-        replica_id = attempt.replica_id
-        if completed is None and not attempt.aborting:
-            attempt.aborting = True
-            state.emit(AbortAttempt(attempt.attempt_id))
-        task.attempt_id = None
+    attempt = None if task.attempt_id is None else state.attempts[task.attempt_id]
+    replica_id = attempt.replica_id if attempt else None
+    task.attempt_id = None
     task.move(TaskTrigger.END)
     ended = _describe(state, task, pool, outcome, now_ms, message, completed, replica_id, retry_after_ms)
     task.ended = ended
-    state.emit(Record(ended), Finish(task.key, ended))
+    state.emit(Record(ended))
+    if attempt is not None and completed is None and not attempt.aborting:
+        attempt.aborting = True
+        state.emit(AbortAttempt(attempt.attempt_id))
+    state.emit(Finish(task.key, ended))
     state.emit(*(ClearTimer((kind, task.key)) for kind in TASK_TIMERS))
     _count(state, task, pool, ended)
     del state.active[task.key]
@@ -62,7 +63,7 @@ def _describe(
     now_ms: int,
     message: str,
     completed: AttemptCompleted | None,
-    replica_id: str | None,
+    replica_id: ReplicaId | None,
     retry_after_ms: int | None,
 ) -> Ended:
     started = task.first_bound_at_ms
@@ -72,7 +73,7 @@ def _describe(
     finish: FinishReason | None = completed.finish_reason if completed else None
     if outcome in CANCELED:
         finish = "canceled"
-    facts = state.replicas[replica_id].facts if replica_id else None  # type: ignore[index]
+    facts = state.replicas[replica_id].facts if replica_id else None
     return Ended(
         tenant=task.tenant,
         task_id=task.task_id,
@@ -86,7 +87,7 @@ def _describe(
         finish_reason=finish,
         message=message,
         pool_id=task.pool_id,
-        replica_id=replica_id,  # type: ignore[arg-type]
+        replica_id=replica_id,
         engine=pool.settings.engine,
         retry_after_ms=retry_after_ms,
         receipt=Receipt(
@@ -169,8 +170,8 @@ def retain(state: State, task: Task, now_ms: int) -> None:
         forget(state, next(iter(state.retained)))
 
 
-def forget(state: State, key: str) -> None:
+def forget(state: State, key: TaskKey) -> None:
     """Drop an ended task for good."""
-    task = state.tasks.pop(key)  # type: ignore[call-overload]
-    state.retained_bytes -= state.retained.pop(task.key)
+    task = state.tasks.pop(key)
+    state.retained_bytes -= state.retained.pop(key)
     state.emit(Record(Forgotten(task.tenant, task.task_id)), Forget(task.key), ClearTimer(("retention", task.key)))
