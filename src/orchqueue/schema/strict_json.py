@@ -118,7 +118,7 @@ def decode_json(body: bytes) -> tuple[JsonValue, list[Fault]]:
     Shape: (value, []) or (None, faults), at most 32 of them.
     Errors: none, whatever the bytes are.
     Cost: linear; 2 µs for a small body. Read megabytes off the event loop.
-    Req: ORCH-4020
+    Req: ORCH-4033
 
     >>> decode_json(b'{"max_tokens": 1.0}')
     ({'max_tokens': 1}, [])
