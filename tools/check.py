@@ -33,7 +33,9 @@ CHECKS = (
     Check("types", ("mypy",), "mend the types; a cast or an ignore needs its reason beside it"),
     Check("format", ("ruff", "format", "--check", "--output-format=concise"), "make format"),
     Check("lint", ("ruff", "check", "--output-format=concise"), "make format mends most; the rest by hand"),
-    Check("imports", ("lint-imports",), "move the code to the layer it belongs to (CONTRIBUTING.md, layers)"),
+    Check(
+        "imports", ("lint-imports", "--no-logo"), "move the code to the layer it belongs to (CONTRIBUTING.md, layers)"
+    ),
     Check("dependencies", ("deptry", ".", "--no-ansi"), "declare what is imported, drop what is not, then make lock"),
     Check(
         "dead code", ("python", "-m", "tools.dead_code"), "delete it; what a framework calls goes into [tool.vulture]"
