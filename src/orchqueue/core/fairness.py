@@ -1,9 +1,10 @@
 """Which class goes next: shares by weight, nothing idle while something waits, nothing starved.
 
-Self-clocked fair queueing over starts, in whole numbers. A class's next finish tag is one `stride` (inversely
-proportional to its weight) past the later of its own last tag and the tag served last; the smallest next tag goes
-first, the heavier class on a tie. Between two starts of a class of weight 1 at most 8 starts of a class of weight 8
-can fall, so at most 8 times the largest cost of that class is served.
+Self-clocked fair queueing over starts, in whole numbers. When a class begins to wait, or goes on waiting after a start,
+its next start gets a finish tag: one `stride` (inversely proportional to its weight) past the later of its own last tag
+and the tag served last. The tag stays until that start, however long others are served; the smallest tag goes first,
+the heavier class on a tie. Between two starts of a class of weight 1 at most 8 starts of a class of weight 8 can fall,
+so at most 8 times the largest cost of that class is served.
 
 Req: ORCH-3005
 """
@@ -17,9 +18,10 @@ import msgspec
 
 
 class ShareState(msgspec.Struct):
-    """Finish tags by class, and the tag served last."""
+    """The last finish tag of every class, the tags of the next starts of those that wait, and the tag served last."""
 
     tags: dict[str, int]
+    pending: dict[str, int] = {}
     clock: int = 0
 
 
@@ -29,21 +31,28 @@ def new_state(names: Iterable[str]) -> ShareState:
 
 
 def order(state: ShareState, weights: dict[str, int], waiting: Collection[str]) -> Sequence[str]:
-    """Rank the classes that have something waiting, the next one first.
+    """Rank the classes that have something waiting, the next one first; a class that begins to wait gets its tag here.
 
     >>> s = new_state(["interactive", "batch"])
     >>> order(s, {"interactive": 8, "batch": 1}, {"batch", "interactive"})
     ['interactive', 'batch']
     """
     scale = lcm(*weights.values())
-    return sorted(waiting, key=lambda name: (_next_tag(state, scale, weights, name), -weights[name], name))
+    for name in [name for name in state.pending if name not in waiting]:
+        del state.pending[name]
+    for name in waiting:
+        if name not in state.pending:
+            state.pending[name] = _next_tag(state, scale, weights, name)
+    return sorted(waiting, key=lambda name: (state.pending[name], -weights[name], name))
 
 
 def serve(state: ShareState, weights: dict[str, int], name: str) -> None:
     """Book one start of a class."""
-    tag = _next_tag(state, lcm(*weights.values()), weights, name)
+    tag = state.pending.pop(name, None)
+    if tag is None:
+        tag = _next_tag(state, lcm(*weights.values()), weights, name)
     state.tags[name] = tag
-    state.clock = tag
+    state.clock = max(state.clock, tag)
 
 
 def _next_tag(state: ShareState, scale: int, weights: dict[str, int], name: str) -> int:

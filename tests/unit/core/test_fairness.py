@@ -1,0 +1,54 @@
+"""Shares of the classes: by weight, work-conserving, nobody starved."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchqueue.core import fairness
+
+WEIGHTS = {"interactive": 8, "batch": 1}
+
+
+def serve_next(state: fairness.ShareState, weights: dict[str, int], waiting: set[str]) -> str:
+    name = fairness.order(state, weights, waiting)[0]
+    fairness.serve(state, weights, name)
+    return name
+
+
+@pytest.mark.req("ORCH-3005")
+def test_eight_interactive_starts_to_one_batch_start() -> None:
+    """With both classes always waiting the starts come in the ratio of the weights."""
+    state = fairness.new_state(WEIGHTS)
+    starts = [serve_next(state, WEIGHTS, {"interactive", "batch"}) for _ in range(90)]
+    assert starts.count("batch") == 10
+    assert starts[:9] == ["interactive"] * 8 + ["batch"]
+
+
+@pytest.mark.req("ORCH-3005")
+@given(
+    heavy=st.integers(1, 20),
+    light=st.integers(1, 20),
+    arrivals=st.lists(st.sets(st.sampled_from(["interactive", "batch"]), min_size=1), max_size=120),
+)
+def test_a_waiting_class_is_passed_by_no_more_than_its_share(heavy: int, light: int, arrivals: list[set[str]]) -> None:
+    """While a class keeps waiting, the other one starts at most ceil(weight ratio) times before it."""
+    weights = {"interactive": heavy, "batch": light}
+    state = fairness.new_state(weights)
+    passed = dict.fromkeys(weights, 0)
+    for waiting in arrivals:
+        chosen = serve_next(state, weights, waiting)
+        assert chosen in waiting
+        for name in weights:
+            passed[name] = passed[name] + 1 if name in waiting and name != chosen else 0
+            others = max(w for n, w in weights.items() if n != name)
+            assert passed[name] <= -(-others // weights[name])
+
+
+@pytest.mark.req("ORCH-3005")
+def test_an_idle_class_saves_nothing_up() -> None:
+    """A class that was away long does not come back with a claim to many starts in a row."""
+    state = fairness.new_state(WEIGHTS)
+    for _ in range(1000):
+        serve_next(state, WEIGHTS, {"interactive"})
+    starts = [serve_next(state, WEIGHTS, {"interactive", "batch"}) for _ in range(18)]
+    assert starts.count("batch") == 2
