@@ -29,14 +29,16 @@ class Stage:
     doctests: tuple[str, ...] = ()
 
 
+DOCTESTS = ("tools", *(f"src/orchqueue/{part}" for part in ("core", "runtime", "http", "config", "client")))
 STAGES = (
     Stage("precommit"),
     Stage("tidy", ("tests/tidy",)),
-    Stage("unit", ("tests/unit",), ("src/orchqueue/core", "tools")),
+    Stage("unit", ("tests/unit",), DOCTESTS),
     Stage("openapi", ("tests/contract/openapi",)),
     Stage("consumer", ("tests/contract/consumer",)),
     Stage("stub", ("tests/contract/stub",)),
     Stage("provider", ("tests/contract/provider",)),
+    Stage("edge", ("tests/contract/edge",)),
     Stage("conformance", ("tests/conformance",)),
     Stage("properties", ("tests/properties",)),
     Stage("simulation", ("tests/simulation",)),
