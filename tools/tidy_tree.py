@@ -63,8 +63,17 @@ class Tree:
             if name in GENERATED and not generated:
                 continue
             text = self.text(name)
-            if text is not None:
-                yield name, text, ast.parse(text, filename=name)
+            module = parsed(text) if text is not None else None
+            if text is not None and module is not None:
+                yield name, text, module
+
+
+def parsed(text: str) -> ast.Module | None:
+    """Parse a module, or return None when it does not parse: the linter tells that better."""
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return None
 
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
