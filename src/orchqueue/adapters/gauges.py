@@ -1,0 +1,73 @@
+"""Gauges, from the core's pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from orchqueue.adapters.metrics import Labels, MetricsRegistry
+from orchqueue.core.snapshots import FirstTokenFigures, PoolPicture, ReplicaPicture
+
+Series = Iterator[tuple[Labels, float]]
+FIRST_TOKEN_SLO = "first_token"
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def set_gauges(
+    metrics: MetricsRegistry,
+    pools: Sequence[PoolPicture],
+    figures: Sequence[FirstTokenFigures] = (),
+    resident_bytes: Callable[[int], int | None] | None = None,
+) -> None:
+    """Bring every gauge up to date before a scrape. Reads of the replicas' processes block: call it off the loop."""
+    read = resident_bytes or read_resident_bytes
+    metrics.replace_gauge("queue_depth", _depths(pools))
+    metrics.replace_gauge("kv_cache_usage_ratio", _figures(pools, lambda replica: replica.kv_usage_ratio))
+    metrics.replace_gauge("vram_used_bytes", _vram(pools))
+    metrics.replace_gauge("host_ram_used_bytes", _figures(pools, lambda replica: _resident(replica, read)))
+    ratios = [
+        ((entry.priority, FIRST_TOKEN_SLO), entry.attained_ratio)
+        for entry in figures
+        if entry.attained_ratio is not None
+    ]
+    metrics.replace_gauge("slo_attainment_ratio", ratios)
+
+
+def read_resident_bytes(pid: int) -> int | None:
+    """Read how much memory a process really holds; None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _depths(pools: Sequence[PoolPicture]) -> Series:
+    for pool in pools:
+        for priority, depth in pool.depths.items():
+            yield (pool.engine, _version(pool), pool.pool_id, priority), depth
+
+
+def _figures(pools: Sequence[PoolPicture], read: Callable[[ReplicaPicture], float | None]) -> Series:
+    for pool in pools:
+        for replica in pool.replicas:
+            value = read(replica)
+            if value is not None:
+                yield (pool.engine, _version(pool), pool.pool_id, replica.replica_id), value
+
+
+def _vram(pools: Sequence[PoolPicture]) -> Series:
+    for pool in pools:
+        for labels, value in _figures([pool], lambda replica: replica.vram_used_bytes):
+            yield (*labels, pool.device_class), value
+
+
+def _resident(replica: ReplicaPicture, read: Callable[[int], int | None]) -> int | None:
+    if replica.facts is None or replica.facts.pid is None or replica.state not in ("ready", "suspect"):
+        return None
+    return read(replica.facts.pid)
+
+
+def _version(pool: PoolPicture) -> str:
+    """Give the version that the pool's counters carry too: that of its first replica that ever was ready."""
+    return next((replica.facts.engine_version for replica in pool.replicas if replica.facts is not None), "unknown")
