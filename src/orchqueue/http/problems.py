@@ -1,0 +1,145 @@
+"""Everything that goes wrong as an HTTP answer: one envelope, its status and its headers.
+
+Req: ORCH-2006, ORCH-2007
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from orchqueue.core.outcome import MEANINGS, ErrorCode, Fault, Refusal
+from orchqueue.http.messages import Header, Response
+from orchqueue.schema import data
+
+DEFAULT_BACKOFF_MS = 1_000
+MAX_BACKOFF_MS = 86_400_000
+MAX_FAULTS = 32
+MAX_MESSAGE_CHARS = 2_000
+
+
+class Problem(Exception):
+    """A request cannot be answered as hoped; `status` and the rest say how it is answered instead."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: ErrorCode = "INVALID_PARAMS",
+        retriable: bool = False,
+        faults: Sequence[Fault] = (),
+        retry_after_ms: int | None = None,
+        policy_label: str | None = None,
+        engine: str | None = None,
+        pool_id: str | None = None,
+        task_id: str | None = None,
+        allow: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code: ErrorCode = code
+        self.retriable = retriable
+        self.faults = tuple(faults)[:MAX_FAULTS]
+        self.retry_after_ms = retry_after_ms
+        self.policy_label = policy_label
+        self.engine = engine
+        self.pool_id = pool_id
+        self.task_id = task_id
+        self.allow = allow
+
+
+class AuthFailure(Exception):
+    """The caller is not known (401) or not allowed (403); the message never says which part was wrong.
+
+    Req: ORCH-3035
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def invalid(faults: Sequence[Fault], status: int = 400) -> Problem:
+    """Name every offending place of a request."""
+    first = "; ".join(f"{fault.pointer or 'the body'} {fault.message}" for fault in faults[:4])
+    head = "" if len(faults) == 1 else f"{len(faults)} faults: "
+    return Problem(status, f"{head}{first}", faults=faults)
+
+
+def problem_of(refusal: Refusal) -> Problem:
+    """Translate a refusal through the one outcome table."""
+    meaning = MEANINGS[refusal.outcome]
+    return Problem(
+        meaning.status,
+        refusal.message,
+        code=meaning.code or "INTERNAL",
+        retriable=meaning.retriable,
+        faults=refusal.faults,
+        retry_after_ms=refusal.retry_after_ms,
+        policy_label=meaning.policy_label,
+        engine=refusal.engine,
+        pool_id=refusal.pool_id,
+        task_id=refusal.task_id,
+    )
+
+
+def unset(value: str | None) -> str | msgspec.UnsetType:
+    """Leave an absent value out of the answer."""
+    return msgspec.UNSET if value is None else value
+
+
+def problem_response(problem: Problem, correlation_id: str) -> Response:
+    """Answer with the envelope; 429 and 503 always say when to come back.
+
+    Units: `Retry-After` is whole seconds rounded up, at least 1; `X-Backoff-Ms` equals `retry_after_ms`.
+    """
+    headers: list[Header] = []
+    backoff_ms = problem.retry_after_ms
+    if problem.status in (429, 503):
+        backoff_ms = min(max(1, DEFAULT_BACKOFF_MS if backoff_ms is None else backoff_ms), MAX_BACKOFF_MS)
+        headers.append((b"retry-after", b"%d" % max(1, -(-backoff_ms // 1000))))
+        headers.append((b"x-backoff-ms", b"%d" % backoff_ms))
+    if problem.allow is not None:
+        headers.append((b"allow", problem.allow.encode()))
+    faults = [data.Fault(pointer=fault.pointer[:1024], message=fault.message[:1024]) for fault in problem.faults]
+    envelope = data.ErrorEnvelope(
+        code=problem.code,
+        message=problem.message[:MAX_MESSAGE_CHARS],
+        retriable=problem.retriable,
+        correlation_id=correlation_id,
+        engine=unset(problem.engine),
+        pool_id=unset(problem.pool_id),
+        task_id=unset(problem.task_id),
+        retry_after_ms=msgspec.UNSET if backoff_ms is None else backoff_ms,
+        policy_label=unset(problem.policy_label),
+        faults=faults or msgspec.UNSET,
+    )
+    return Response(problem.status, msgspec.json.encode(envelope), headers)
+
+
+def auth_response(failure: AuthFailure, correlation_id: str) -> Response:
+    """Answer 401 or 403 with its own small body."""
+    body = msgspec.json.encode(data.AuthBody(message=failure.message, correlation_id=correlation_id))
+    headers = [(b"www-authenticate", b'Bearer realm="orchqueue"')] if failure.status == 401 else []
+    return Response(failure.status, body, headers)
+
+
+def not_found(pointer: str, message: str) -> Problem:
+    """Say that an id is not known, or not this caller's."""
+    return Problem(404, message, faults=(Fault(pointer, "unknown"),))
+
+
+def internal() -> Problem:
+    """Say that something broke here, and nothing about what."""
+    message = "something went wrong here; the log has it under the correlation id"
+    return Problem(500, message, code="INTERNAL")
+
+
+def body_too_large(limit_bytes: int) -> Problem:
+    """Refuse a body before it is read to its end."""
+    fault = Fault("", f"must be at most {limit_bytes} bytes")
+    return Problem(413, f"the body is larger than {limit_bytes} bytes", faults=(fault,))
