@@ -116,3 +116,4 @@ class Settings(msgspec.Struct, frozen=True):
     disconnect_grace_ms: int = 10_000
     metrics_interval_ms: int = 1_000
     poison_kills: int = 3
+    slo_first_token_ms: int = 900

@@ -5,7 +5,7 @@ Units: instants in unix milliseconds.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Literal
 
 import msgspec
@@ -158,6 +158,7 @@ class State:
         self.attempts: dict[AttemptId, Attempt] = {}
         self.slots = Slots()
         self.sessions = Sessions(settings.sessions)
+        self.first_tokens_ms: dict[str, deque[int]] = {name: deque(maxlen=512) for name in ("interactive", "batch")}
         self.last_seq = 0
         self.last_attempt = 0
         self.shutting_down = False

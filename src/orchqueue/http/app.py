@@ -16,7 +16,7 @@ from orchqueue.http.limits import EdgeLimits
 from orchqueue.http.messages import ClientGone, Receive, Request, Response, Scope, Send
 from orchqueue.http.problems import AuthFailure, Problem, auth_response, internal, problem_response
 from orchqueue.http.routes_control import ControlRoutes
-from orchqueue.http.routes_ops import OpsRoutes
+from orchqueue.http.routes_ops import OpsRoutes, RenderMetrics
 from orchqueue.http.routes_sessions import SessionRoutes
 from orchqueue.http.routes_tasks import TaskRoutes
 from orchqueue.http.routing import Handler, Router, read_parameters
@@ -121,7 +121,7 @@ def _describe(error: Exception) -> str:
 
 
 def build_app(
-    gateway: Gateway, access: Access, limits: EdgeLimits, render_metrics: Callable[[], bytes], log: Log
+    gateway: Gateway, access: Access, limits: EdgeLimits, render_metrics: RenderMetrics, log: Log
 ) -> App:
     """Join the contract's operations to their handlers."""
     tasks, sessions = TaskRoutes(gateway, limits), SessionRoutes(gateway)

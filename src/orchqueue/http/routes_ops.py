@@ -6,27 +6,29 @@ Req: ORCH-4024, ORCH-4025
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from orchqueue.core.snapshots import PoolPicture
 from orchqueue.http.gateway import Gateway
 from orchqueue.http.messages import Request, Response
 from orchqueue.http.problems import Problem
 from orchqueue.http.views import encode
 from orchqueue.schema import control
 
+RenderMetrics = Callable[[Sequence[PoolPicture]], bytes]
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class OpsRoutes:
     """Handlers of `/metrics`, `/healthz` and `/readyz`."""
 
-    def __init__(self, gateway: Gateway, render_metrics: Callable[[], bytes]) -> None:
+    def __init__(self, gateway: Gateway, render_metrics: RenderMetrics) -> None:
         self._gateway = gateway
         self._render_metrics = render_metrics
 
     async def metrics(self, _request: Request) -> Response:
-        """Write all metrics; a thread does it, so that no stream waits."""
-        return Response(200, await asyncio.to_thread(self._render_metrics), content_type=METRICS_TYPE)
+        """Write all metrics; a thread does it from pictures taken here, so that no stream waits."""
+        return Response(200, await asyncio.to_thread(self._render_metrics, self._gateway.pools()), content_type=METRICS_TYPE)
 
     async def alive(self, _request: Request) -> Response:
         """Tell that the loop turns."""
