@@ -105,6 +105,11 @@ class TaskStream:
         """Return the id from which another stream can continue; empty before the first token."""
         return self._resume_id
 
+    @property
+    def is_verified(self) -> bool:
+        """Tell whether the whole text was compared with the receipt's digest."""
+        return self.end is not None and self._transcript.is_whole
+
     async def result(self) -> Completion:
         """Read to the end and return the whole.
 
@@ -117,7 +122,7 @@ class TaskStream:
             raise TaskFailed(self.error, self.text)
         if self.end is None:
             raise StreamBroken(f"task {self.task_id}: nothing follows {self.last_event_id}", self.last_event_id)
-        return Completion(self.task_id, self.text, self.end, self.started, self._transcript.is_whole)
+        return Completion(self.task_id, self.text, self.end, self.started, self.is_verified)
 
     async def _follow(self) -> AsyncGenerator[Event, None]:
         failures = 0

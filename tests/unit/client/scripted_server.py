@@ -66,7 +66,7 @@ async def serving(script: Script) -> AsyncIterator[ScriptedServer]:
         assert task is not None
         running.add(task)
         try:
-            while (asked := await _read_request(reader)) is not None:
+            while (asked := await _read_request(reader, writer)) is not None:
                 state.asked.append(asked)
                 if not await _answer(script(asked), asked, reader, writer, state):
                     break
@@ -89,9 +89,13 @@ async def serving(script: Script) -> AsyncIterator[ScriptedServer]:
         await server.wait_closed()
 
 
-async def _read_request(reader: asyncio.StreamReader) -> Asked | None:
+async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Asked | None:
     try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first = await reader.readexactly(1)
+        if first == b"\x16":  # a TLS handshake: say in plain HTTP that it is not understood
+            writer.write(b"HTTP/1.1 400 X\r\n\r\n")
+            return None
+        head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError:
         return None
     line, *fields = head.rstrip("\r\n").split("\r\n")

@@ -13,7 +13,6 @@ from orchqueue.client.errors import (
     ConnectFailed,
     Forbidden,
     InvalidRequest,
-    OrchQueueError,
     ProtocolBroken,
     Refused,
     ServerFault,
@@ -241,7 +240,7 @@ def test_a_key_with_a_line_end_is_explained_without_showing_it() -> None:
 async def test_nobody_listening_and_plain_http_behind_https_are_explained() -> None:
     """Connection failures say what to try."""
     async with serving(lambda _: ACCEPTED) as server, AsyncClient(server.url.replace("http:", "https:")) as client:
-        with pytest.raises(OrchQueueError, match="http"):
+        with pytest.raises(ConnectFailed, match="does not speak TLS; try http:"):
             await client.task(TASK_ID)
     async with AsyncClient(server.url) as client:
         with pytest.raises(ConnectFailed, match=r"nobody listens at .*orchestratord serve"):

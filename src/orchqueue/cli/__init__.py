@@ -1,0 +1,1 @@
+"""The command `orchq`: a pure HTTP client, one file for each command or small group."""

@@ -1,0 +1,74 @@
+"""`orchq run`: post a task and stream its answer."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from orchqueue.cli.context import Context
+from orchqueue.cli.follow import follow, show_admission
+from orchqueue.cli.task_options import add_task_options, request_of, retry_of
+
+if TYPE_CHECKING:
+    from orchqueue.client import AsyncClient
+    from orchqueue.client.errors import Refused, Unavailable
+
+SUMMARY = "post a task and stream its answer"
+DETAILS = """examples:
+  orchq run "Why is the sky blue?"
+  orchq run --system "You answer in one sentence." "Why is the sky blue?"
+  orchq run --seed 1001 --max-tokens 64 - < prompt.txt
+  orchq run --messages chat.json --json | jq -r 'select(.event == "token").data.t'
+  orchq run --json-schema city.json "Describe Utrecht as JSON." > city.out
+  orchq run --retry-for 60 "A busy server is asked again for a minute."
+
+The text goes to standard output, exactly as the model wrote it unless that is a terminal, where control characters are
+made visible. Waiting position, receipt and errors go to standard error. A broken connection is resumed without gap or
+duplicate, and the text is compared with the receipt. Ctrl-C cancels the task; a second Ctrl-C leaves at once."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of a task."""
+    add_task_options(parser)
+
+
+async def execute(context: Context, args: Namespace) -> int:
+    """Post, follow, and cancel when told to stop.
+
+    Req: ORCH-2001, ORCH-2002, ORCH-2003
+    """
+    import asyncio
+
+    request = request_of(args)
+    output = context.output
+
+    def on_refusal(refusal: Refused | Unavailable, wait_ms: int) -> None:
+        output.status(f"refused ({refusal.message}); asking again in {wait_ms / 1000:.1f} s")
+
+    async with context.client() as client:
+        try:
+            stream = await client.run(request, retry=retry_of(args), on_refusal=on_refusal)
+            assert stream.admission is not None
+            if context.as_json:
+                output.record({"event": "admission", "data": stream.admission})
+            else:
+                show_admission(stream.admission, output)
+            async with stream:
+                return await follow(stream, output, as_json=context.as_json)
+        except asyncio.CancelledError:
+            output.note("canceling the task; Ctrl-C again leaves at once")
+            await _cancel(client, str(request.task_id))
+            output.note(f"canceled task {request.task_id}")
+            raise
+        except BrokenPipeError:
+            await _cancel(client, str(request.task_id))
+            raise
+
+
+async def _cancel(client: AsyncClient, task_id: str) -> None:
+    """Cancel the task; one that the server never accepted needs no cancelling."""
+    from orchqueue.client.errors import NotFound
+
+    with suppress(NotFound):
+        await client.cancel(task_id)

@@ -1,0 +1,51 @@
+"""`orchq submit`: post a task and leave."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from orchqueue.cli.context import Context
+from orchqueue.cli.follow import waiting_line
+from orchqueue.cli.task_options import add_task_options, request_of, retry_of
+
+if TYPE_CHECKING:
+    from orchqueue.client.errors import Refused, Unavailable
+
+SUMMARY = "post a task and print its id"
+DETAILS = """examples:
+  id=$(orchq submit "List three rivers:")
+  orchq submit --priority batch --on-disconnect continue - < prompt.txt
+  orchq submit --json "hi" | jq .predicted_start_ms
+  orchq submit --retry-for 60 "wait for room in the queue"
+
+Only the task id goes to standard output. Refused tasks end with status 3 and the time after which to try again."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the options of a task."""
+    add_task_options(parser)
+
+
+async def execute(context: Context, args: Namespace) -> int:
+    """Post, and print what was promised.
+
+    Req: ORCH-2001, ORCH-2007
+    """
+    request = request_of(args)
+    output = context.output
+
+    def on_refusal(refusal: Refused | Unavailable, wait_ms: int) -> None:
+        output.status(f"refused ({refusal.message}); asking again in {wait_ms / 1000:.1f} s")
+
+    async with context.client() as client:
+        admission = await client.submit(request, retry=retry_of(args), on_refusal=on_refusal)
+    if context.as_json:
+        output.record(admission)
+        return 0
+    output.line(admission.task_id)
+    output.note(
+        f"{waiting_line(admission.queue_position, admission.predicted_start_ms)}; pool {admission.pool_id}, "
+        f"seed {admission.seed}, {admission.determinism}"
+    )
+    return 0
