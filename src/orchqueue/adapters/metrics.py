@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 import prometheus_client
@@ -16,6 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 Labels: TypeAlias = tuple[str, ...]
 Family: TypeAlias = Counter | Gauge | Histogram
+
+F = TypeVar("F", Counter, Gauge, Histogram)
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 OVERFLOW_NAME = "metric_label_overflow_total"
@@ -79,23 +81,15 @@ class MetricsRegistry:
 
     def count(self, name: str, labels: Labels, amount: int) -> None:
         """Add to a counter."""
-        child = self._counters.get((name, labels))
-        if child is None:
-            found = self._child(name, labels, Counter)
-            if not isinstance(found, Counter):
-                return
-            child = self._counters[name, labels] = found
-        child.inc(amount)
+        child = self._counters.get((name, labels)) or self._child(name, labels, Counter, self._counters)
+        if child is not None:
+            child.inc(amount)
 
     def observe(self, name: str, labels: Labels, value: float) -> None:
         """Put a value into a histogram."""
-        child = self._histograms.get((name, labels))
-        if child is None:
-            found = self._child(name, labels, Histogram)
-            if not isinstance(found, Histogram):
-                return
-            child = self._histograms[name, labels] = found
-        child.observe(value)
+        child = self._histograms.get((name, labels)) or self._child(name, labels, Histogram, self._histograms)
+        if child is not None:
+            child.observe(value)
 
     def replace_gauge(self, name: str, values: Iterable[tuple[Labels, float]]) -> None:
         """Make these the gauge's only series: what is gone from the world is gone from the scrape."""
@@ -106,8 +100,8 @@ class MetricsRegistry:
         if self._metrics[name].labels:
             family.clear()
         for labels, value in values:
-            child = self._child(name, labels, Gauge)
-            if isinstance(child, Gauge):
+            child = self._child(name, labels, Gauge, {})
+            if child is not None:
                 child.set(value)
 
     def render(self) -> bytes:
@@ -117,7 +111,8 @@ class MetricsRegistry:
         """
         return prometheus_client.generate_latest(self.registry)
 
-    def _child(self, name: str, labels: Labels, kind: type[Family]) -> Family | None:
+    def _child(self, name: str, labels: Labels, kind: type[F], cache: dict[tuple[str, Labels], F]) -> F | None:
+        """Find the series. Labels over budget are not cached: a flood of values must not fill the memory."""
         metric, family = self._metrics.get(name), self._families.get(name)
         if metric is None or not isinstance(family, kind):
             self._fault(name, f"it is no {kind.__name__.lower()} of the contract")
@@ -127,9 +122,11 @@ class MetricsRegistry:
             return None
         if not labels:
             return family
-        return family.labels(
-            *(self._within_budget(label, str(value)) for label, value in zip(metric.labels, labels, strict=True))
-        )
+        told = tuple(self._within_budget(*pair) for pair in zip(metric.labels, labels, strict=True))
+        child = family.labels(*told)
+        if told == labels:
+            cache[name, labels] = child
+        return child
 
     def _within_budget(self, label: str, value: str) -> str:
         with self._lock:

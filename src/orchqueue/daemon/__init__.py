@@ -1,0 +1,1 @@
+"""`orchestratord`: the daemon, and what is done offline on its files."""

@@ -1,0 +1,170 @@
+"""`orchestratord`: parse, run one command, map its outcome to an exit status.
+
+Nothing but the parser is imported until a command is known, so that `--help` is immediate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from orchqueue import __version__
+from orchqueue.daemon.exit_codes import ExitCode
+
+_DESCRIPTION = """\
+A queue in front of the language-model engines you already run.
+
+Without a configuration file the daemon serves a small real model on this machine's CPU:
+
+  orchestratord serve
+  curl -N -H 'Accept: text/event-stream' -d '{"prompt":"Why is the sky blue?"}' localhost:8080/v1/tasks
+"""
+_EPILOG = """\
+Exit status: 0 done or stopped as asked, 1 failed while running, 2 wrong command line or configuration,
+3 data directory or journal cannot be used, 4 keys cannot be used, 5 address cannot be listened on.
+"""
+_SERVE = """\
+Serve until told to stop (SIGTERM or SIGINT; twice ends at once). Accepted tasks that are not finished by then stay in
+the journal for the next start.
+
+  orchestratord serve                                  the embedded model at 127.0.0.1:8080
+  orchestratord serve --config orchqueue.yaml --port 9000
+"""
+_CHECK = """\
+Read a configuration file as `serve` would, and print every problem with its line, column and path:
+
+  orchestratord check orchqueue.yaml && systemctl reload orchestratord
+"""
+_CONFIG = """\
+Print the configuration in effect, every default filled in, as YAML. Environment values and whatever is named like a
+secret are masked. Without --config: the embedded default, which is a good start for a file of your own.
+"""
+_KEYS = """\
+Keys are kept as HMACs only; the key itself is shown once. A running daemon notices changes within a second.
+
+  orchestratord keys create --keys-file keys.json --tenant acme --scope tasks
+  orchestratord keys list   --keys-file keys.json
+  orchestratord keys rotate --keys-file keys.json ID --grace-s 86400
+  orchestratord keys revoke --keys-file keys.json ID
+
+Name the keys file in the configuration: auth.keys_file. The secret that the HMACs are made with lies in the data
+directory, so use the one that the daemon uses (--data-dir).
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="orchestratord",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"orchestratord {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = _add(commands, "serve", "serve the API until told to stop", _SERVE)
+    serve.add_argument("--config", metavar="FILE", help="configuration; without it the embedded default is served")
+    serve.add_argument("--host", metavar="H", help="address to listen on, instead of server.host")
+    serve.add_argument("--port", metavar="P", type=int, help="port to listen on, instead of server.port; 0: any")
+    _add_data_dir(serve)
+    check = _add(commands, "check", "print every problem of a configuration file", _CHECK)
+    check.add_argument("file", metavar="FILE")
+    check.add_argument("--json", action="store_true", help="print the problems as one JSON array")
+    config = _add(commands, "config", "print the configuration in effect, secrets masked", _CONFIG)
+    config.add_argument("--config", metavar="FILE")
+    config.add_argument("--json", action="store_true", help="print JSON instead of YAML")
+    _add_keys(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader went away; nothing is to be said, also not when the interpreter flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    match arguments.command:
+        case "serve":
+            from orchqueue.daemon.serve import serve
+
+            return serve(arguments.config, arguments.host, arguments.port, arguments.data_dir)
+        case "check":
+            from orchqueue.daemon.check import check
+
+            return check(arguments.file, as_json=arguments.json)
+        case "config":
+            from orchqueue.daemon.config_command import show_config
+
+            return show_config(arguments.config, as_json=arguments.json)
+        case "keys":
+            from orchqueue.daemon.keys import run_keys
+
+            return run_keys(arguments)
+    return ExitCode.BAD_INPUT
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+
+
+def _add(commands: Commands, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    text = "where the journal, the secret and running replicas are kept (default: $XDG_DATA_HOME/orchqueue)"
+    parser.add_argument("--data-dir", metavar="D", help=text)
+
+
+def _add_keys(commands: Commands) -> None:
+    keys = _add(commands, "keys", "create, list, rotate and revoke API keys", _KEYS)
+    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
+    create = _add(actions, "create", "make a key and show it once", "Make a key. It is printed once and kept nowhere.")
+    create.add_argument("--tenant", required=True, help="who pays: letters, digits, '.', '_' and '-'")
+    create.add_argument(
+        "--scope",
+        action="append",
+        choices=("tasks", "control"),
+        help="what it may do; may be given twice (default: tasks)",
+    )
+    rotate = _add(actions, "rotate", "replace a key by a new one", "Make a new key of the same tenant and scopes.")
+    rotate.add_argument("id", metavar="ID")
+    rotate.add_argument("--grace-s", metavar="S", type=_seconds, default=0, help="how long the old key stays valid")
+    revoke = _add(actions, "revoke", "end a key at once", "End a key. A running daemon refuses it within a second.")
+    revoke.add_argument("id", metavar="ID")
+    listing = _add(actions, "list", "show all keys", "Show all keys; never the keys themselves, which nobody has.")
+    for action in (create, rotate, revoke, listing):
+        action.add_argument("--keys-file", metavar="FILE", required=True)
+        action.add_argument("--json", action="store_true", help="print JSON")
+        _add_data_dir(action)
+
+
+def _seconds(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 31_536_000:
+        raise argparse.ArgumentTypeError("between 0 and 31536000 seconds")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
