@@ -120,9 +120,7 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__} at {where}"
 
 
-def build_app(
-    gateway: Gateway, access: Access, limits: EdgeLimits, render_metrics: RenderMetrics, log: Log
-) -> App:
+def build_app(gateway: Gateway, access: Access, limits: EdgeLimits, render_metrics: RenderMetrics, log: Log) -> App:
     """Join the contract's operations to their handlers."""
     tasks, sessions = TaskRoutes(gateway, limits), SessionRoutes(gateway)
     control, ops = ControlRoutes(gateway, limits), OpsRoutes(gateway, render_metrics)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import cast
 from uuid import uuid4
 
 import msgspec
 
 from orchqueue.core.ids import TaskId
 from orchqueue.core.outcome import Fault
-from orchqueue.core.request import TaskSpec, with_seed
+from orchqueue.core.request import Sampling, TaskSpec, with_seed
 from orchqueue.http.messages import BodyTooLong, Request
 from orchqueue.http.negotiation import require_json
 from orchqueue.http.problems import body_too_large, invalid
@@ -66,11 +65,19 @@ def task_of(value: Mapping[str, JsonValue]) -> tuple[TaskId, TaskSpec]:
     session_id = fields.get("session_id")
     if isinstance(session_id, str):
         fields["session_id"] = session_id.lower()
-    sampling = fields.get("sampling")
-    if isinstance(sampling, dict) and "json_schema" in sampling:
-        wanted = msgspec.Raw(msgspec.json.encode(sampling["json_schema"]))
-        fields["sampling"] = {**cast("dict[str, object]", sampling), "json_schema": wanted}
-    return task_id, with_seed(msgspec.convert(fields, TaskSpec), task_id)
+    sampling = fields.pop("sampling", None)
+    spec = msgspec.convert(fields, TaskSpec)
+    if isinstance(sampling, dict):
+        spec = msgspec.structs.replace(spec, sampling=_sampling(sampling))
+    return task_id, with_seed(spec, task_id)
+
+
+def _sampling(value: Mapping[str, JsonValue]) -> Sampling:
+    plain = {name: given for name, given in value.items() if name != "json_schema"}
+    sampling = msgspec.convert(plain, Sampling)
+    if "json_schema" not in value:
+        return sampling
+    return msgspec.structs.replace(sampling, json_schema=msgspec.Raw(msgspec.json.encode(value["json_schema"])))
 
 
 def _checked(body: bytes, schema: str) -> tuple[JsonValue, list[data.Fault]]:

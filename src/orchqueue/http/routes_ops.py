@@ -28,7 +28,9 @@ class OpsRoutes:
 
     async def metrics(self, _request: Request) -> Response:
         """Write all metrics; a thread does it from pictures taken here, so that no stream waits."""
-        return Response(200, await asyncio.to_thread(self._render_metrics, self._gateway.pools()), content_type=METRICS_TYPE)
+        return Response(
+            200, await asyncio.to_thread(self._render_metrics, self._gateway.pools()), content_type=METRICS_TYPE
+        )
 
     async def alive(self, _request: Request) -> Response:
         """Tell that the loop turns."""

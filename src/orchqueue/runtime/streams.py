@@ -26,7 +26,7 @@ from orchqueue.runtime.stream_log import Reader, Sink, StreamLog
 
 TICK_MS = 5_000
 HEARTBEAT_TICKS = 3
-STALL_TICKS = 7
+STALLED_READER_MS = 30_000
 
 ReadersChanged = Callable[[TaskKey, int], None]
 
@@ -51,13 +51,19 @@ class Streams:
     """
 
     def __init__(
-        self, *, readers_per_task: int = 16, attached: ReadersChanged = _ignore, detached: ReadersChanged = _ignore
+        self,
+        *,
+        readers_per_task: int = 16,
+        stalled_reader_ms: int = STALLED_READER_MS,
+        attached: ReadersChanged = _ignore,
+        detached: ReadersChanged = _ignore,
     ) -> None:
         self.readers_per_task = readers_per_task
         self.attached = attached
         self.detached = detached
         self.retained_bytes = 0
         self.readers = 0
+        self._stall_ticks = -(-stalled_reader_ms // TICK_MS) + 1
         self._logs: dict[TaskKey, StreamLog] = {}
         self._followed: dict[TaskKey, StreamLog] = {}
 
@@ -162,7 +168,7 @@ class Streams:
     def tick(self) -> None:
         """Send heartbeats and drop stalled readers; to be called every `TICK_MS`.
 
-        A stream hears something at least every 15 s; a reader that took nothing for 30 to 35 s is dropped.
+        A stream hears something at least every 15 s; a reader that took nothing for `stalled_reader_ms`, to the next tick, is dropped.
         """
         for log in tuple(self._followed.values()):
             log.quiet_ticks += 1
@@ -181,7 +187,7 @@ class Streams:
         for reader in tuple(log.readers):
             if reader.paused:
                 reader.paused_ticks += 1
-                if reader.paused_ticks >= STALL_TICKS:
+                if reader.paused_ticks >= self._stall_ticks:
                     reader.drop()
 
     def _on_leave(self, log: StreamLog, _reader: Reader) -> None:
