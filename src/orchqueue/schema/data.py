@@ -788,7 +788,7 @@ class TaskInfo(TaskSummary, frozen=True, kw_only=True, omit_defaults=True):
     A task as it stands, with its text so far.
     """
 
-    text: Annotated[str, Meta(description="The output so far.")]
+    text: Annotated[str, Meta(description="The output so far.", max_length=1073741824)]
 
 
 class TokenEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -796,7 +796,7 @@ class TokenEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
     More text. Whole characters only; may hold more than one token.
     """
 
-    t: Annotated[str, Meta(description="The text.", min_length=1)]
+    t: Annotated[str, Meta(description="The text.", max_length=1073741824, min_length=1)]
     i: Annotated[
         int,
         Meta(description="0, 1, 2 and so on without a gap.", ge=0, le=9007199254740991),
