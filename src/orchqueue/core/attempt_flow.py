@@ -99,7 +99,7 @@ def fail_attempt(
     state: State, task: Task, replica_id: ReplicaId, failure: AttemptFailure, detail: str, now_ms: int
 ) -> None:
     """Decide what becomes of a task whose attempt failed. The attempt itself keeps its slot until it is closed."""
-    task.tried = {*task.tried, replica_id}
+    task.tried = task.tried | {replica_id}
     if failure == "lost":
         task.kills += 1
     pool = state.pools[task.pool_id]

@@ -78,6 +78,8 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int) -> Forecast:
     """Predict position and start of a waiting task."""
     rates = pool_rates(pool)
     count, tokens = pool.queue.ahead(task)
+    if count == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
+        return Forecast(0, 0, rates.basis)
     prompt_ms = count * service_ms(_typical_prompt(pool, task), 0, rates)
     ahead_ms = prompt_ms + service_ms(0, tokens, rates)
     slots = slots_free_in_ms(state, pool, now_ms)

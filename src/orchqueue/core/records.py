@@ -14,7 +14,7 @@ from orchqueue.core.outcome import Outcome
 from orchqueue.core.request import FinishReason, TaskSpec
 
 
-class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True):
+class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True, gc=False):
     """A task was accepted; from here on it reaches exactly one end.
 
     Units: `accepted_at_ms` unix milliseconds.
@@ -32,7 +32,7 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True):
     correlation_id: str = ""
 
 
-class Bound(msgspec.Struct, frozen=True, tag="bound"):
+class Bound(msgspec.Struct, frozen=True, tag="bound", gc=False):
     """A task was started on a replica."""
 
     tenant: Tenant
@@ -41,7 +41,7 @@ class Bound(msgspec.Struct, frozen=True, tag="bound"):
     attempt: int
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What a client can check an output against, but for its digest, which the stream log adds.
 
     Req: ORCH-2002
@@ -56,7 +56,7 @@ class Receipt(msgspec.Struct, frozen=True):
     attempts: int
 
 
-class Ended(msgspec.Struct, frozen=True, tag="ended", omit_defaults=True):
+class Ended(msgspec.Struct, frozen=True, tag="ended", omit_defaults=True, gc=False):
     """A task reached its end. `text` is the whole output, added by the owner of the stream log when it is written.
 
     Units: instants in unix milliseconds.
@@ -81,7 +81,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", omit_defaults=True):
     text: str = ""
 
 
-class Forgotten(msgspec.Struct, frozen=True, tag="forgotten"):
+class Forgotten(msgspec.Struct, frozen=True, tag="forgotten", gc=False):
     """An ended task's retention is over; nothing of it is kept."""
 
     tenant: Tenant

@@ -24,7 +24,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     content: str
 
 
-class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Explicit overrides of the sampler profile; None leaves the profile's value."""
 
     temperature: float | None = None
@@ -38,7 +38,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     grammar: str | None = None
 
 
-class PlacementWish(msgspec.Struct, frozen=True, omit_defaults=True):
+class PlacementWish(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Where the client wants the task to run."""
 
     mode: Literal["auto", "prefer", "pin"] = "auto"
@@ -46,7 +46,7 @@ class PlacementWish(msgspec.Struct, frozen=True, omit_defaults=True):
     avoid: tuple[str, ...] = ()
 
 
-class TaskSpec(msgspec.Struct, frozen=True):
+class TaskSpec(msgspec.Struct, frozen=True, gc=False):
     """A task request: decoded known fields with defaults filled in.
 
     Exactly one of `prompt`, `messages`, `inputs` is set. `seed` is filled by `with_seed` before the core sees it.

@@ -12,11 +12,12 @@ from orchqueue.core.request import TaskSpec
 from orchqueue.core.task_states import TaskState, TaskTrigger, next_task_state
 
 
-class Task(msgspec.Struct):
+class Task(msgspec.Struct, gc=False):
     """A task's whole state.
 
     `seq` is the order of acceptance and never changes, so a task that is tried again keeps its place.
     `attempt_id` is the one attempt that owns the task: whatever comes from any other attempt is fenced off.
+    Nothing here refers back to a task, so the garbage collector need not walk the waiting ones.
 
     Units: instants in unix milliseconds; `cost_tokens` is what it is expected to decode.
     """
@@ -37,11 +38,11 @@ class Task(msgspec.Struct):
     cost_tokens: int = 0
     accepted_at_ms: int = 0
     admission: Accept | None = None
-    replies: list[ReplyId] = []
+    replies: tuple[ReplyId, ...] = ()
     attempt_id: AttemptId | None = None
     attempts: int = 0
     kills: int = 0
-    tried: set[ReplicaId] = set()
+    tried: frozenset[ReplicaId] = frozenset()
     bound_at_ms: int | None = None
     first_bound_at_ms: int | None = None
     first_token_at_ms: int | None = None

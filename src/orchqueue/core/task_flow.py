@@ -78,7 +78,7 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
         event.task_id, event.tenant, event.spec, digest, state.next_seq(), event.client_id, event.correlation_id
     )
     task.strict, task.profile = fit.strict, fit.profile
-    task.replies = [event.reply]
+    task.replies = (event.reply,)
     pool = placement.choose_pool(state, fit.pools, task)
     task.pool_id = pool.pool_id
     state.tasks[key] = state.active[key] = task
@@ -109,7 +109,7 @@ def _repeat(state: State, known: Task, event: TaskSubmitted, digest: str) -> Non
         fault = Fault("/task_id", "this task_id already names a task with another body; use a new one")
         _refuse(state, event, Refusal(Outcome.CONFLICT, fault.message, (fault,), task_id=event.task_id))
     elif known.admission is None:
-        known.replies = [*known.replies, event.reply]
+        known.replies = (*known.replies, event.reply)
     else:
         state.emit(msgspec.structs.replace(known.admission, reply=event.reply, repeated=True))
 
