@@ -206,7 +206,7 @@ def running(
         runtime = Runtime(Streams(readers_per_task=readers_per_task))
         lines: list[tuple[str, Mapping[str, LogValue]]] = []
         app = build_app(
-            runtime, access or Access(), limits, lambda: b"# TYPE queue_depth gauge\n",
+            runtime, access or Access(), limits, lambda _pools: b"# TYPE queue_depth gauge\n",
             lambda _level, event, fields: lines.append((event, fields)),
         )  # fmt: skip
         server = EdgeServer(app, runtime.streams, limits)
