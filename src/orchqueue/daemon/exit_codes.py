@@ -14,7 +14,3 @@ class ExitCode(IntEnum):
     DATA_UNUSABLE = 3
     KEYS_UNUSABLE = 4
     CANNOT_LISTEN = 5
-
-
-class CannotListen(Exception):
-    """The address cannot be served. The message says why and what to do."""

@@ -9,8 +9,8 @@ from orchqueue.adapters.system import default_data_dir
 from orchqueue.config.loader import embedded_default, load, with_overrides
 from orchqueue.config.problems import ConfigError, Problem
 from orchqueue.config.types import Config
-from orchqueue.daemon.exit_codes import CannotListen, ExitCode
-from orchqueue.ports.errors import PortError
+from orchqueue.daemon.exit_codes import ExitCode
+from orchqueue.ports.errors import CannotListen, PortError
 
 
 def serve(path: str | None, host: str | None, port: int | None, data_dir: str | None) -> int:

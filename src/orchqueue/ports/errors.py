@@ -23,3 +23,7 @@ class ProcessError(PortError):
     def __init__(self, cause: CrashCause, message: str) -> None:
         super().__init__(message)
         self.cause: CrashCause = cause
+
+
+class CannotListen(PortError):
+    """The address cannot be served."""

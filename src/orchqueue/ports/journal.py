@@ -28,7 +28,7 @@ class JournalWatcher(Protocol):
 
 
 class Recovered(Protocol):
-    """What a journal held when it was opened."""
+    """What a journal held when it was opened; to be read before the journal is opened for appending."""
 
     def unfinished(self) -> Iterator[tuple[Accepted, bool]]:
         """Yield accepted tasks without an end, in order of acceptance, and whether each had been bound."""

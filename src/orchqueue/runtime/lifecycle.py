@@ -17,7 +17,7 @@ from orchqueue.core.settings import Settings
 from orchqueue.core.task_states import TaskState
 from orchqueue.ports.clock import Clock
 from orchqueue.ports.journal import Journal
-from orchqueue.ports.telemetry import Telemetry
+from orchqueue.ports.telemetry import LogValue, Telemetry
 from orchqueue.runtime.attempts import Attempts, EngineDirectory
 from orchqueue.runtime.gate import Gate, SettingsSource
 from orchqueue.runtime.interpreter import Interpreter, Ports, ReplicaControl
@@ -81,17 +81,15 @@ class Runtime:
         Errors: JournalError.
         """
         recovered = self._resources.journal.recover()
+        finished, unfinished = list(recovered.finished()), list(recovered.unfinished())
         self._resources.journal.open(self.loop)
-        log = self._resources.telemetry.log
-        finished = waiting = 0
-        for accepted, ended in recovered.finished():
+        for accepted, ended in finished:
             self.streams.restore(accepted, ended)
             self.loop.deliver(TaskRestored(accepted, ended))
-            finished += 1
-        for accepted, was_bound in recovered.unfinished():
+        for accepted, was_bound in unfinished:
             self.loop.deliver(TaskRecovered(accepted, was_bound))
-            waiting += 1
-        log("info", "journal_recovered", {"waiting_tasks": waiting, "ended_tasks": finished})
+        counts: dict[str, LogValue] = {"waiting_tasks": len(unfinished), "ended_tasks": len(finished)}
+        self._resources.telemetry.log("info", "journal_recovered", counts)
         self.loop.begin()
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
