@@ -125,6 +125,8 @@ class _Builder:
         if depth > DEPTH_LIMIT or self._left < 0:
             raise _TooBig
         self._document.places[path] = _place(node)
+        if isinstance(node, MappingNode | SequenceNode) and str(node.tag) not in (_CORE + "map", _CORE + "seq"):
+            self._complain_of_tag(node, path)
         if isinstance(node, MappingNode):
             return self._mapping(node, path, depth)
         if isinstance(node, SequenceNode):
@@ -167,9 +169,12 @@ class _Builder:
         if tag in (_CORE + "int", _CORE + "float"):
             self._complain(node, path, "not a number that can be used", "write plain decimal digits")
         else:
-            self._complain(node, path, f"the YAML tag {tag[:60]} is not allowed here", "write a plain value")
+            self._complain_of_tag(node, path)
         self._document.unusable.add(path)
         return None
+
+    def _complain_of_tag(self, node: Node, path: Path) -> None:
+        self._complain(node, path, f"the YAML tag {str(node.tag)[:60]} is not allowed here", "write a plain value")
 
     def _complain(self, node: Node, path: Path, message: str, fix: str) -> None:
         line, column = _place(node)

@@ -23,7 +23,7 @@ class _Bad:
 BAD = _Bad()
 
 # What stands in for a required field that is bad, so that the rest of its pool can still be judged.
-_STAND_INS: dict[str, Value] = {"id": "?", "engine": "llamacpp", "model": "bundled:unknown"}
+_STAND_INS: dict[str, Value] = {"id": "unnamed", "engine": "llamacpp", "model": "bundled:unknown"}
 
 
 class Shape:
