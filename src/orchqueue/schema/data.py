@@ -125,7 +125,7 @@ Engine: TypeAlias = Annotated[Literal["llamacpp", "vllm", "tgi", "triton"], Meta
 EngineName: TypeAlias = Annotated[
     str,
     Meta(
-        description="The kind of engine that a pool runs; a test deployment may show names beyond those of `Engine`.",
+        description="The kind of engine that a pool runs; later versions may know more than `Engine` lists.",
         max_length=64,
         min_length=1,
     ),
@@ -613,10 +613,8 @@ class TaskRequest(Wire, frozen=True, kw_only=True, omit_defaults=True):
     ) = UNSET
     engine: (
         Annotated[
-            EngineName,
-            Meta(
-                description="Which kind of engine (`llamacpp`, `vllm`, `tgi`, `triton`); may be left out when only one pool fits."
-            ),
+            Engine,
+            Meta(description="Which kind of engine; may be left out when only one pool fits."),
         ]
         | UnsetType
     ) = UNSET

@@ -75,7 +75,11 @@ FAULTS = [
     ("openapi", changed(POST, "operationId", "listTasks"), "listTasks"),
     ("requirements", dropped(POST, "x-req-id"), "createTask: no x-req-id"),
     ("requirements", dropped("data components responses Conflict", "x-req-id"), "createTask 409: no x-req-id"),
-    ("requirements", changed(f"{POST} responses 202", "x-req-id", "ORCH-9999"), "createTask 202: unknown ORCH-9999"),
+    (
+        "requirements",
+        changed(f"{POST} responses 202", "x-req-id", f"ORCH-{9999}"),
+        f"createTask 202: unknown ORCH-{9999}",
+    ),
     ("responses", dropped(f"{POST} responses", "431"), "createTask: 431 is not declared"),
     ("responses", dropped(f"{DRAIN} responses", "403"), "drainPool: 403 is not declared"),
     ("responses", dropped(f"{DRAIN} responses", "415"), "drainPool: 415 is not declared"),
