@@ -1,0 +1,72 @@
+"""Why an engine process ended, from its exit status and its last words.
+
+Req: ORCH-3038
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+from orchqueue.core.events import CrashCause
+
+TAIL_BYTES = 16 * 1024
+_VRAM_OOM = re.compile(
+    r"cuda\w*[^\n]*out of memory|out of memory[^\n]*cuda|cudaMalloc failed|CUDA_ERROR_OUT_OF_MEMORY|ErrorOutOfDeviceMemory",
+    re.IGNORECASE,
+)
+_HOST_OOM = re.compile(
+    r"bad_alloc|Cannot allocate memory|failed to allocate (?:CPU )?buffer|MemoryError", re.IGNORECASE
+)
+_CUDA = re.compile(r"CUDA error|CUDA_ERROR|ggml_cuda\w* error|Xid", re.IGNORECASE)
+
+
+def read_tail(path: Path, tail_bytes: int = TAIL_BYTES) -> str:
+    """Read the end of a log; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - tail_bytes))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def count_oom_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Read how many processes of our control group the kernel has killed for memory; 0 where it does not tell."""
+    try:
+        for line in (root / "memory.events").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def classify(returncode: int, tail: str, oom_kills: int) -> tuple[CrashCause, str]:
+    """Name the cause and put it into one line.
+
+    1. What the engine itself said of device memory, the host's memory, CUDA.
+    2. Killed while the kernel counted `oom_kills` more kills for memory: the host's memory.
+    3. A signal, an exit status.
+
+    >>> classify(-9, "", 1)[0]
+    'host_oom'
+    """
+    last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "it said nothing")[:300]
+    if _VRAM_OOM.search(tail):
+        return "vram_oom", f"device memory exhausted: {last}"
+    if _HOST_OOM.search(tail) and returncode != 0:
+        return "host_oom", f"host memory exhausted: {last}"
+    if _CUDA.search(tail):
+        return "cuda", f"CUDA failed: {last}"
+    if returncode == -signal.SIGKILL and oom_kills > 0:
+        return "host_oom", "killed by the kernel because the host's memory ran out"
+    if returncode < 0:
+        try:
+            name = signal.Signals(-returncode).name
+        except ValueError:
+            name = str(-returncode)
+        return "signal", f"ended by {name}: {last}"
+    return "exit", f"exited with status {returncode}: {last}"

@@ -1,0 +1,258 @@
+"""Brings up llama.cpp replicas: as processes of our own, or at URLs where they run already.
+
+Req: ORCH-3002, ORCH-3038
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchqueue.adapters.engines.connection import Endpoint, parse_endpoint
+from orchqueue.adapters.engines.llamacpp import LlamacppReplica
+from orchqueue.adapters.engines.llamacpp_server import SETTINGS_VARIABLE
+from orchqueue.adapters.engines.selftest import Description
+from orchqueue.adapters.gguf import GgufError, kv_bytes_per_token, read_metadata
+from orchqueue.adapters.models import ModelFile, ModelStore
+from orchqueue.adapters.processes.crash import classify, count_oom_kills
+from orchqueue.adapters.processes.fit import check_fit, device_free_bytes, host_available_bytes
+from orchqueue.adapters.processes.launched import ORPHAN_GRACE_S, Exit, LaunchedProcess, LaunchSpec, launch_process
+from orchqueue.adapters.processes.llamacpp_launch import (
+    SpawnSettings,
+    check_device,
+    read_args,
+    server_env,
+    server_settings,
+)
+from orchqueue.core.events import CrashCause
+from orchqueue.core.ids import ReplicaId
+from orchqueue.ports.errors import EngineError, ProcessError
+from orchqueue.ports.process import OnExit
+
+HEALTH_INTERVAL_S = 3.0
+HEALTH_FAILURES = 3
+READY_POLL_S = 0.1
+CONNECT_TIMEOUT_S = 10.0
+SERVER_MODULE = "orchqueue.adapters.engines.llamacpp_server"
+
+
+class _Endpoint:
+    """What spawned and external replicas share: the health watch, and telling of the end at most once."""
+
+    def __init__(self, replica: LlamacppReplica, on_exit: OnExit, health_interval_s: float) -> None:
+        self._replica = replica
+        self._on_exit: OnExit | None = on_exit
+        self._interval_s = health_interval_s
+        self._watch = asyncio.create_task(self._poll_health())
+
+    @property
+    def replica(self) -> LlamacppReplica:
+        """Give the engine connection."""
+        return self._replica
+
+    @property
+    def pid(self) -> int | None:
+        """Give the engine's process id."""
+        return self._replica.description.pid
+
+    @property
+    def url(self) -> str:
+        """Give the base URL."""
+        return self._replica.endpoint.url
+
+    def tell(self, cause: CrashCause, detail: str) -> None:
+        """Report the end, unless it was asked for or told already."""
+        on_exit, self._on_exit = self._on_exit, None
+        if on_exit is not None:
+            on_exit(cause, detail)
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        self._on_exit = None
+        self._watch.cancel()
+        await self._replica.close()
+
+    async def _poll_health(self) -> None:
+        failures = 0
+        while failures < HEALTH_FAILURES:
+            await asyncio.sleep(self._interval_s)
+            problem = await _unhealthy(self._replica)
+            failures = failures + 1 if problem else 0
+        self.tell("health", f"{failures} health polls failed in a row: {problem}")
+
+
+class SpawnedReplica(_Endpoint):
+    """A replica in a process of ours."""
+
+    def __init__(
+        self, process: LaunchedProcess, replica: LlamacppReplica, on_exit: OnExit, interval_s: float, oom_kills: int
+    ) -> None:
+        super().__init__(replica, on_exit, interval_s)
+        self._process = process
+        self._oom_kills = oom_kills
+        process.exited.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """End the process: TERM, 5 s, KILL."""
+        await super().stop()
+        await self._process.stop()
+
+    def _ended(self, ended: asyncio.Future[Exit]) -> None:
+        if not ended.cancelled():
+            self.tell(*explain_exit(self._process, ended.result(), self._oom_kills))
+
+
+def explain_exit(process: LaunchedProcess, ended: Exit, oom_kills_before: int) -> tuple[CrashCause, str]:
+    """Classify the end of a process."""
+    cause, detail = classify(ended.returncode, process.tail(), count_oom_kills() - oom_kills_before)
+    return cause, f"{ended.detail}: {detail}" if ended.detail else detail
+
+
+class LlamacppSpawnHost:
+    """Launches a pool's replicas on this machine. Implements `ports.process.ReplicaHost`."""
+
+    def __init__(
+        self, settings: SpawnSettings, directory: Path, models: ModelStore, *,
+        health_interval_s: float = HEALTH_INTERVAL_S, orphan_grace_s: float = ORPHAN_GRACE_S,
+    ) -> None:  # fmt: skip
+        """Check the launch flags.
+
+        Errors: ProcessError that names a flag that does not exist.
+        """
+        self._args = read_args(settings.args)
+        self._settings = settings
+        self._directory = directory
+        self._models = models
+        self._health_interval_s = health_interval_s
+        self._orphan_grace_s = orphan_grace_s
+
+    async def verify_model(self, model_ref: str) -> str:
+        """Compare the model's checksum."""
+        return (await self._models.verify(model_ref, self._settings.model_sha256)).sha256
+
+    async def launch(self, replica_id: ReplicaId, model_ref: str, on_exit: OnExit) -> SpawnedReplica:
+        """Start a replica.
+
+        1. The device mask must allow it, the model's checksum must be right, and it must fit.
+        2. The launcher starts the server, which tells its port when the model is loaded.
+        3. It must answer healthy, with our key.
+        """
+        gpus = check_device(self._settings, self._settings.devices.get(replica_id, ()))
+        model = await self._models.verify(model_ref, self._settings.model_sha256)
+        kv_bytes = await self._check_fit(model, gpus)
+        key = secrets.token_hex(16)
+        server = server_settings(self._settings, str(model.path), key, len(gpus))
+        env = server_env(self._settings, server, SETTINGS_VARIABLE, gpus)
+        spec = LaunchSpec(
+            replica_id,
+            [sys.executable, "-P", "-m", SERVER_MODULE],
+            env,
+            fingerprint=f"{model.sha256}:{self._settings.pool_id}",
+            orphan_grace_s=self._orphan_grace_s,
+        )
+        oom_kills = count_oom_kills()
+        process = await launch_process(self._directory, spec)
+        try:
+            port = await self._await_port(process, oom_kills)
+            description = Description(
+                _engine_version(), model.sha256, kv_bytes, process.engine_pid, self._settings.strict
+            )
+            replica = LlamacppReplica(Endpoint("127.0.0.1", port, api_key=key), description)
+            await await_healthy(replica, CONNECT_TIMEOUT_S)
+        except BaseException:
+            await asyncio.shield(process.stop())
+            raise
+        return SpawnedReplica(process, replica, on_exit, self._health_interval_s, oom_kills)
+
+    async def _await_port(self, process: LaunchedProcess, oom_kills: int) -> int:
+        try:
+            async with asyncio.timeout(self._args.start_timeout_s):
+                port = await asyncio.shield(process.port)
+        except TimeoutError:
+            raise ProcessError(
+                "never_ready",
+                f"the engine was not ready within {self._args.start_timeout_s:g} s; see {process.log_path.name}",
+            ) from None
+        if port is None:
+            cause, detail = explain_exit(process, await process.exited, oom_kills)
+            raise ProcessError(cause, f"the engine ended while it started: {detail}")
+        return port
+
+    async def _check_fit(self, model: ModelFile, gpus: list[int]) -> int:
+        try:
+            per_token = kv_bytes_per_token(await asyncio.to_thread(read_metadata, model.path))
+        except (GgufError, OSError) as error:
+            raise ProcessError("never_ready", f"llama.cpp cannot load this model: {error}") from error
+        kv_bytes = per_token * self._settings.ctx * self._settings.slots
+        if gpus:
+            shares = self._settings.tensor_split or tuple(1 / len(gpus) for _ in gpus)
+            check_fit(model.size_bytes, kv_bytes, await device_free_bytes(gpus), shares, "device memory")
+        else:
+            check_fit(model.size_bytes, kv_bytes, [host_available_bytes()], [1.0], "host memory")
+        return per_token
+
+
+class LlamacppExternalHost:
+    """Connects to servers that run already. Implements `ports.process.ReplicaHost`.
+
+    `urls`: the base URL of each replica. `model_sha256`: what the operator says the digest is.
+    """
+
+    def __init__(
+        self, urls: Mapping[ReplicaId, str], *, model_sha256: str | None = None, strict: bool = True,
+        allow_simulated: bool = False, health_interval_s: float = HEALTH_INTERVAL_S, api_key: str = "",
+    ) -> None:  # fmt: skip
+        self._endpoints = {replica_id: parse_endpoint(url, api_key) for replica_id, url in urls.items()}
+        self._model_sha256 = model_sha256
+        self._strict = strict
+        self._allow_simulated = allow_simulated
+        self._health_interval_s = health_interval_s
+
+    async def verify_model(self, model_ref: str) -> str:
+        """Give what the operator said: the file is on another machine."""
+        del model_ref
+        return self._model_sha256 or ""
+
+    async def launch(self, replica_id: ReplicaId, model_ref: str, on_exit: OnExit) -> _Endpoint:
+        """Connect to a replica and see it healthy."""
+        del model_ref
+        description = Description(model_digest=self._model_sha256, strict=self._strict)
+        replica = LlamacppReplica(self._endpoints[replica_id], description, allow_simulated=self._allow_simulated)
+        await await_healthy(replica, CONNECT_TIMEOUT_S)
+        return _Endpoint(replica, on_exit, self._health_interval_s)
+
+
+async def await_healthy(replica: LlamacppReplica, timeout_s: float) -> None:
+    """Return when the replica answers healthy.
+
+    Errors: ProcessError with the last problem.
+    """
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + timeout_s
+    problem = await _unhealthy(replica)
+    while problem and loop.time() < until_s:
+        await asyncio.sleep(READY_POLL_S)
+        problem = await _unhealthy(replica)
+    if problem:
+        raise ProcessError(
+            "never_ready", f"{replica.endpoint.url} was not healthy within {timeout_s:g} s: {problem}"
+        ) from None
+
+
+async def _unhealthy(replica: LlamacppReplica) -> str:
+    try:
+        return "" if await replica.health() else "it is loading"
+    except EngineError as error:
+        return str(error)
+
+
+def _engine_version() -> str:
+    """Name the engine's build: the wheel's server calls itself "unknown"."""
+    try:
+        return f"xllamacpp-{importlib.metadata.version('xllamacpp')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

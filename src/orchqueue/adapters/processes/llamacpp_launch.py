@@ -1,0 +1,113 @@
+"""From a pool's launch settings to the settings of one llama.cpp server process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from orchqueue.adapters.engines.llamacpp_server import ServerSettings
+from orchqueue.ports.errors import ProcessError
+
+Value = str | int | float | bool
+
+
+class SpawnSettings(msgspec.Struct, frozen=True):
+    """How a pool's replicas are launched here.
+
+    `devices`: the mask of each replica, by its id. `args`: flags in this adapter's words, see `LaunchArgs`.
+    """
+
+    pool_id: str
+    ctx: int
+    slots: int = 1
+    strict: bool = True
+    allow_cpu: bool = False
+    devices: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    tensor_split: tuple[float, ...] = ()
+    args: Mapping[str, Value] = MappingProxyType({})
+    env: Mapping[str, str] = MappingProxyType({})
+    model_sha256: str | None = None
+    replicas: int = 1
+
+
+class LaunchArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Flags that `launch.args` may hold; None: chosen for the device.
+
+    Units: `n_batch` and `n_ubatch` tokens read at once while a prompt is processed: an abort takes effect between two batches.
+    """
+
+    threads: int | None = None
+    n_batch: int | None = None
+    n_ubatch: int | None = None
+    cache_ram_mib: int | None = None
+    flash_attention: bool | None = None
+    start_timeout_s: float = 600.0
+
+
+def read_args(args: Mapping[str, Value]) -> LaunchArgs:
+    """Check the flags.
+
+    Errors: ProcessError that names the wrong one.
+    """
+    try:
+        return msgspec.convert(dict(args), LaunchArgs)
+    except msgspec.ValidationError as error:
+        known = ", ".join(LaunchArgs.__struct_fields__)
+        raise ProcessError("never_ready", f"launch.args: {error}; known are {known}") from error
+
+
+def cuda_indices(devices: tuple[str, ...]) -> list[int]:
+    """Pick the GPUs out of a device mask."""
+    return [int(device.removeprefix("cuda:")) for device in devices if device.startswith("cuda:")]
+
+
+def check_device(settings: SpawnSettings, devices: tuple[str, ...]) -> list[int]:
+    """Say which GPUs a replica uses; none means the CPU, which must have been allowed.
+
+    Errors: ProcessError.
+    """
+    gpus = cuda_indices(devices)
+    if not gpus and not settings.allow_cpu:
+        raise ProcessError(
+            "cannot_fit",
+            f"pool {settings.pool_id} names no GPU and does not set allow_cpu: true; nothing runs on the CPU unasked",
+        )
+    return gpus
+
+
+def server_settings(settings: SpawnSettings, model_path: str, api_key: str, gpus: int) -> ServerSettings:
+    """Fill in what the pool leaves open.
+
+    On the CPU a batch is small, so that an abort is obeyed within a fraction of a second, and the replicas share the cores: more
+    threads than cores make llama.cpp many times slower.
+    """
+    args = read_args(settings.args)
+    cores = len(os.sched_getaffinity(0))
+    n_batch = args.n_batch or (2048 if gpus else 64)
+    # Strict replicas must not keep state of earlier prompts; others may, within a bound.
+    cache_ram_mib = args.cache_ram_mib if args.cache_ram_mib is not None else (0 if settings.strict else 512)
+    return ServerSettings(
+        model_path=model_path,
+        api_key=api_key,
+        ctx=settings.ctx,
+        slots=settings.slots,
+        gpu_devices=gpus,
+        tensor_split=settings.tensor_split if gpus > 1 else (),
+        threads=args.threads or (0 if gpus else max(1, cores // max(1, settings.replicas))),
+        n_batch=n_batch,
+        n_ubatch=args.n_ubatch or min(n_batch, 512),
+        cache_ram_mib=cache_ram_mib,
+        flash_attention=args.flash_attention,
+    )
+
+
+def server_env(settings: SpawnSettings, server: ServerSettings, variable: str, gpus: list[int]) -> dict[str, str]:
+    """Make the process's own part of its environment; devices outside the mask do not exist for it."""
+    return {
+        **settings.env,
+        "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in gpus),
+        variable: msgspec.json.encode(server).decode(),
+    }
