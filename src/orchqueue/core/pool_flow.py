@@ -5,6 +5,7 @@ Req: ORCH-2101, ORCH-2102, ORCH-3030, ORCH-3034
 
 from __future__ import annotations
 
+from orchqueue.core import fairness
 from orchqueue.core.effects import ClearTimer, Done, Note, Refuse, SetTimer, StartReplica, StopReplica, VerifyModel
 from orchqueue.core.ending import end
 from orchqueue.core.events import (
@@ -19,7 +20,7 @@ from orchqueue.core.ids import PoolId, ReplyId
 from orchqueue.core.outcome import Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
-from orchqueue.core.state import Pool, State
+from orchqueue.core.state import Pool, Replica, State
 from orchqueue.core.task_states import TaskState
 
 
@@ -158,7 +159,8 @@ def reload_step(state: State, pool: Pool, now_ms: int) -> None:
         return
     wanted = pool.wanted_model_ref
     assert wanted is not None, f"pool {pool.pool_id} reloads without a model"
-    if pool.model_ref != wanted:
+    if not pool.swap_begun:
+        pool.swap_begun = True
         for replica in pool.replicas.values():
             if replica.state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.SUSPECT):
                 state.emit(StopReplica(replica.replica_id))
@@ -172,16 +174,20 @@ def reload_step(state: State, pool: Pool, now_ms: int) -> None:
             replica.facts = None
             replica.rates.basis = "none"
             replica.failures_in_row = 0
-            replica.move(ReplicaTrigger.START)
-            replica.starting_since_ms = now_ms
-            state.emit(StartReplica(replica.replica_id, pool.model_ref))
+            _launch(state, pool, replica, now_ms)
+
+
+def _launch(state: State, pool: Pool, replica: Replica, now_ms: int) -> None:
+    replica.move(ReplicaTrigger.START)
+    replica.starting_since_ms = now_ms
+    state.emit(StartReplica(replica.replica_id, pool.model_ref))
 
 
 def replica_of_reload_ready(state: State, pool: Pool) -> None:
     """Finish a reload once every replica serves the wanted model."""
     if pool.mode != "reloading" or not all(r.ready for r in pool.replicas.values()):
         return
-    pool.mode, pool.wanted_model_ref = "serving", None
+    pool.mode, pool.wanted_model_ref, pool.swap_begun = "serving", None, False
     text = "old model restored" if pool.reload_failed else "reloaded"
     if not pool.reload_failed:
         pool.previous_model_ref = pool.replaced_model_ref
@@ -191,8 +197,9 @@ def replica_of_reload_ready(state: State, pool: Pool) -> None:
 
 def replica_of_reload_lost(state: State, pool: Pool, error: str, now_ms: int) -> None:
     """Go back to the old model when the new one does not come up; the old one is then retried like any other."""
-    if pool.mode != "reloading" or pool.model_ref != pool.wanted_model_ref:
+    if pool.mode != "reloading" or not pool.swap_begun:
         return
+    pool.swap_begun = False
     if pool.reload_failed or pool.replaced_model_ref is None:
         pool.mode, pool.wanted_model_ref, pool.reload_failed = "serving", None, False
         return
@@ -208,7 +215,16 @@ def on_stopped(state: State, event: ReplicaStopped, now_ms: int) -> None:
     replica = state.replicas[event.replica_id]
     if replica.state is ReplicaState.STOPPING:
         replica.move(ReplicaTrigger.STOPPED)
-        reload_step(state, state.pool_of(replica), now_ms)
+        go_on_after_stop(state, replica, now_ms)
+
+
+def go_on_after_stop(state: State, replica: Replica, now_ms: int) -> None:
+    """Start a replica that is down, with the model that its pool wants now: nobody stops one to leave it down."""
+    pool = state.pool_of(replica)
+    if pool.mode == "reloading":
+        reload_step(state, pool, now_ms)
+    elif replica.state is ReplicaState.DOWN:
+        _launch(state, pool, replica, now_ms)
 
 
 def on_settings(state: State, event: SettingsReplaced) -> None:
@@ -226,7 +242,10 @@ def on_settings(state: State, event: SettingsReplaced) -> None:
     for settings in event.settings.pools:
         pool = state.pools[settings.pool_id]
         pool.settings = settings
+        old_weights = pool.queue.weights
         pool.queue.configure(settings.capacity, settings.classes)
+        if pool.queue.weights != old_weights:
+            pool.share = fairness.new_state(pool.queue.weights)
     state.emit(Done(event.reply, {"pools": len(state.pools)}), Note("info", "config_reloaded", {}))
     state.dirty = True
 

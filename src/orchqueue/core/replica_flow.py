@@ -13,7 +13,7 @@ from orchqueue.core.ending import end
 from orchqueue.core.estimate import smooth
 from orchqueue.core.events import ReplicaHealthy, ReplicaLost, ReplicaReady, ReplicaScraped
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.pool_flow import replica_of_reload_lost, replica_of_reload_ready
+from orchqueue.core.pool_flow import go_on_after_stop, replica_of_reload_lost, replica_of_reload_ready
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
 from orchqueue.core.settings import Supervision
 from orchqueue.core.state import Pool, Replica, State
@@ -99,7 +99,10 @@ def on_lost(state: State, event: ReplicaLost, now_ms: int) -> None:
     else:
         _plan_return(state, pool, replica, now_ms)
     _fail_attempts(state, replica, event, now_ms)
-    replica_of_reload_lost(state, pool, replica.last_error, now_ms)
+    if stopping:
+        go_on_after_stop(state, replica, now_ms)
+    else:
+        replica_of_reload_lost(state, pool, replica.last_error, now_ms)
     _give_up_waiting(state, pool, now_ms)
     state.dirty = True
 

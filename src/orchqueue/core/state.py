@@ -87,6 +87,7 @@ class Pool:
         self.previous_model_ref: str | None = None
         self.replaced_model_ref: str | None = None
         self.wanted_model_ref: str | None = None
+        self.swap_begun = False
         self.reload_failed = False
         self.last_error: str | None = None
         self.learned_tokens: dict[str, int] = {}

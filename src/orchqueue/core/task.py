@@ -52,6 +52,7 @@ class Task(msgspec.Struct, gc=False):
     emitted_bytes: int = 0
     readers: int = 0
     reader_seen: bool = False
+    unread_since_ms: int = 0
     passes: int = 0
     warm_wait_over: bool = False
     ended: Ended | None = None

@@ -154,6 +154,7 @@ def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, no
     task.cost_tokens = expected_tokens(pool, task.spec.priority, task.spec.expected_tokens, task.spec.max_tokens)
     refusal = (
         _stopped(state)
+        or admission.not_serving((pool,), now_ms)
         or admission.too_long(pool, task.spec, counted)
         or admission.no_turn_left(state, task.tenant, task.spec, now_ms)
         or admission.misses_deadline(pool, task.spec, counted.tokens)
@@ -188,6 +189,8 @@ def _turn_away(state: State, task: Task, pool: Pool, refusal: Refusal) -> None:
 
 def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
     task.move(TaskTrigger.ADMIT)
+    # Numbered here and not when it was asked for: while its prompt was counted others may have been accepted.
+    task.seq = state.next_seq()
     task.accepted_at_ms = now_ms
     pool.queue.push(task)
     if task.session is not None:
@@ -246,7 +249,7 @@ def on_reader_detached(state: State, event: ReaderDetached, now_ms: int) -> None
     task = state.active.get(event.key)
     if task is None:
         return
-    task.readers = event.readers
+    task.readers, task.unread_since_ms = event.readers, now_ms
     if event.readers == 0 and task.spec.cancels_on_disconnect:
         state.emit(SetTimer(("disconnect", task.key), now_ms + state.settings.disconnect_grace_ms))
 
@@ -294,8 +297,9 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     state.tasks[task.key] = state.active[task.key] = task
     task.move(TaskTrigger.ADMIT)
     pool.queue.push(task)
-    if task.session is not None and state.sessions.turns_left(task.session, now_ms) > 0:
-        state.sessions.count_turn(task.session, now_ms)
+    if task.session is not None and state.sessions.turns_left(task.session, task.accepted_at_ms) > 0:
+        session = state.sessions.count_turn(task.session, task.accepted_at_ms)
+        state.emit(SetTimer(("session", "/".join(task.session)), max(now_ms, session.expires_at_ms)))
     state.emit(OpenStream(task.key, task.correlation_id))
     forecast = start_of(state, pool, task, now_ms)
     task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms)

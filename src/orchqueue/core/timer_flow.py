@@ -56,21 +56,32 @@ def _task_timer(state: State, kind: str, task: Task, now_ms: int) -> None:
             text = f"deadline_ms {task.spec.deadline_ms} has passed; allow more time or ask for fewer tokens"
             end(state, task, Outcome.DEADLINE_PASSED, now_ms, text)
         case "wall" if task.bound_at_ms is not None:
+            if _too_early(state, kind, task, task.bound_at_ms + timeouts.wall_ms, now_ms):
+                return
             text = f"decoding took longer than wall_ms {timeouts.wall_ms}; ask for fewer tokens"
             end(state, task, Outcome.WALL_TIMEOUT, now_ms, text)
-        case "first_token" if task.state is TaskState.BOUND:
+        case "first_token" if task.state is TaskState.BOUND and timeouts.first_token_ms is not None:
+            if _too_early(state, kind, task, (task.bound_at_ms or 0) + timeouts.first_token_ms, now_ms):
+                return
             text = f"no token came within first_token_ms {timeouts.first_token_ms}; send the task again"
             end(state, task, Outcome.FIRST_TOKEN_TIMEOUT, now_ms, text)
         case "idle" if task.last_token_at_ms is not None:
-            due_ms = task.last_token_at_ms + timeouts.idle_ms
-            if due_ms > now_ms:
-                state.emit(SetTimer(("idle", task.key), due_ms))
-            else:
-                text = f"no token came for idle_ms {timeouts.idle_ms}; send the task again"
-                end(state, task, Outcome.IDLE_TIMEOUT, now_ms, text)
+            if _too_early(state, kind, task, task.last_token_at_ms + timeouts.idle_ms, now_ms):
+                return
+            text = f"no token came for idle_ms {timeouts.idle_ms}; send the task again"
+            end(state, task, Outcome.IDLE_TIMEOUT, now_ms, text)
         case "disconnect" if task.readers == 0:
+            if _too_early(state, kind, task, task.unread_since_ms + state.settings.disconnect_grace_ms, now_ms):
+                return
             state.emit(Note("info", "task_abandoned", {"job_id": task.task_id, "tenant_id": task.tenant}))
             end(state, task, Outcome.CANCELED_ON_DISCONNECT, now_ms)
         case "warm":
             task.warm_wait_over = True
             state.dirty = True
+
+
+def _too_early(state: State, kind: str, task: Task, due_ms: int, now_ms: int) -> bool:
+    """Wait on when the time is not over: tokens came, or what fired was meant for an earlier attempt or reader."""
+    if due_ms > now_ms:
+        state.emit(SetTimer((kind, task.key), due_ms))
+    return due_ms > now_ms

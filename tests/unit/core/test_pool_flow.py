@@ -1,0 +1,70 @@
+"""What operators do to a pool."""
+
+import msgspec
+import pytest
+
+from orchqueue.core import effects as fx
+from orchqueue.core import events as ev
+from orchqueue.core.ids import PoolId, ReplicaId
+from tests.unit.core.driving import Driver, both_classes, pool_settings
+
+P = PoolId("p")
+
+
+def reload(core: Driver, model_ref: str) -> None:
+    core.handle(ev.ReloadRequested(core.reply(), P, model_ref))
+    core.handle(ev.ModelVerified(P, model_ref, ""))
+
+
+@pytest.mark.req("ORCH-2102")
+def test_the_same_model_can_be_loaded_again() -> None:
+    """A reload with the model that is there restarts the replicas and ends in serving."""
+    core = Driver()
+    reload(core, "m")
+    core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
+    core.ready("pr0")
+    assert core.pool().mode == "serving"
+    assert len(core.wanted(fx.StartReplica)) == 2
+
+
+@pytest.mark.req("ORCH-2102")
+def test_an_old_replica_that_dies_while_it_stops_does_not_fail_the_reload() -> None:
+    """Only the new model's own failure leads back to the old one."""
+    core = Driver()
+    reload(core, "new")
+    core.handle(ev.ReplicaLost(ReplicaId("pr0"), "signal", "killed"))
+    core.ready("pr0")
+    assert (core.pool().mode, core.pool().model_ref, core.pool().last_error) == ("serving", "new", None)
+
+
+@pytest.mark.req("ORCH-2102")
+def test_no_replica_stays_down_when_old_and_new_model_fail() -> None:
+    """When even the old model fails to come back, replicas that were still stopping are started all the same."""
+    core = Driver(pool_settings(replicas=2))
+    reload(core, "new")
+    for name in ("pr0", "pr1"):
+        core.handle(ev.ReplicaStopped(ReplicaId(name)))
+    core.ready("pr0")
+    core.handle(ev.ReplicaLost(ReplicaId("pr1"), "exit", "new model fails"))
+    core.handle(ev.ReplicaLost(ReplicaId("pr1"), "exit", "old model fails too"))
+    assert core.pool().mode == "serving"
+    core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
+    core.ready("pr0")
+    assert core.pool().ready
+    assert core.wanted(fx.StartReplica)[-1] == fx.StartReplica(ReplicaId("pr0"), "m")
+
+
+@pytest.mark.req("ORCH-3005", "ORCH-3030")
+def test_new_weights_hold_from_the_next_start_on() -> None:
+    """Shares begin anew with new weights, so that no old claim outlives them."""
+    core = Driver(pool_settings(classes=both_classes(interactive=100)))
+    for number in range(20):
+        core.submit(f"i{number}")
+    core.submit("b", priority="batch")
+    core.complete(1)
+    settings = core.core.state.settings
+    pools = (msgspec.structs.replace(settings.pools[0], classes=both_classes(interactive=8)),)
+    core.handle(ev.SettingsReplaced(core.reply(), msgspec.structs.replace(settings, pools=pools)))
+    for attempt in range(2, 12):
+        core.complete(attempt)
+    assert "b" in core.starts

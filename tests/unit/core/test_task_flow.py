@@ -1,0 +1,48 @@
+"""What happens to a task from the outside."""
+
+import pytest
+
+from orchqueue.core import effects as fx
+from orchqueue.core import events as ev
+from orchqueue.core.ids import PoolId
+from orchqueue.core.outcome import Outcome
+from tests.unit.core.driving import Driver, key, pool_settings
+
+
+@pytest.mark.req("ORCH-3004")
+def test_the_order_is_that_of_acceptance_and_not_of_asking() -> None:
+    """A task whose prompt had to be counted first stands behind those accepted meanwhile, as the journal has it."""
+    core = Driver()
+    core.submit("running")
+    core.submit("counted", prompt="x" * 300)
+    core.submit("quick")
+    core.handle(ev.PromptCounted(key("counted"), 100))
+    assert core.waiting() == ["quick", "counted"]
+
+
+@pytest.mark.req("ORCH-2101")
+def test_a_pool_drained_while_a_prompt_was_counted_takes_the_task_no_more() -> None:
+    """The answer is POOL_UNREADY; accepted, the task would wait for ever."""
+    core = Driver()
+    core.submit("counted", prompt="x" * 300)
+    core.handle(ev.DrainRequested(core.reply(), PoolId("p"), 1_000))
+    assert core.pool().mode == "drained"
+    core.handle(ev.PromptCounted(key("counted"), 100))
+    assert core.refusal().refusal.outcome is Outcome.POOL_UNREADY
+
+
+@pytest.mark.req("ORCH-3016")
+@pytest.mark.parametrize("kind", ["wall", "first_token"])
+def test_a_timer_of_an_earlier_attempt_does_not_end_the_next(kind: str) -> None:
+    """A timer that was already due when its attempt failed must not strike the attempt that followed."""
+    timeouts = {"wall_ms": 1_000, "first_token_ms": 1_000}
+    settings = pool_settings(replicas=2)
+    settings = pool_settings(replicas=2, timeouts=type(settings.timeouts)(**timeouts))
+    core = Driver(settings)
+    core.submit("t")
+    core.handle(ev.AttemptFailed(core.wanted(fx.StartAttempt)[0].attempt_id, "engine_error", ""), after_ms=1_000)
+    assert core.starts == ["t", "t"]
+    core.handle(ev.TimerFired((kind, key("t"))))
+    assert core.wanted(fx.Finish) == []
+    core.handle(ev.TimerFired((kind, key("t"))), after_ms=1_000)
+    assert len(core.wanted(fx.Finish)) == 1
