@@ -79,7 +79,7 @@ def json_line(now_ms: int, level: str, event: str, fields: Mapping[str, LogValue
 def text_line(now_ms: int, level: str, event: str, fields: Mapping[str, LogValue]) -> bytes:
     """Write a line for people: what is known only, each value quoted where it holds spaces or control characters."""
     parts = [_timestamp(now_ms), f"{level:7}", event]
-    parts += [f"{name}={_quoted(value)}" for name, value in _clean(fields).items() if value is not None]
+    parts += [f"{_quoted(name)}={_quoted(value)}" for name, value in _clean(fields).items() if value is not None]
     return " ".join(parts).encode() + b"\n"
 
 
