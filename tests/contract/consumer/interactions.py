@@ -1,0 +1,9 @@
+"""Every interaction of the pact."""
+
+from __future__ import annotations
+
+from tests.contract.consumer.control_interactions import CONTROL
+from tests.contract.consumer.data_interactions import DATA
+from tests.contract.consumer.recording import Interaction
+
+INTERACTIONS: tuple[Interaction, ...] = (*DATA, *CONTROL)
