@@ -102,7 +102,7 @@ class TaskStream:
 
     @property
     def last_event_id(self) -> str:
-        """Return the id from which another stream can continue; empty before the first token."""
+        """Return the id from which another stream can continue; empty before the first event."""
         return self._resume_id
 
     @property
@@ -191,6 +191,8 @@ class TaskStream:
             if self.started is not None:
                 return None
             self.started = _decode(raw, Started)
+            # Resuming from here, before any text, the server knows that `started` was seen.
+            self._resume_id = self._resume_id or str(self._position(raw))
             return self.started
         if raw.event == "end":
             end = _decode(raw, End)

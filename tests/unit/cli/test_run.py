@@ -9,7 +9,6 @@ import pytest
 
 from tests.unit.cli.running import on_terminal, orchq, start
 from tests.unit.client.scripted_server import (
-    STARTED,
     TASK_ID,
     Asked,
     Reply,
@@ -22,6 +21,7 @@ from tests.unit.client.scripted_server import (
     position_of,
     resume_bytes,
     serving,
+    started_frame,
     stream_reply,
     transcript,
 )
@@ -170,7 +170,7 @@ async def test_a_task_that_fails_or_is_canceled_exits_with_one() -> None:
         ran = await orchq("run", "Why?", url=server.url)
     assert (ran.status, ran.out) == (1, "It")
     assert "WORKER_RESET: engine lost (worth another try in 1.5 s)" in ran.err
-    canceled = frame("started", STARTED) + frame("end", end_data("", canceled=True), "0:00000000:end")
+    canceled = started_frame() + frame("end", end_data("", canceled=True), "0:00000000:end")
     async with serving(answering(canceled)) as server:
         assert (await orchq("run", "Why?", url=server.url)).status == 1
 

@@ -193,6 +193,11 @@ STARTED = {
 }
 
 
+def started_frame() -> bytes:
+    """Make the started event; its id is the position before any text."""
+    return frame("started", STARTED, position_of(""))
+
+
 def position_of(text: str) -> str:
     """Make the id of the position after `text`."""
     raw = text.encode()
@@ -222,7 +227,7 @@ def end_data(text: str, *, digest: str | None = None, canceled: bool = False) ->
 
 def transcript(texts: Sequence[str], *, after_bytes: int = 0, with_end: bool = True) -> bytes:
     """Make a whole stream of these texts, or what is left of it after some bytes, as a right server would."""
-    out = [frame("started", STARTED)] if after_bytes == 0 else []
+    out = [started_frame()] if after_bytes == 0 else []
     whole = "".join(texts)
     so_far = ""
     for index, text in enumerate(texts):

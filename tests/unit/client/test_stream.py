@@ -20,7 +20,6 @@ from orchqueue.client.errors import (
 )
 from orchqueue.client.types import End, ErrorEvent, Event, Metrics, Started, Token
 from tests.unit.client.scripted_server import (
-    STARTED,
     TASK_ID,
     Asked,
     Reply,
@@ -32,6 +31,7 @@ from tests.unit.client.scripted_server import (
     position_of,
     resume_bytes,
     serving,
+    started_frame,
     stream_reply,
     transcript,
 )
@@ -106,6 +106,15 @@ async def test_a_server_that_starts_over_does_no_harm() -> None:
     assert sum(isinstance(event, Started) for event in events) == 1
 
 
+async def test_a_cut_before_the_first_token_does_not_ask_for_started_again() -> None:
+    """Once `started` was seen the client resumes from its position, and a server that repeats it does no harm."""
+    replies = iter([stream_reply(started_frame(), ending="cut"), stream_reply(transcript(TEXTS))])
+    events, asked = await follow(lambda _: next(replies))
+    assert asked[1].headers["last-event-id"] == "0:00000000"
+    assert [type(event) for event in events[:2]] == [Started, Token]
+    assert text_of(events) == WHOLE
+
+
 async def test_silence_is_a_broken_connection() -> None:
     """When not even heartbeats come, the client hangs up and resumes."""
     quick = ReconnectPolicy(attempts=3, idle_ms=50, first_backoff_ms=1)
@@ -143,7 +152,7 @@ async def test_a_wrong_checksum_is_never_passed_on() -> None:
             seen.append(event)  # noqa: PERF401 - what came before the failure is what the test is about
 
     async with (
-        serving(lambda _: stream_reply(frame("started", STARTED) + bad)) as server,
+        serving(lambda _: stream_reply(started_frame() + bad)) as server,
         AsyncClient(server.url) as client,
     ):
         with pytest.raises(StreamMismatch, match="checksum"):
