@@ -34,11 +34,11 @@ from orchqueue.core.events import (
     TaskSubmitted,
 )
 from orchqueue.core.forecast import expected_tokens, retry_after_full, start_of
-from orchqueue.core.ids import ReplyId, task_key
+from orchqueue.core.ids import ReplyId, Tenant, task_key
 from orchqueue.core.outcome import MEANINGS, Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
 from orchqueue.core.records import Accepted
-from orchqueue.core.request import canonical_digest
+from orchqueue.core.request import TaskSpec, canonical_digest
 from orchqueue.core.state import Pool, State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState, TaskTrigger
@@ -67,10 +67,7 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     if isinstance(fit, Refusal):
         _refuse(state, event, fit)
         return
-    no_turn = admission.no_turn_left(state, event.tenant, event.spec, now_ms)
-    if no_turn is not None and event.spec.session_id is not None:
-        state.sessions.evict((event.tenant, event.spec.session_id))
-    refusal = no_turn or admission.not_serving(fit.pools, now_ms)
+    refusal = _no_turn(state, event.tenant, event.spec, now_ms) or admission.not_serving(fit.pools, now_ms)
     if refusal is not None:
         _refuse(state, event, refusal, fit.pools[0])
         return
@@ -112,6 +109,14 @@ def _repeat(state: State, known: Task, event: TaskSubmitted, digest: str) -> Non
         known.replies = (*known.replies, event.reply)
     else:
         state.emit(msgspec.structs.replace(known.admission, reply=event.reply, repeated=True))
+
+
+def _no_turn(state: State, tenant: Tenant, spec: TaskSpec, now_ms: int) -> Refusal | None:
+    """Refuse a turn beyond the session's last; that ends the session."""
+    refusal = admission.no_turn_left(state, tenant, spec, now_ms)
+    if refusal is not None and spec.session_id is not None:
+        state.sessions.evict((tenant, spec.session_id))
+    return refusal
 
 
 def _stopped(state: State) -> Refusal | None:
@@ -156,7 +161,7 @@ def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, no
         _stopped(state)
         or admission.not_serving((pool,), now_ms)
         or admission.too_long(pool, task.spec, counted)
-        or admission.no_turn_left(state, task.tenant, task.spec, now_ms)
+        or _no_turn(state, task.tenant, task.spec, now_ms)
         or admission.misses_deadline(pool, task.spec, counted.tokens)
         or admission.over_rate(pool, task.spec.priority, now_ms)
     )

@@ -22,7 +22,7 @@ FACTS = ev.ReplicaFacts("v1", "digest", 8, 256, True, 100, 1_000)
 
 
 def pool_settings(name: str = "p", replicas: int = 1, **fields: object) -> PoolSettings:
-    """Describe a pool with replicas `<name>r0`, `<name>r1` …"""
+    """Describe a pool with replicas named after it: `pr0`, `pr1`, `pr2`."""
     ids = tuple(ReplicaSettings(ReplicaId(f"{name}r{i}")) for i in range(replicas))
     return msgspec.structs.replace(PoolSettings(PoolId(name), "llamacpp", "m", ids, 256), **fields)
 

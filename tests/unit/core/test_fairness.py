@@ -38,10 +38,10 @@ def test_a_waiting_class_is_passed_by_no_more_than_its_share(heavy: int, light: 
     for waiting in arrivals:
         chosen = serve_next(state, weights, waiting)
         assert chosen in waiting
-        for name in weights:
+        for name, weight in weights.items():
             passed[name] = passed[name] + 1 if name in waiting and name != chosen else 0
             others = max(w for n, w in weights.items() if n != name)
-            assert passed[name] <= -(-others // weights[name])
+            assert passed[name] <= -(-others // weight)
 
 
 @pytest.mark.req("ORCH-3005")

@@ -6,6 +6,7 @@ from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import PoolId
 from orchqueue.core.outcome import Outcome
+from orchqueue.core.settings import SessionLimits
 from tests.unit.core.driving import Driver, key, pool_settings
 
 
@@ -46,3 +47,15 @@ def test_a_timer_of_an_earlier_attempt_does_not_end_the_next(kind: str) -> None:
     assert core.wanted(fx.Finish) == []
     core.handle(ev.TimerFired((kind, key("t"))), after_ms=1_000)
     assert len(core.wanted(fx.Finish)) == 1
+
+
+@pytest.mark.req("ORCH-3022")
+def test_a_turn_too_many_ends_the_session_also_when_its_prompt_was_counted() -> None:
+    """The refusal of a turn beyond the last evicts the session, whichever way the refusal was reached."""
+    core = Driver(sessions=SessionLimits(max_turns=1))
+    core.submit("counted", session_id="s", prompt="x" * 300)
+    core.submit("first", session_id="s")
+    core.handle(ev.PromptCounted(key("counted"), 100))
+    assert core.refusal().refusal.faults[0].pointer == "/session_id"
+    core.submit("anew", session_id="s")
+    assert core.task("anew").admission is not None
