@@ -41,6 +41,20 @@ def all_operations(planes: Planes) -> Iterator[tuple[str, Object]]:
             yield str(operation["operationId"]), operation
 
 
+def spec_problems(spec: str) -> list[str]:
+    """Find headings of the specification that are no requirement in its documented form, empty ones and ids used twice."""
+    parts = re.split(r"^### ", spec, flags=re.MULTILINE)[1:]
+    found = [
+        f"not in the documented form: {part.splitlines()[0]}" for part in parts if not SPEC_HEADING.match("### " + part)
+    ]
+    for part in parts:
+        text = re.split(r"^## ", part, flags=re.MULTILINE)[0].split("\n", 2)
+        if not "".join(text[2:]).strip():
+            found.append(f"says nothing: {text[0]}")
+    ids = [match[0] for match in SPEC_HEADING.findall(spec)]
+    return found + [f"used twice: {one}" for one in sorted({one for one in ids if ids.count(one) > 1})]
+
+
 def responses_of(operation: Object, planes: Planes) -> Iterator[tuple[str, Object]]:
     """Walk over (status, response) of an operation."""
     for status, entry in as_object(operation["responses"], "responses").items():

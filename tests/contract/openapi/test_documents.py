@@ -141,6 +141,19 @@ def test_each_rule_catches_its_fault(
 
 
 @pytest.mark.req("ORCH-4029")
+def test_the_specification_has_its_documented_form() -> None:
+    """Every requirement is read by its form, says something and has an id of its own; what is not so is named."""
+    spec = checks.SPEC.read_text(encoding="utf-8")
+    assert checks.spec_problems(spec) == []
+    line = "### ORCH-2001 — Posting a task\nMUST · built\n"
+    assert checks.spec_problems(spec.replace(line, line.replace("MUST", "must"))) == [
+        "not in the documented form: ORCH-2001 — Posting a task"
+    ]
+    assert checks.spec_problems(spec + "\n" + line + "\nAgain.\n") == ["used twice: ORCH-2001"]
+    assert checks.spec_problems(f"{line}\n## Next\n") == ["says nothing: ORCH-2001 — Posting a task"]
+
+
+@pytest.mark.req("ORCH-4029")
 def test_the_program_knows_exactly_the_declared_operations(planes: dict[str, Object]) -> None:
     """What the program lists is what stands under `paths` in the files."""
     written = {

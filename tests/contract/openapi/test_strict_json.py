@@ -123,9 +123,9 @@ def test_a_whole_number_is_an_integer(text: str, value: float) -> None:
 @pytest.mark.req("ORCH-4033")
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
 def test_depth_is_bounded(opening: bytes, closing: bytes) -> None:
-    """64 levels are read, 65 and a hundred thousand are refused."""
+    """64 levels are read, 65 and as many as values are allowed are refused."""
     assert decode_json(opening * DEPTH_MAX + b"1" + closing * DEPTH_MAX)[1] == []
-    for levels in (DEPTH_MAX + 1, 100_000):
+    for levels in (DEPTH_MAX + 1, VALUES_MAX - 1):
         assert told(opening * levels + b"1" + closing * levels)[0][0] == ""
 
 
@@ -147,5 +147,7 @@ def test_quotes_without_an_end_cost_no_more_than_others() -> None:
 def test_the_report_is_bounded() -> None:
     """A thousand faults are told as 32, and a long key does not come back whole."""
     assert len(told(b"[" + b"NaN," * 1000 + b"NaN]")) == FAULTS_MAX
+    twice = b",".join(b'"%d":0' % (key // 2) for key in range(200))
+    assert len(told(b"{" + twice + b"}")) == FAULTS_MAX
     [(pointer, _)] = told(b'{"' + b"k" * 5000 + b'":NaN}')
     assert len(pointer) < 100

@@ -1,11 +1,13 @@
 """Values are compared with the contract, and everything wrong is told at once in plain words."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchqueue.schema import validation
 from orchqueue.schema.contract import JsonValue
 from orchqueue.schema.strict_json import FAULTS_MAX
 from orchqueue.schema.validation import faults_of, parameters_of, response_faults
@@ -104,6 +106,22 @@ def test_the_report_on_a_hostile_body_is_bounded() -> None:
     assert len(faults) == FAULTS_MAX
     assert max(len(fault.message) for fault in faults) < 200
     assert not any("secret" in fault.message for fault in faults)
+
+
+@pytest.mark.req("ORCH-4033")
+def test_no_more_faults_are_looked_at_than_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a list far beyond its limit only as many items as the longest allowed list has are judged."""
+    tell = Mock(wraps=validation._tell)
+    monkeypatch.setattr(validation, "_tell", tell)
+    faults_of("TaskRequest", {"messages": [1] * 40_000})
+    assert tell.call_count == validation.LIST_ITEMS_MAX + 1
+
+
+@pytest.mark.req("ORCH-4029")
+def test_formats_are_asserted() -> None:
+    """A format is a rule like any other, not a remark."""
+    links: JsonValue = {"self": "/v1/tasks/x y", "stream": "/a", "cancel": "/b"}
+    assert told("Links", links) == {"/self": "must be a uri-reference"}
 
 
 @pytest.mark.req("ORCH-2001")
