@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchqueue.cli.context import Context
 
 if TYPE_CHECKING:
-    from orchqueue.schema.control import PoolHealth, PoolOperation
+    from orchqueue.client.types import PoolHealth, PoolOperation
 
 POOLS_DETAILS = """examples:
   orchq pools                 one line for each pool

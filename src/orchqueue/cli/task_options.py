@@ -11,7 +11,7 @@ from orchqueue.cli.exit_codes import UsageError
 
 if TYPE_CHECKING:
     from orchqueue.client import RetryPolicy
-    from orchqueue.schema.data import Message, Placement, Sampling, TaskRequest
+    from orchqueue.client.types import Message, Placement, Sampling, TaskRequest
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def request_of(args: Namespace) -> TaskRequest:
     """
     import msgspec
 
-    from orchqueue.schema.data import TaskRequest
+    from orchqueue.client.types import TaskRequest
 
     fields: dict[str, object] = {name: getattr(args, name) for name in _SAME_NAME if getattr(args, name) is not None}
     fields["task_id"] = _task_id(args.task_id)
@@ -146,7 +146,7 @@ def _prompt(args: Namespace) -> str:
 
 
 def _messages(args: Namespace) -> list[Message] | None:
-    from orchqueue.schema.data import Message
+    from orchqueue.client.types import Message
 
     if args.messages is None:
         if args.system is None and not args.chat:
@@ -162,7 +162,7 @@ def _messages(args: Namespace) -> list[Message] | None:
 def _sampling(args: Namespace) -> Sampling | None:
     import msgspec
 
-    from orchqueue.schema.data import Sampling
+    from orchqueue.client.types import Sampling
 
     fields: dict[str, object] = {
         name: getattr(args, name) for name in _SAMPLING_NUMBERS if getattr(args, name) is not None
@@ -181,7 +181,7 @@ def _sampling(args: Namespace) -> Sampling | None:
 
 
 def _placement(args: Namespace) -> Placement | None:
-    from orchqueue.schema.data import Placement
+    from orchqueue.client.types import Placement
 
     if args.pin and not args.pool:
         raise UsageError("--pin needs --pool")

@@ -9,7 +9,7 @@ from orchqueue.cli.context import Context
 from orchqueue.cli.exit_codes import ExitCode, UsageError, code_of
 
 if TYPE_CHECKING:
-    from orchqueue.schema.data import TaskInfo, TaskSummary
+    from orchqueue.client.types import TaskInfo, TaskSummary
 
 TASK_DETAILS = """examples:
   orchq task 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11

@@ -6,7 +6,35 @@ from typing import TypeAlias
 
 import msgspec
 
-from orchqueue.schema.data import AdmissionResponse, EndEvent, ErrorEnvelope, MetricsEvent, StartedEvent, TokenEvent
+from orchqueue.schema.control import (
+    Capabilities,
+    ConfigReloaded,
+    Liveness,
+    ModelInfo,
+    PoolHealth,
+    PoolInfo,
+    PoolOperation,
+    Readiness,
+    ReplicaHealth,
+    ReplicaSet,
+)
+from orchqueue.schema.data import (
+    AdmissionResponse,
+    EndEvent,
+    ErrorEnvelope,
+    Fault,
+    Message,
+    MetricsEvent,
+    Placement,
+    Receipt,
+    Sampling,
+    SessionInfo,
+    StartedEvent,
+    TaskInfo,
+    TaskRequest,
+    TaskSummary,
+    TokenEvent,
+)
 
 Admission: TypeAlias = AdmissionResponse
 Started: TypeAlias = StartedEvent
@@ -28,3 +56,35 @@ class Completion(msgspec.Struct, frozen=True):
     end: End
     started: Started | None
     verified: bool
+
+
+__all__ = [
+    "Admission",
+    "Capabilities",
+    "Completion",
+    "ConfigReloaded",
+    "End",
+    "ErrorEnvelope",
+    "ErrorEvent",
+    "Event",
+    "Fault",
+    "Liveness",
+    "Message",
+    "Metrics",
+    "ModelInfo",
+    "Placement",
+    "PoolHealth",
+    "PoolInfo",
+    "PoolOperation",
+    "Readiness",
+    "Receipt",
+    "ReplicaHealth",
+    "ReplicaSet",
+    "Sampling",
+    "SessionInfo",
+    "Started",
+    "TaskInfo",
+    "TaskRequest",
+    "TaskSummary",
+    "Token",
+]
