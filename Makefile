@@ -38,7 +38,7 @@ $(STAMP): $(LOCKS) pyproject.toml
 
 .PHONY: demo
 demo: $(STAMP) ## Stream one real answer to the terminal and clean up (PROMPT="…")
-	@$(PY) -m orchqueue.daemon.demo --prompt "$$DEMO_PROMPT"
+	@$(PY) examples/demo.py --prompt "$$DEMO_PROMPT"
 
 .PHONY: serve
 serve: $(STAMP) ## Run the daemon with the embedded model until Ctrl-C (PORT=8080)

@@ -107,9 +107,8 @@ class StreamConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the request."""
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Send the request. uvloop's transports are no subclass of asyncio's, so this can only be declared."""
         self._transport = transport
         if self._done:
             transport.abort()

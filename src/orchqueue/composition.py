@@ -1,0 +1,255 @@
+"""Puts the daemon together and takes it apart: the only file that names concrete adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+import ssl
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvloop
+
+from orchqueue import __version__
+from orchqueue.adapters.journals.memory import MemoryJournal
+from orchqueue.adapters.journals.sqlite import SqliteJournal
+from orchqueue.adapters.keys import KeyRing, KeyStore
+from orchqueue.adapters.models import ModelStore
+from orchqueue.adapters.processes.host import LlamacppExternalHost, LlamacppSpawnHost
+from orchqueue.adapters.processes.launched import end_leftovers
+from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
+from orchqueue.adapters.system import DataDirectory, SystemClock
+from orchqueue.adapters.telemetry import MetricsTelemetry
+from orchqueue.config.problems import ConfigError
+from orchqueue.config.settings import is_strict, replica_ids, to_settings
+from orchqueue.config.types import Config, Pool
+from orchqueue.core.events import AnyEvent
+from orchqueue.core.ids import PoolId
+from orchqueue.core.outcome import Fault
+from orchqueue.core.settings import Settings
+from orchqueue.http.app import build_app
+from orchqueue.http.auth import Access
+from orchqueue.http.limits import EdgeLimits
+from orchqueue.http.server import EdgeServer, bind, tls_context
+from orchqueue.ports.errors import CannotListen
+from orchqueue.ports.journal import Journal
+from orchqueue.ports.process import ReplicaHost
+from orchqueue.runtime.lifecycle import Resources, Runtime
+from orchqueue.runtime.supervision import Supervision
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+COMMIT_DELAY_MS = 2
+
+ReadConfig = Callable[[], Config]
+
+
+class Ending:
+    """Why and when the daemon ends."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.at_once = asyncio.Event()
+        self.code = EXIT_OK
+
+    def ask(self) -> None:
+        """Stop gracefully; asked again: at once."""
+        if self.asked.is_set():
+            self.at_once.set()
+        self.asked.set()
+
+    def fail(self) -> None:
+        """Stop at once because of a bug."""
+        self.code = EXIT_FAILED
+        self.asked.set()
+        self.at_once.set()
+
+
+def run(config: Config, read_config: ReadConfig, data_dir: str) -> int:
+    """Serve until stopped; one line on standard output says where.
+
+    `read_config` reads the configuration anew, for a reload.
+
+    Shape: the process's exit code.
+    Errors: PortError (data directory, journal, keys, address).
+    Req: ORCH-3001, ORCH-4012
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, read_config, data_dir))
+
+
+async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
+    """Take resources in order and give them back in the opposite one, whatever fails in between."""
+    ending = Ending()
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        data = stack.enter_context(DataDirectory(data_dir))
+        telemetry = MetricsTelemetry(clock, config.logging.level, config.logging.format)
+        stack.callback(telemetry.close)
+        access = _access(config, data, telemetry)
+        sockets, tls = _listen(config)
+        for bound in sockets:
+            stack.callback(bound.close)
+
+        def on_bug(error: Exception) -> None:
+            trace = "".join(traceback.format_exception(error))
+            telemetry.log("error", "bug", {"detail": "a bug stopped the daemon; please report it", "trace": trace})
+            ending.fail()
+
+        replicas_dir = Path(data.subdirectory("replicas"))
+        await end_leftovers(replicas_dir, lambda text: telemetry.log("warning", "leftover_engine", {"detail": text}))
+        runtime = Runtime(
+            to_settings(config),
+            Resources(
+                clock=clock,
+                journal=_journal(config, data),
+                telemetry=telemetry,
+                make_supervisor=_supervisor_maker(config, replicas_dir),
+                read_settings=lambda: _read_settings(read_config),
+                on_bug=on_bug,
+                stall_ms=config.journal.stall_ms,
+                readers_per_task=config.server.limits.readers_per_task,
+            ),
+        )
+        stack.push_async_callback(runtime.stop)
+        gate = runtime.gate
+        app = build_app(
+            gate,
+            access,
+            limits := _edge_limits(config),
+            lambda pools: telemetry.render(pools, gate.first_token_figures()),
+            telemetry.log,
+        )
+        server = EdgeServer(app, runtime.streams, limits, tls)
+        runtime.start()
+        await server.start(sockets)
+        stack.push_async_callback(server.stop)
+        _listen_to_signals(ending, runtime)
+        sys.stdout.write(f"OrchQueue {__version__} serves {_url(config, sockets[0])} (data in {data.path})\n")
+        sys.stdout.flush()
+        telemetry.log("info", "serving", {"detail": _url(config, sockets[0])})
+        await ending.asked.wait()
+        telemetry.log("info", "stopping", {"running_tasks": runtime.running()})
+        await _drain(runtime, ending, config.server.shutdown_grace_ms)
+    return ending.code
+
+
+def _listen_to_signals(ending: Ending, runtime: Runtime) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.ask)
+    reloads: set[asyncio.Task[object]] = set()
+
+    def on_hangup() -> None:
+        task: asyncio.Task[object] = loop.create_task(runtime.gate.reload_config())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
+
+
+async def _drain(runtime: Runtime, ending: Ending, grace_ms: int) -> None:
+    """Let running tasks finish within the grace; a second signal ends the wait. The rest stays in the journal."""
+    runtime.begin_shutdown()
+    at_once = asyncio.create_task(ending.at_once.wait())
+    deadline = asyncio.get_running_loop().time() + grace_ms / 1000
+    while runtime.running() and not at_once.done() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.wait({at_once}, timeout=0.05)
+    at_once.cancel()
+    await asyncio.wait({at_once})
+
+
+def _supervisor_maker(config: Config, replicas_dir: Path) -> Callable[[Callable[[AnyEvent], None]], Supervision]:
+    models = ModelStore(Path(config.model_dir) if config.model_dir else None)
+    hosts = {PoolId(pool.id): _host(pool, replicas_dir, models) for pool in config.pools}
+    pool_of = {name: PoolId(pool.id) for pool in config.pools for name in replica_ids(pool)}
+    return lambda post: Supervision(hosts, pool_of, post)
+
+
+def _host(pool: Pool, replicas_dir: Path, models: ModelStore) -> ReplicaHost:
+    names = replica_ids(pool)
+    if pool.launch.mode == "external":
+        return LlamacppExternalHost(
+            dict(zip(names, pool.launch.urls, strict=True)),
+            model_sha256=pool.model_sha256,
+            strict=is_strict(pool),
+            allow_simulated=pool.launch.allow_simulated,
+        )
+    settings = SpawnSettings(
+        pool_id=pool.id,
+        ctx=pool.ctx,
+        slots=pool.slots,
+        strict=is_strict(pool),
+        allow_cpu=pool.allow_cpu,
+        devices=dict.fromkeys(names, pool.devices),
+        tensor_split=pool.tensor_split,
+        args=pool.launch.args,
+        env=pool.launch.env,
+        model_sha256=pool.model_sha256,
+        replicas=len(names),
+    )
+    return LlamacppSpawnHost(settings, replicas_dir, models)
+
+
+def _listen(config: Config) -> tuple[list[socket.socket], ssl.SSLContext | None]:
+    host, port = config.server.host, config.server.port
+    try:
+        tls = tls_context(config.server.tls.cert, config.server.tls.key) if config.server.tls else None
+        return bind(host, port), tls
+    except ssl.SSLError as error:
+        raise CannotListen(f"the TLS certificate or key cannot be used: {error.reason or error}") from error
+    except OSError as error:
+        advice = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
+        raise CannotListen(f"{host}:{port} cannot be listened on: {error.strerror or error}{advice}") from error
+
+
+def _access(config: Config, data: DataDirectory, telemetry: MetricsTelemetry) -> Access:
+    if config.auth.keys_file is None:
+        return Access(None, config.auth.allow_anonymous_loopback is not False)
+
+    def on_problem(text: str) -> None:
+        telemetry.log("error", "keys_unreadable", {"detail": text})
+
+    ring = KeyRing(KeyStore(config.auth.keys_file, data.path), on_problem)
+    return Access(ring, config.auth.allow_anonymous_loopback is True)
+
+
+def _journal(config: Config, data: DataDirectory) -> Journal:
+    loop = asyncio.get_running_loop()
+    if config.journal.durability == "memory":
+
+        def schedule(delay_ms: int, act: Callable[[], None]) -> None:
+            loop.call_later(delay_ms / 1000, act)
+
+        return MemoryJournal(schedule, lambda: COMMIT_DELAY_MS)
+    return SqliteJournal(config.journal.path or data.file("journal.sqlite"), loop.call_soon_threadsafe)
+
+
+def _edge_limits(config: Config) -> EdgeLimits:
+    limits = config.server.limits
+    return EdgeLimits(
+        header_bytes=limits.header_bytes,
+        body_bytes=limits.body_bytes,
+        header_timeout_ms=limits.header_timeout_ms,
+        body_timeout_ms=limits.body_timeout_ms,
+        idle_timeout_ms=limits.idle_timeout_ms,
+        connections=limits.connections,
+    )
+
+
+def _read_settings(read_config: ReadConfig) -> Settings | list[Fault]:
+    try:
+        return to_settings(read_config())
+    except ConfigError as error:
+        return [Fault(f"/{p.path}" if p.path else "", p.message) for p in error.problems]
+
+
+def _url(config: Config, bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    scheme = "https" if config.server.tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

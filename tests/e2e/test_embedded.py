@@ -1,0 +1,314 @@
+"""A stranger's first hour: the daemon as it starts without a configuration, with its real engine and model."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from orchqueue.client import NO_RETRY, AsyncClient
+from orchqueue.client.errors import Refused, TaskFailed
+from orchqueue.schema.data import Message, TaskRequest
+from tests.e2e.daemon import Daemon, metric, running
+from tests.waiting import until, until_async
+
+pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(180)]
+
+
+@pytest.mark.req("ORCH-2001", "ORCH-2002")
+async def test_prompt_is_answered_by_a_real_model(embedded: Daemon) -> None:
+    """A chat question is streamed token by token, ends with a receipt, and stands in the task afterwards."""
+    before = metric(embedded.url, "tokens_out_total")
+    async with AsyncClient(embedded.url) as client:
+        request = TaskRequest(messages=[Message(role="user", content="Name three colours.")], max_tokens=24)
+        stream = await client.run(request)
+        events = [event async for event in stream]
+        result = await stream.result()
+        info = await client.task(stream.task_id)
+    assert len(events) > 10
+    assert info.state == "succeeded"
+    assert info.text == result.text
+    assert result.end.receipt.digest == hashlib.sha256(result.text.encode()).hexdigest()
+    assert result.started is not None
+    assert result.started.model_digest
+    assert result.started.engine_version.startswith("xllamacpp")
+    assert metric(embedded.url, "tokens_out_total") - before == result.end.tokens_out
+
+
+@pytest.mark.req("ORCH-3045", "ORCH-3047")
+async def test_same_seed_gives_the_same_bytes_on_both_replicas(embedded: Daemon) -> None:
+    """Many copies of one request, run on both replicas between others of mixed lengths, all give one text."""
+    async with AsyncClient(embedded.url) as client:
+        wanted = TaskRequest(prompt="Once upon a time", seed=1001, max_tokens=24)
+        others = [TaskRequest(prompt="word " * n, seed=n, max_tokens=8) for n in range(1, 7)]
+        streams = [await client.run(r) for pair in zip([wanted] * 6, others, strict=True) for r in pair]
+        results = [await s.result() for s in streams]
+    same = results[0::2]
+    assert len({r.text for r in same}) == 1
+    assert {r.started.replica_id for r in same if r.started} == {"smollm2-0", "smollm2-1"}
+    assert {r.started.determinism for r in same if r.started} == {"strict"}
+
+
+@pytest.mark.req("ORCH-1101", "ORCH-2103")
+def test_health_shows_the_cpu_and_every_replica(embedded: Daemon) -> None:
+    """Health says that the pool runs on the CPU because its configuration allows it, and shows both processes."""
+    health = httpx.get(f"{embedded.url}/v1/pools/smollm2/health", timeout=10).json()
+    assert health["live"]
+    assert health["ready"]
+    assert health["allow_cpu"]
+    pids = [r["pid"] for r in health["replicas"]]
+    assert len(set(pids)) == 2
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    assert len({r["model_digest"] for r in health["replicas"]}) == 1
+
+
+@pytest.mark.req("ORCH-2001")
+def test_plain_curl_works(embedded: Daemon) -> None:
+    """What the README shows works with curl and no header at all: 202 for a post, a stream where one is asked for."""
+    post = ["curl", "-s", "-d", '{"prompt":"hi","max_tokens":4}', f"{embedded.url}/v1/tasks"]
+    admission = json.loads(subprocess.run(post, capture_output=True, check=True, timeout=60).stdout)
+    follow = ["curl", "-sN", f"{embedded.url}/v1/tasks/{admission['task_id']}/stream"]
+    text = subprocess.run(follow, capture_output=True, check=True, timeout=60).stdout.decode()
+    assert text.count("event: end") == 1
+    again = subprocess.run(follow, capture_output=True, check=True, timeout=60).stdout.decode()
+    assert again.count("event: token") == text.count("event: token")
+    at_once = ["curl", "-sN", "-H", "Accept: text/event-stream", *post[2:]]
+    assert b"event: end" in subprocess.run(at_once, capture_output=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.req("ORCH-2003", "ORCH-3017")
+async def test_cancel_while_decoding_stops_the_stream_and_frees_the_slot(embedded: Daemon) -> None:
+    """Cancel after the first token: the stream ends as canceled, nothing is appended, and the slot is free again."""
+    async with AsyncClient(embedded.url) as client:
+        stream = await client.run(TaskRequest(prompt="Count to a thousand:", max_tokens=500, sampling={"ignore_eos": True}))
+        async for event in stream:
+            if type(event).__name__ == "TokenEvent":
+                break
+        await client.cancel(stream.task_id)
+        told = (await client.task(stream.task_id)).text
+        result = await stream.result()
+        assert result.end.canceled
+        assert result.text == told
+        await client.cancel(stream.task_id)
+
+        async def free() -> bool:
+            health = await client.pool_health("smollm2")
+            return sum(r.slots_free for r in health.replicas) == 2
+
+        await until_async(free)
+        assert (await client.task(stream.task_id)).text == told
+
+
+@pytest.mark.req("ORCH-3023", "ORCH-2004")
+async def test_session_counts_turns_and_looking_creates_none(embedded: Daemon) -> None:
+    """A session exists from its first accepted task, counts its turns, and can be deleted twice."""
+    session = "6f1c2f5e-2b1e-4b7e-9d7c-0d8f5b3c1a2b"
+    async with httpx.AsyncClient(base_url=embedded.url, timeout=60) as http:
+        assert (await http.get(f"/v1/sessions/{session}")).status_code == 404
+        for _ in range(2):
+            body = {"prompt": "hi", "max_tokens": 2, "session_id": session}
+            assert (await http.post("/v1/tasks", json=body)).status_code == 202
+        assert (await http.get(f"/v1/sessions/{session}")).json()["turns"] == 2
+        for _ in range(2):
+            assert (await http.delete(f"/v1/sessions/{session}")).status_code == 204
+        assert (await http.get(f"/v1/sessions/{session}")).status_code == 404
+
+
+@pytest.mark.req("ORCH-3014")
+async def test_structured_output_and_stop_pass_through(embedded: Daemon) -> None:
+    """json_schema yields JSON of that shape; a stop string ends the text before it."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    async with httpx.AsyncClient(base_url=embedded.url, timeout=120) as http:
+
+        async def run(body: dict[str, object]) -> dict[str, object]:
+            posted = await http.post("/v1/tasks", json=body)
+            assert posted.status_code == 202, posted.text
+            url = posted.headers["location"]
+            await http.get(url + "/stream")
+            return dict((await http.get(url)).json())
+
+        shaped = await run({"prompt": "A number as JSON:", "max_tokens": 32, "sampling": {"json_schema": schema}})
+        assert isinstance(json.loads(str(shaped["text"]))["n"], int)
+        stopped = await run({"prompt": "1, 2, 3, 4,", "max_tokens": 40, "sampling": {"stop": [","], "temperature": 0}})
+        assert "," not in str(stopped["text"])
+        assert stopped["finish_reason"] == "stop"
+
+
+@pytest.mark.req("ORCH-3015")
+async def test_prompt_that_cannot_fit_is_refused_with_the_tokenizers_count(embedded: Daemon) -> None:
+    """Too many bytes are counted by the engine: what fits is taken, what does not is refused with the exact room left."""
+    async with httpx.AsyncClient(base_url=embedded.url, timeout=60) as http:
+        fits = await http.post("/v1/tasks", json={"prompt": "hello " * 600, "max_tokens": 1})
+        assert fits.status_code == 202
+        assert fits.json()["prompt_tokens_basis"] == "tokenizer"
+        too_long = await http.post("/v1/tasks", json={"prompt": "hello " * 3000, "max_tokens": 1})
+        assert too_long.status_code == 400
+        assert {f["pointer"] for f in too_long.json()["faults"]} == {"/prompt", "/max_tokens"}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.req("ORCH-2007", "ORCH-3004", "ORCH-3006")
+async def test_burst_of_500_ends_in_exactly_one_way_each(tmp_path: Path) -> None:
+    """500 tasks against capacity 64: all are finished or refused, four of five retries are admitted, the sums agree."""
+    config = tmp_path / "burst.yaml"
+    config.write_text(BURST)
+    with running(tmp_path / "data", config) as daemon:
+        daemon.wait_all_replicas()
+        outcomes: Counter[str] = Counter()
+        retries: Counter[str] = Counter()
+
+        async def one(client: AsyncClient, number: int) -> None:
+            request = TaskRequest(prompt=f"Say {number}", max_tokens=3, priority="batch" if number % 4 == 0 else "interactive")
+            for turn in range(40):
+                try:
+                    stream = await client.run(request, retry=NO_RETRY)
+                except Refused as refusal:
+                    if turn == 0:
+                        outcomes["refused"] += 1
+                    else:
+                        retries["refused"] += 1
+                    assert refusal.retry_after_ms is not None
+                    await pause(refusal.retry_after_ms)
+                    continue
+                if turn:
+                    retries["admitted"] += 1
+                else:
+                    outcomes["admitted"] += 1
+                try:
+                    await stream.result()
+                    outcomes["finished"] += 1
+                except TaskFailed as failure:
+                    outcomes[failure.code] += 1
+                return
+            outcomes["gave up"] += 1
+
+        async with AsyncClient(daemon.url) as client:
+            await asyncio.gather(*(one(client, n) for n in range(500)))
+        assert outcomes["finished"] == 500, (outcomes, retries)
+        assert outcomes["admitted"] + outcomes["refused"] == 500
+        assert outcomes["refused"] > 100
+        assert retries["admitted"] >= 0.8 * (retries["admitted"] + retries["refused"]), (outcomes, retries)
+        assert metric(daemon.url, "tasks_enqueued_total") == 500
+        assert metric(daemon.url, "tasks_started_total") == 500
+        assert metric(daemon.url, "tasks_rejected_total") == outcomes["refused"] + retries["refused"]
+        assert metric(daemon.url, "queue_depth") == 0
+
+
+BURST = """
+pools:
+  - id: smollm2
+    engine: llamacpp
+    model: bundled:smollm2-135m-instruct-q4_1
+    allow_cpu: true
+    replicas: 2
+    ctx: 512
+    queue: {capacity: 64}
+    admission:
+      priorities:
+        - {name: interactive, queue_capacity: 64}
+        - {name: batch, queue_capacity: 64}
+"""
+
+
+@pytest.mark.req("ORCH-3038", "ORCH-3040")
+async def test_killed_replica_takes_only_its_own_streams_down(tmp_path: Path) -> None:
+    """kill -9 of one engine under load: the other's tasks finish, unstarted ones move, the replica comes back."""
+    with running(tmp_path / "data") as daemon:
+        daemon.wait_all_replicas()
+        async with AsyncClient(daemon.url) as client:
+            request = [TaskRequest(prompt=f"Story {n}:", max_tokens=48, sampling={"ignore_eos": True}) for n in range(8)]
+            streams = [await client.run(r) for r in request]
+            await until_async(lambda: client.task(streams[0].task_id), what="a task")
+            async for event in streams[0]:
+                if type(event).__name__ == "TokenEvent":
+                    break
+            assert streams[0].started is not None
+            hit = streams[0].started.replica_id
+            before = await client.pool_health("smollm2")
+            victim = next(r for r in before.replicas if r.replica_id == hit)
+            psutil.Process(int(victim.pid)).kill()
+            failures = []
+            for stream in streams:
+                try:
+                    await stream.result()
+                except TaskFailed as failure:
+                    failures.append((stream.task_id, failure.code))
+            assert failures == [(streams[0].task_id, "WORKER_RESET")]
+
+            async def back() -> bool:
+                health = await client.pool_health("smollm2")
+                mine = next(r for r in health.replicas if r.replica_id == hit)
+                return mine.state == "ready" and mine.pid != victim.pid and mine.restarts == 1
+
+            await until_async(back, deadline_s=60)
+        assert metric(daemon.url, "replica_restarts_total") == 1
+
+
+@pytest.mark.req("ORCH-4011", "ORCH-4024")
+async def test_kill_of_the_daemon_loses_no_accepted_task(tmp_path: Path) -> None:
+    """kill -9 of the daemon: its engines go, and the next life runs every accepted task, in order, strict ones again."""
+    first = Daemon(tmp_path / "data")
+    try:
+        first.wait_all_replicas()
+        engines = first.engines()
+        async with AsyncClient(first.url) as client:
+            ids = [
+                (await client.submit(TaskRequest(prompt=f"Tale {n}", max_tokens=24, on_disconnect="continue"))).task_id
+                for n in range(6)
+            ]
+            stream = client.stream(ids[0])
+            async for event in stream:
+                if type(event).__name__ == "TokenEvent":
+                    break
+            seen, position = stream.text, stream.last_event_id
+    finally:
+        first.kill()
+    with running(tmp_path / "data") as second:
+        second.wait_ready()
+        async with AsyncClient(second.url) as client:
+            resumed = await client.stream(ids[0], last_event_id=position).result()
+            rest = [await client.stream(task_id).result() for task_id in ids[1:]]
+            whole = await client.task(ids[0])
+        assert whole.text == seen + resumed.text
+        assert all(r.end.finish_reason in ("stop", "length") for r in rest)
+    until(lambda: not any(e.is_running() for e in engines), deadline_s=30, what="no engine of the dead daemon left")
+
+
+@pytest.mark.req("ORCH-4012")
+def test_demo_answers_and_leaves_nothing_behind() -> None:
+    """`make demo` streams an answer and leaves no process and no file."""
+    before = {p.pid for p in psutil.process_iter()}
+    files = set(Path("/tmp").glob("orchqueue-demo-*"))
+    command = [sys.executable, "examples/demo.py", "--prompt", "Say 'hi' & \"bye\" $HOME", "--max-tokens", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert "checked against the text" in done.stderr
+    assert set(Path("/tmp").glob("orchqueue-demo-*")) == files
+    left = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before and "llamacpp_server" in str(p.info["cmdline"])]
+    mine = [p for p in left if "orchqueue-demo-" in str(p.info["cmdline"])]
+    assert not mine
+
+
+@pytest.mark.req("ORCH-4024")
+def test_second_daemon_on_the_same_data_is_refused(embedded: Daemon) -> None:
+    """Two daemons never share a data directory; the second says who has it."""
+    second = Daemon(embedded.data_dir)
+    assert second.process.wait(30) != 0
+    until(lambda: second.log)
+    assert str(embedded.process.pid) in "\n".join(second.log)
+
+
+async def pause(milliseconds: int) -> None:
+    """Let real time pass, because the server's promise is about real time."""
+    done = asyncio.Event()
+    asyncio.get_running_loop().call_later(milliseconds / 1000, done.set)
+    await done.wait()

@@ -1,0 +1,50 @@
+"""The real daemon under hostile and clumsy clients: documented answers, nothing queued, no memory kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.contract.edge.hostile import CASES, judge, provoke
+from tests.e2e.daemon import Daemon, metric, running
+
+ROUNDS = 3
+PATIENCE = """
+pools:
+  - id: nowhere
+    engine: llamacpp
+    model: repo:none/none
+    launch: {mode: external, urls: ["http://127.0.0.1:9"]}
+server:
+  limits: {header_timeout_ms: 1000, body_timeout_ms: 1000, idle_timeout_ms: 1000}
+"""
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Give a daemon that waits for slow clients only for a second; it needs no engine to say no."""
+    place: Path = tmp_path_factory.mktemp("impatient")
+    config = place / "orchqueue.yaml"
+    config.write_text(PATIENCE)
+    with running(place / "data", config) as daemon:
+        yield daemon
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.req("ORCH-2006", "ORCH-2008", "ORCH-4020", "ORCH-4022")
+def test_no_provocation_is_queued_or_kept_in_memory(impatient: Daemon) -> None:
+    """All cases, several times over: each as documented, and the memory is within 10 % of what one round took."""
+    process = psutil.Process(impatient.process.pid)
+    address = ("127.0.0.1", impatient.port)
+    sizes: list[int] = []
+    for _ in range(ROUNDS):
+        for case in CASES:
+            judge(case, provoke(address, case))
+        sizes.append(process.memory_info().rss)
+        assert httpx.get(f"{impatient.url}/healthz", timeout=10).status_code == 200
+    assert metric(impatient.url, "tasks_enqueued_total") == 0
+    assert max(sizes[1:]) <= 1.1 * sizes[0], sizes
