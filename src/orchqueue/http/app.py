@@ -30,7 +30,7 @@ class App:
     """Answers every request, with the right status and with our envelope where it is not the hoped-for one."""
 
     def __init__(self, router: Router, access: Access, log: Log) -> None:
-        self._router = router
+        self.router = router
         self._access = access
         self._log = log
 
@@ -79,7 +79,7 @@ class App:
         hosts = request.values(b"host")
         if len(hosts) > 1 or (not hosts and request.scope["http_version"] != "1.0"):
             raise Problem(400, "exactly one Host header is required")
-        route, path = self._router.find(request.method, request.scope["raw_path"])
+        route, path = self.router.find(request.method, request.scope["raw_path"])
         scope = route.operation.scope
         if scope is not None:
             caller = self._access.admit(request, scope)

@@ -62,6 +62,10 @@ class EdgeServer:
         """Count open sockets."""
         return len(self._state.connections)
 
+    def open_connections(self) -> list[EdgeProtocol]:
+        """List open connections."""
+        return [one for one in tuple(self._state.connections) if isinstance(one, EdgeProtocol)]
+
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Listen on bound sockets.
 
@@ -82,7 +86,7 @@ class EdgeServer:
         """Stop: 1. no new connections; 2. streams are let go; 3. answers in progress may finish; 4. cut the rest."""
         self.stop_listening()
         self._streams.release_readers()
-        for connection in tuple(self._state.connections):
+        for connection in self.open_connections():
             connection.shutdown()
         self._all_gone = asyncio.Event()
         self.connection_gone()
@@ -90,8 +94,8 @@ class EdgeServer:
             await asyncio.wait_for(self._all_gone.wait(), grace_s)
         if self._sweep is not None:
             self._sweep.cancel()
-        for connection in tuple(self._state.connections):
-            connection.transport.abort()
+        for connection in self.open_connections():
+            connection.wire.abort()
         if self._state.tasks:
             await asyncio.wait(tuple(self._state.tasks), timeout=1.0)
         self._listeners.clear()
@@ -113,9 +117,8 @@ class EdgeServer:
 
     def _on_sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now_s = loop.time()
-        for connection in tuple(self._state.connections):
-            if isinstance(connection, EdgeProtocol):
-                connection.check_deadline(now_s)
+        for connection in self.open_connections():
+            connection.check_deadline(now_s)
         self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
         self._sweep = loop.call_later(self._sweep_s, self._on_sweep, loop)
 

@@ -17,6 +17,7 @@ from orchqueue.core.request import TaskSpec, canonical_digest
 from orchqueue.core.snapshots import PoolPicture, ReplicaPicture, SessionPicture, TaskPicture
 from orchqueue.http.app import build_app
 from orchqueue.http.auth import Access
+from orchqueue.http.edge import EdgeProtocol
 from orchqueue.http.limits import EdgeLimits
 from orchqueue.http.server import EdgeServer, bind
 from orchqueue.ports.telemetry import LogValue
@@ -178,6 +179,10 @@ class Stage:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def connections(self) -> list[EdgeProtocol]:
+        """List the open connections."""
+        return self.server.open_connections()
 
     def on_loop(self, action: Callable[[], T]) -> T:
         """Run something on the edge's own thread and give its result."""
