@@ -50,7 +50,8 @@ class _Portal:
             raise
 
     def close(self) -> None:
-        """End the loop and its thread."""
+        """End the loop and its thread, and whatever still runs there."""
+        self.wait(_end_all_work())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -256,6 +257,15 @@ class Client:
     def metrics(self) -> str:
         """Return the metrics."""
         return self._portal.wait(self._aio.metrics())
+
+
+async def _end_all_work() -> None:
+    # As asyncio.run does at its end: the generators of a stream that was left half-read are closed in tasks of their own.
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 async def _next_or_none(items: AsyncIterator[T]) -> T | None:
