@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from orchqueue.adapters.engines.connection import Answer, Endpoint, request
-from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt, RefusedError
+from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt, Prepared, RefusedError
 from orchqueue.adapters.engines.llamacpp_messages import (
     Props,
     Rendered,
@@ -26,6 +26,7 @@ from orchqueue.adapters.engines.llamacpp_messages import (
     failure_of,
 )
 from orchqueue.adapters.engines.profiles import JsonValue, UnservableError, sampler_params
+from orchqueue.adapters.engines.schema_guard import guard_of
 from orchqueue.adapters.engines.selftest import Description, run_self_test
 from orchqueue.core.events import ReplicaFacts
 from orchqueue.core.request import Message, TaskSpec
@@ -133,7 +134,7 @@ class LlamacppReplica:
         """Begin an attempt; see `LlamacppAttempt`."""
         marker = next(_markers) % _MARKER_MAX + 1
 
-        async def prepare() -> bytes:
+        async def prepare() -> Prepared:
             return await self._body(spec, profile, cache_prompt, marker)
 
         async def settle(answered: bool) -> None:
@@ -153,8 +154,9 @@ class LlamacppReplica:
         for attempt in tuple(self._attempts):
             attempt.drop()
 
-    async def _body(self, spec: TaskSpec, profile: str, cache_prompt: bool, marker: int) -> bytes:
+    async def _body(self, spec: TaskSpec, profile: str, cache_prompt: bool, marker: int) -> Prepared:
         params: dict[str, JsonValue] = sampler_params(spec, profile)
+        guard = guard_of(spec.sampling)
         if spec.messages is not None:
             prompt = await self.apply_template(spec.messages)
         elif spec.prompt is not None:
@@ -172,7 +174,7 @@ class LlamacppReplica:
             "response_fields": list(_WANTED),
             "mirostat_tau": float(marker),
         }
-        return msgspec.json.encode(params)
+        return Prepared(msgspec.json.encode(params), guard)
 
     async def _until_idle(self, marker: int, seen: bool) -> None:
         """Return when no slot works on the attempt, or the engine is dead.

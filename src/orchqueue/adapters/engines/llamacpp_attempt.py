@@ -17,6 +17,7 @@ from orchqueue.adapters.engines.llamacpp_messages import (
     finish_reason_of,
 )
 from orchqueue.adapters.engines.profiles import UnservableError
+from orchqueue.adapters.engines.schema_guard import SchemaGuard
 from orchqueue.adapters.engines.wire import EVENT_MAX_BYTES, SseEvent
 from orchqueue.core.events import AttemptFailure
 from orchqueue.ports.engine import AttemptSink, Completion
@@ -27,8 +28,16 @@ LINGER_S = 2.0
 
 _decode = msgspec.json.Decoder(StreamEvent).decode
 
-Prepare = Callable[[], Awaitable[bytes]]
-"""Make the request body; may have to ask the engine first."""
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A request body, and who watches the text it brings."""
+
+    body: bytes
+    guard: SchemaGuard | None = None
+
+
+Prepare = Callable[[], Awaitable[Prepared]]
+"""Make the request; may have to ask the engine first."""
 
 
 class RefusedError(EngineError):
@@ -61,6 +70,7 @@ class LlamacppAttempt:
         self._settle = settle
         self._forget = forget
         self._connection: StreamConnection | None = None
+        self._guard: SchemaGuard | None = None
         self._tokens_out = 0
         self._over = False
         self._closed = False
@@ -110,6 +120,8 @@ class LlamacppAttempt:
             self._tokens_out = max(self._tokens_out, event.tokens_predicted)
             if event.content:
                 texts.append(event.content)
+                if self._guard is not None:
+                    self._guard.take(event.content)
             if event.stop or event.error is not None or sse.name == b"error":
                 last = event
                 break
@@ -146,7 +158,9 @@ class LlamacppAttempt:
 
     async def _run(self) -> None:
         try:
-            body = await self._prepare()
+            prepared = await self._prepare()
+            self._guard = prepared.guard
+            body = prepared.body
             request = encode_request(self._endpoint, "POST", "/completion", body)
             # An old server echoes the prompt in its last event, escaped.
             self._connection = StreamConnection(request, self, EVENT_MAX_BYTES + 6 * len(body))
@@ -175,6 +189,10 @@ class LlamacppAttempt:
             error = last.error
             status = error_status(error) if error is not None else 500
             self._fail(failure_of(status), f"engine reported in its stream: {error.message[:500] if error else '?'}")
+            self._leave()
+            return
+        if self._guard is not None and last.stop_type == "eos" and (problem := self._guard.judge()):
+            self._fail("rejected", problem)
             self._leave()
             return
         self._over = True
