@@ -43,7 +43,15 @@ class Bench:
         classes = (ClassSettings("interactive", 8, 2 * DEPTH), ClassSettings("batch", 1, 2 * DEPTH))
         replica = ReplicaSettings(ReplicaId("r0"))
         pool = PoolSettings(
-            PoolId("p"), "llamacpp", "file:m", (replica,), 4096, slots, strict=False, capacity=2 * DEPTH, classes=classes
+            PoolId("p"),
+            "llamacpp",
+            "file:m",
+            (replica,),
+            4096,
+            slots,
+            strict=False,
+            capacity=2 * DEPTH,
+            classes=classes,
         )
         self.core = Orchestrator(Settings((pool,)))
         self.now_ms = 1_700_000_000_000
@@ -201,7 +209,9 @@ def bytes_per_waiting_task(depth: int, traced: bool) -> float:
 def in_own_process(depth: int) -> float:
     """Weigh by resident memory in a process that has done nothing else."""
     code = f"from benchmarks.core_events import bytes_per_waiting_task as b; print(b({depth}, traced=False))"
-    return float(json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout))
+    return float(
+        json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    )
 
 
 def measure(quick: bool) -> Report:

@@ -44,7 +44,7 @@ class Report(msgspec.Struct):
         return next(figure.value for figure in self.figures if figure.name == name)
 
 
-def machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | int | float]:
     """Describe where the figures were taken."""
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
@@ -92,7 +92,9 @@ def write(report: Report, folder: Path) -> Path:
 def command(name: str, story: str, measure: Callable[[bool], Report]) -> None:
     """Run one benchmark from its command line."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=story)
-    parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works; the figures mean little")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds, to see that it works; the figures mean little"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON (default: benchmarks/results)")
     wish = parser.parse_args()
     report = measure(wish.quick)
