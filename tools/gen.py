@@ -10,12 +10,17 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools import gen_config_schema, gen_contract, gen_types
+from tools import gen_config_docs, gen_config_schema, gen_contract, gen_types
 
 ROOT = Path(__file__).resolve().parent.parent
 
 Generator = Callable[[], Mapping[Path, str]]
-GENERATORS: tuple[Generator, ...] = (gen_contract.generate, gen_types.generate, gen_config_schema.generate)
+GENERATORS: tuple[Generator, ...] = (
+    gen_contract.generate,
+    gen_types.generate,
+    gen_config_schema.generate,
+    gen_config_docs.generate,
+)
 
 
 def stale_files(generators: tuple[Generator, ...] = GENERATORS) -> dict[Path, str]:

@@ -5,7 +5,9 @@ Req: ORCH-3030
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -90,3 +92,13 @@ def show(value: object) -> str:
     if isinstance(value, str):
         return f"'{value}'" if len(value) <= 40 else f"'{value[:37]}…'"
     return str(value)[:40]
+
+
+def closest(word: object, known: Iterable[str]) -> str:
+    """Ask whether a known word was meant; empty when none is near.
+
+    >>> closest("replica", ["replicas", "retry"])
+    "did you mean 'replicas'?"
+    """
+    near = difflib.get_close_matches(str(word)[:64], list(known), n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else ""

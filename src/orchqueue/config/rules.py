@@ -14,12 +14,25 @@ from pathlib import Path as FilePath
 from urllib.parse import urlsplit
 
 from orchqueue.config.document import Document
-from orchqueue.config.problems import Path, Problem
+from orchqueue.config.problems import Path, Problem, closest, show
 from orchqueue.config.types import Config, Pool
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BUNDLED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+# What each engine's adapter takes in `launch.args`, and of which kind.
+ENGINE_ARGS: dict[str, dict[str, type]] = {
+    "llamacpp": {
+        "threads": int,
+        "n_batch": int,
+        "n_ubatch": int,
+        "cache_ram_mib": int,
+        "flash_attention": bool,
+        "start_timeout_s": float,
+    }
+}
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
 _KEYS_FILE: Path = ("auth", "keys_file")
 
@@ -57,12 +70,12 @@ class Rules:
         if not config.pools:
             self._say(("pools",), "there are no pools", "name at least one; without a file the embedded one runs")
         self._check_unique([pool.id for pool in config.pools], "pools")
-        self._check_unique([tenant.id for tenant in config.tenants], "tenants")
         for index, pool in enumerate(config.pools):
             path = ("pools", index)
             self._check_model(pool, path)
             self._check_launch(pool, path)
             self._check_urls(pool, (*path, "launch", "urls"))
+            self._check_args(pool, (*path, "launch", "args"))
             self._check_devices(pool, path)
             self._check_policies(pool, path)
         self._check_server()
@@ -133,6 +146,19 @@ class Rules:
             elif url.rstrip("/").lower() in seen:
                 self._say((*where, index), "the same URL is there twice", "one URL for each replica")
             seen.add(url.rstrip("/").lower())
+
+    def _check_args(self, pool: Pool, where: Path) -> None:
+        known = ENGINE_ARGS[pool.engine]
+        for name, value in pool.launch.args.items():
+            kind = known.get(name)
+            fits = type(value) is kind or (kind is float and type(value) is int)
+            if kind is None:
+                fix = closest(name, known) or f"known are {', '.join(known)}"
+                self._say((*where, name), f"{pool.engine} has no such flag", fix)
+            elif not fits:
+                self._say((*where, name), f"must be {_KINDS[kind]}, got {show(value)}", "write it without quotes")
+            elif isinstance(value, int | float) and value < 0:
+                self._say((*where, name), f"is out of range, got {show(value)}", "at least 0")
 
     def _check_devices(self, pool: Pool, path: Path) -> None:
         where, allow, split_at = (*path, "devices"), (*path, "allow_cpu"), (*path, "tensor_split")

@@ -7,7 +7,7 @@ from hashlib import sha256
 import msgspec
 
 from orchqueue.config.types import Config, Pool, PriorityClass
-from orchqueue.core.ids import PoolId, ReplicaId, Tenant
+from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.request import Priority
 from orchqueue.core.settings import (
     ClassSettings,
@@ -17,7 +17,6 @@ from orchqueue.core.settings import (
     SessionLimits,
     Settings,
     Supervision,
-    TenantSettings,
     Timeouts,
 )
 
@@ -32,7 +31,6 @@ def to_settings(config: Config) -> Settings:
         pools=tuple(_pool_settings(pool) for pool in config.pools),
         sessions=SessionLimits(config.sessions.ttl_ms, config.sessions.max_turns),
         retention=Retention(kept.interactive_s * 1000, kept.batch_s * 1000, kept.max_bytes),
-        tenants=tuple(TenantSettings(Tenant(tenant.id), tenant.weight) for tenant in config.tenants),
     )
 
 
@@ -102,7 +100,6 @@ def _pool_settings(pool: Pool) -> PoolSettings:
         timeouts=Timeouts(pool.timeouts.wall_ms, pool.timeouts.idle_ms, pool.timeouts.first_token_ms),
         supervision=_supervision(pool),
         max_attempts=pool.retry.max_attempts,
-        zone=pool.labels.zone,
     )
 
 

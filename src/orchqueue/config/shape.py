@@ -5,14 +5,12 @@ Req: ORCH-3030
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 
 from msgspec import inspect
 
 from orchqueue.config.document import Document, Value
-from orchqueue.config.problems import Path, Problem, show
+from orchqueue.config.problems import Path, Problem, closest, show
 from orchqueue.config.types import Config, Pool
 
 
@@ -157,13 +155,3 @@ def _bare(kind: inspect.Type) -> inspect.Type:
     while isinstance(kind, inspect.Metadata):
         kind = kind.type
     return kind
-
-
-def closest(word: Value, known: Iterable[str]) -> str:
-    """Ask whether a known word was meant; empty when none is near.
-
-    >>> closest("replica", ["replicas", "retry"])
-    "did you mean 'replicas'?"
-    """
-    near = difflib.get_close_matches(str(word)[:64], list(known), n=1, cutoff=0.6)
-    return f"did you mean '{near[0]}'?" if near else ""

@@ -39,7 +39,7 @@ class Launch(Section, frozen=True):
     ] = ()
     args: Annotated[
         dict[Annotated[str, Meta(pattern=_NAME)], Scalar],
-        Meta(description="Flags for the engine, in its adapter's words; an unknown one stops the launch."),
+        Meta(description="Flags for the engine, in its adapter's words; see below."),
     ] = {}
     env: Annotated[
         dict[Annotated[str, Meta(pattern=_ENV)], str],
@@ -62,7 +62,7 @@ class Queue(Section, frozen=True):
 class PriorityClass(Section, frozen=True):
     """One priority class in a pool's queue."""
 
-    name: Literal["interactive", "batch"]
+    name: Annotated[Literal["interactive", "batch"], Meta(description="The `priority` of a task.")]
     weight: (
         Annotated[
             int,
@@ -109,17 +109,17 @@ class TimeoutsSection(Section, frozen=True):
 class Backoff(Section, frozen=True):
     """How long a failed replica waits before it is started again."""
 
-    initial_ms: Milliseconds = 1_000
-    max_ms: Milliseconds = 60_000
-    jitter_percent: Annotated[int, Meta(ge=0, le=100)] = 10
-    stable_after_ms: Milliseconds = 300_000
+    initial_ms: Annotated[Milliseconds, Meta(description="After the first failure; doubled after each other.")] = 1_000
+    max_ms: Annotated[Milliseconds, Meta(description="It never waits longer.")] = 60_000
+    jitter_percent: Annotated[int, Meta(ge=0, le=100, description="Replicas do not come back in step.")] = 10
+    stable_after_ms: Annotated[Milliseconds, Meta(description="Up for so long, its failures are forgiven.")] = 300_000
 
 
 class Breaker(Section, frozen=True):
     """When a replica that keeps failing is given a long rest."""
 
-    failures: Annotated[int, Meta(ge=1, le=1000)] = 5
-    open_ms: Milliseconds = 300_000
+    failures: Annotated[int, Meta(ge=1, le=1000, description="In a row.")] = 5
+    open_ms: Annotated[Milliseconds, Meta(description="How long the rest is.")] = 300_000
 
 
 class SupervisionSection(Section, frozen=True):
@@ -127,25 +127,19 @@ class SupervisionSection(Section, frozen=True):
 
     backoff: Backoff = Backoff()
     breaker: Breaker = Breaker()
-    restarts_per_minute: Annotated[int, Meta(ge=1, le=1000)] = 10
+    restarts_per_minute: Annotated[int, Meta(ge=1, le=1000, description="Of one replica, at most.")] = 10
 
 
 class Retry(Section, frozen=True):
     """How often one task is tried."""
 
-    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
-
-
-class Labels(Section, frozen=True):
-    """Where a pool stands."""
-
-    zone: Annotated[Identifier | None, Meta(description="Tasks of a session prefer siblings of the same zone.")] = None
+    max_attempts: Annotated[int, Meta(ge=1, le=100, description="Starts on a replica, the first included.")] = 5
 
 
 class Pool(Section, frozen=True):
     """One engine, one model, one set of flags, with its queue."""
 
-    id: Identifier
+    id: Annotated[Identifier, Meta(description="Its name in requests, metrics and logs.")]
     engine: Annotated[Literal["llamacpp"], Meta(description="Which adapter speaks to it.")]
     model: Annotated[
         str,
@@ -167,7 +161,7 @@ class Pool(Section, frozen=True):
     ] = 2048
     devices: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^(cpu|cuda:[0-9]{1,3})$")], ...],
-        Meta(description="Device mask of each replica: cpu, or cuda:N ..."),
+        Meta(description="Device mask of each replica: [cpu] or [cuda:0, ...]."),
     ] = ()
     allow_cpu: Annotated[bool, Meta(description="Run on the CPU. Nothing ever spills over to it by itself.")] = False
     tensor_split: Annotated[
@@ -184,7 +178,7 @@ class Pool(Section, frozen=True):
         Meta(description="strict needs slots: 1; it is the default where slots is 1."),
     ] = None
     require_same_engine_version: Annotated[
-        bool, Meta(description="Replicas of another engine version are of another replica set.")
+        bool, Meta(description="Refuse a replica whose engine version differs from its siblings'.")
     ] = True
     sampler_profile_version: Annotated[
         Literal["v1", "greedy-v1"], Meta(description="Profile of tasks that name none.")
@@ -195,35 +189,31 @@ class Pool(Section, frozen=True):
     timeouts: TimeoutsSection = TimeoutsSection()
     supervision: SupervisionSection = SupervisionSection()
     retry: Retry = Retry()
-    labels: Labels = Labels()
 
 
 class Limits(Section, frozen=True):
     """Bounds on what clients may take of the server."""
 
-    body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 8 << 20
-    header_bytes: Annotated[int, Meta(ge=1024, le=1 << 20)] = 32 << 10
-    header_timeout_ms: Milliseconds = 10_000
-    body_timeout_ms: Milliseconds = 30_000
-    idle_timeout_ms: Milliseconds = 75_000
-    connections: Count = 4096
-    readers_per_task: Annotated[int, Meta(ge=1, le=10_000)] = 16
-    stalled_reader_ms: Annotated[
-        Milliseconds, Meta(description="A reader that takes nothing for so long is closed; it may resume.")
-    ] = 30_000
+    body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30, description="A larger body is answered 413.")] = 8 << 20
+    header_bytes: Annotated[int, Meta(ge=1024, le=1 << 20, description="Larger headers are answered 431.")] = 32 << 10
+    header_timeout_ms: Annotated[Milliseconds, Meta(description="For all headers of a request; then 408.")] = 10_000
+    body_timeout_ms: Annotated[Milliseconds, Meta(description="For the whole body; then 408.")] = 30_000
+    idle_timeout_ms: Annotated[Milliseconds, Meta(description="An unused connection is closed after it.")] = 75_000
+    connections: Annotated[Count, Meta(description="At once; one more is answered 429 and closed.")] = 4096
+    readers_per_task: Annotated[int, Meta(ge=1, le=10_000, description="Of one stream at once.")] = 16
 
 
 class Tls(Section, frozen=True):
     """Certificate chain and private key, PEM files."""
 
-    cert: PathText
-    key: PathText
+    cert: Annotated[PathText, Meta(description="Server certificate and its chain.")]
+    key: Annotated[PathText, Meta(description="Its private key, without a passphrase.")]
 
 
 class Server(Section, frozen=True):
     """Where the API is served."""
 
-    host: Annotated[str, Meta(min_length=1, max_length=255)] = "127.0.0.1"
+    host: Annotated[str, Meta(min_length=1, max_length=255, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="0 lets the system choose.")] = 8080
     shutdown_grace_ms: Annotated[
         int, Meta(ge=0, le=86_400_000, description="How long running tasks may go on after a stop was asked for.")
@@ -244,13 +234,6 @@ class Auth(Section, frozen=True):
     ] = None
 
 
-class Tenant(Section, frozen=True):
-    """One paying tenant; tenants that are not named weigh 1."""
-
-    id: Identifier
-    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
-
-
 class JournalSection(Section, frozen=True):
     """Where accepted work is kept."""
 
@@ -266,23 +249,23 @@ class JournalSection(Section, frozen=True):
 class RetentionSection(Section, frozen=True):
     """How long and how much of what ended stays readable."""
 
-    interactive_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 600
-    batch_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
+    interactive_s: Annotated[int, Meta(ge=1, le=31_536_000, description="Seconds after the end.")] = 600
+    batch_s: Annotated[int, Meta(ge=1, le=31_536_000, description="Seconds after the end.")] = 86_400
     max_bytes: Annotated[int, Meta(ge=0, le=1 << 40, description="The oldest ended tasks go first.")] = 1 << 30
 
 
 class Sessions(Section, frozen=True):
     """Bounds on a session."""
 
-    ttl_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 600_000
-    max_turns: Annotated[int, Meta(ge=1, le=8)] = 8
+    ttl_ms: Annotated[int, Meta(ge=1000, le=600_000, description="From its first accepted task.")] = 600_000
+    max_turns: Annotated[int, Meta(ge=1, le=8, description="Accepted tasks of one session.")] = 8
 
 
 class Logging(Section, frozen=True):
     """What is written to standard error."""
 
-    level: Literal["info", "warning", "error"] = "info"
-    format: Literal["json", "text"] = "json"
+    level: Annotated[Literal["info", "warning", "error"], Meta(description="The least that is written.")] = "info"
+    format: Annotated[Literal["json", "text"], Meta(description="json: one object a line. text: for people.")] = "json"
 
 
 class Config(Section, frozen=True):
@@ -294,7 +277,6 @@ class Config(Section, frozen=True):
     pools: tuple[Pool, ...]
     server: Server = Server()
     auth: Auth = Auth()
-    tenants: tuple[Tenant, ...] = ()
     journal: JournalSection = JournalSection()
     retention: RetentionSection = RetentionSection()
     sessions: Sessions = Sessions()

@@ -40,7 +40,7 @@ pools:
     id: again
     engine: lamacpp
     model: file:/nonexistent/m.gguf
-    modle: x
+    mo_del: x
     replicas: "2"
     slots: 3
     determinism: strict
@@ -55,14 +55,13 @@ pools:
         - {name: batch, weight: 0}
         - {name: batch, queue_capacity: 300}
 server: {host: 0.0.0.0, port: 99999}
-tenants: [{id: t}, {id: t}]
 sevrer: 3
 """
     assert told(text) == [
         "3:5 pools[0].id: the field is there twice, first on line 2",
         "4:13 pools[0].engine: must be one of llamacpp, got 'lamacpp'",
         "5:12 pools[0].model: there is no model file /nonexistent/m.gguf",
-        "6:5 pools[0].modle: unknown field",
+        "6:5 pools[0].mo_del: unknown field",
         "7:15 pools[0].replicas: must be a whole number, got '2'",
         "9:18 pools[0].determinism: strict cannot be kept with 3 slots",
         "10:14 pools[0].devices: names the CPU, and allow_cpu is not true",
@@ -75,8 +74,7 @@ sevrer: 3
         "19:41 pools[1].admission.priorities[1].queue_capacity: 300 is more than the pool's queue holds, 256",
         "20:16 server.host: '0.0.0.0' can be reached from outside, and no keys are asked for",
         "20:31 server.port: is out of range, got 99999",
-        "21:25 tenants[1].id: 't' is also tenants[0]",
-        "22:1 sevrer: unknown field",
+        "21:1 sevrer: unknown field",
     ]
 
 
@@ -173,6 +171,12 @@ pools:
         (", replicas: 3, launch: {mode: external, urls: ['http://h:1']}", "is 3, but there are 1 urls"),
         (", launch: {urls: ['http://h:1']}", "only external pools have urls"),
         (", launch: {allow_simulated: true}", "only external pools can be simulated"),
+        (", launch: {args: {thread: 2}}", "llamacpp has no such flag"),
+        (", launch: {args: {threads: '2'}}", "must be a whole number, got '2'"),
+        (", launch: {args: {threads: true}}", "must be a whole number, got true"),
+        (", launch: {args: {start_timeout_s: soon}}", "must be a number, got 'soon'"),
+        (", launch: {args: {flash_attention: 1}}", "must be true or false, got 1"),
+        (", launch: {args: {n_batch: -1}}", "is out of range, got -1"),
         (", launch: {env: {'A B': c}}", "a form that is not allowed"),
         (", supervision: {backoff: {initial_ms: 9, max_ms: 3}}", "is more than max_ms"),
         (", admission: {priorities: [{name: batch, queue_capacity: 257}]}", "more than the pool's queue holds"),
