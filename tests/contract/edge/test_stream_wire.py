@@ -374,6 +374,16 @@ def test_body_at_the_limit_passes() -> None:
             assert httpx.post(f"{stage.url}/v1/tasks", content=iter([body[:500], body[500:]])).status_code == status
 
 
+@pytest.mark.req("ORCH-4022")
+def test_refused_client_may_finish_sending(stage: Stage) -> None:
+    """A client that sends all of a body that is too large, and only then reads, gets its answer and no reset."""
+    with connect(stage) as wire:
+        wire.sendall(head("POST", "/v1/tasks", f"Content-Length: {30 * MIB}", "Content-Type: application/json"))
+        for _ in range(30):
+            wire.sendall(b"x" * MIB)
+        assert read_to_end(wire).startswith(b"HTTP/1.1 413")
+
+
 def test_large_body_of_many_values_is_read(stage: Stage) -> None:
     """A body of megabytes is a task like any other."""
     body = b'{"prompt":"%b"}' % (b"a" * (4 * MIB))

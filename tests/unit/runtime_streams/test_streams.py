@@ -177,6 +177,16 @@ def test_started_comes_once(streams: Streams) -> None:
     assert [item.event for item in resumed.items] == ["end"]
 
 
+def test_paused_reader_that_resumed_is_not_told_of_the_start(streams: Streams) -> None:
+    """A reader that resumed skips `started` also when it comes while its socket is full."""
+    sink = attach(streams, "0:00000000", resume=False)
+    streams.started(STARTED)
+    streams.tokens(KEY, ("a",))
+    assert sink.reader is not None
+    sink.reader.resume()
+    assert [item.event for item in sink.items] == ["token"]
+
+
 def test_metrics_reach_only_who_keeps_up(streams: Streams) -> None:
     """A reader that is behind misses metrics and no text."""
     quick, slow = attach(streams), attach(streams)
