@@ -1,0 +1,223 @@
+"""What the llama.cpp adapter makes of engines that fail, hang and lie. Simulated: a real one does not do this on demand."""
+
+import asyncio
+
+import pytest
+
+from orchqueue.adapters.engines.connection import parse_endpoint, request
+from orchqueue.adapters.engines.llamacpp import LlamacppReplica
+from orchqueue.core.request import Message, Sampling, TaskSpec
+from orchqueue.ports.errors import EngineError
+from tests.conformance.engine.conftest import StartSimulated, begin, decode, idle
+from tests.waiting import until_async
+
+SPEC = TaskSpec(prompt="Tell me", seed=3, max_tokens=60, sampling=Sampling(ignore_eos=True))
+LONG = TaskSpec(prompt="Tell me", seed=3, max_tokens=2000, sampling=Sampling(ignore_eos=True))
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [(400, "rejected"), (422, "rejected"), (429, "overloaded"), (409, "overloaded"), (425, "overloaded"),
+     (503, "overloaded"), (500, "engine_error"), (502, "engine_error"), (401, "engine_error"), (404, "engine_error")],
+)  # fmt: skip
+@pytest.mark.req("ORCH-3038")
+async def test_statuses(simulate: StartSimulated, status: int, failure: str) -> None:
+    """Each upstream status means one kind of failure."""
+    engine = await simulate()
+    await engine.set_faults(status=status)
+    run = await decode(engine.replica(), SPEC)
+    assert run.failure is not None
+    assert run.failure[0] == failure
+    assert str(status) in run.failure[1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure"),
+    [("eof_after", "lost"), ("error_after", "engine_error"), ("broken_utf8_after", "engine_error"),
+     ("broken_json_after", "engine_error"), ("exit_after", "lost")],
+)  # fmt: skip
+async def test_failures_in_the_stream(simulate: StartSimulated, fault: str, failure: str) -> None:
+    """A stream that breaks keeps what came before, fails once, and is closed when the slot is free or the engine dead."""
+    engine = await simulate("--tokens-per-s", "500")
+    whole = (await decode(engine.replica(), SPEC)).text
+    await engine.set_faults(**{fault: 12})
+    run = await decode(engine.replica(), SPEC)
+    assert run.failure is not None
+    assert run.failure[0] == failure, run.failure
+    assert run.text
+    assert whole.startswith(run.text)
+
+
+async def test_split_frames_are_put_together(simulate: StartSimulated) -> None:
+    """Frames that arrive in pieces of a few bytes give the same text."""
+    engine = await simulate("--tokens-per-s", "1000")
+    whole = await decode(engine.replica(), SPEC)
+    await engine.set_faults(split_frames=True)
+    split = await decode(engine.replica(), SPEC)
+    assert split.text == whole.text
+    assert split.completion is not None
+    assert split.completion.tokens_out == 60
+
+
+@pytest.mark.req("ORCH-3017")
+async def test_a_slot_that_ignores_the_abort_is_waited_for(simulate: StartSimulated) -> None:
+    """While the engine works on after an abort, the attempt stays open."""
+    engine = await simulate()
+    await engine.set_faults(ignore_abort_ms=400)
+    replica = engine.replica()
+    run = begin(replica, LONG, on_first=lambda handle: handle.abort())
+    await run.first_text.wait()
+    assert not await idle(replica)
+    assert not run.closed_event.is_set()
+    await run.closed_event.wait()
+    assert await idle(replica)
+
+
+@pytest.mark.req("ORCH-3017")
+async def test_another_clients_work_does_not_hold_up_a_close(simulate: StartSimulated) -> None:
+    """On a shared engine an abort waits for its own slot only."""
+    engine = await simulate("--slots", "2")
+    other = begin(engine.replica(), LONG)
+    await other.first_text.wait()
+    replica = engine.replica()
+    mine = begin(replica, LONG, on_first=lambda handle: handle.abort())
+    await mine.closed_event.wait()
+    assert not other.closed_event.is_set()
+    assert not await idle(replica)
+    await replica.close()
+
+
+async def test_a_server_without_slots_is_given_time(simulate: StartSimulated) -> None:
+    """Where slots are hidden an abort still closes, and the self-test proves nothing."""
+    engine = await simulate("--faults", '{"hide_slots": true}')
+    run = begin(engine.replica(), LONG, on_first=lambda handle: handle.abort())
+    await run.closed_event.wait()
+    facts = await engine.replica().self_test()
+    assert not facts.strict_proven
+    assert "slots" in facts.selftest_note
+
+
+@pytest.mark.req("ORCH-3045")
+async def test_an_engine_that_is_not_deterministic_is_not_proven(simulate: StartSimulated) -> None:
+    """Texts that differ are found by the self-test, and no known answer is given."""
+    engine = await simulate("--faults", '{"not_deterministic": true}', "--tokens-per-s", "1000")
+    facts = await engine.replica().self_test()
+    assert not facts.strict_proven
+    assert facts.known_answer == ""
+    assert "different texts" in facts.selftest_note
+
+
+async def test_several_slots_are_never_strict(simulate: StartSimulated) -> None:
+    """An engine that batches is measured but not proven."""
+    engine = await simulate("--slots", "4", "--tokens-per-s", "1000")
+    facts = await engine.replica().self_test()
+    assert facts.slots_total == 4
+    assert not facts.strict_proven
+    assert facts.decode_us_per_token > 0
+
+
+async def test_a_simulated_engine_is_refused(simulate: StartSimulated) -> None:
+    """Without the explicit flag no simulated engine passes the self-test."""
+    engine = await simulate()
+    with pytest.raises(EngineError, match="simulated"):
+        await LlamacppReplica(parse_endpoint(engine.url)).self_test()
+
+
+async def test_a_self_test_that_fails_says_why(simulate: StartSimulated) -> None:
+    """A decode that breaks fails the self-test with the engine's words."""
+    engine = await simulate("--faults", '{"status": 500}')
+    with pytest.raises(EngineError, match="simulated fault"):
+        await engine.replica().self_test()
+
+
+async def test_the_key_is_shown(simulate: StartSimulated) -> None:
+    """An engine with a key is served with it and refuses without."""
+    engine = await simulate("--api-key", "k3y")
+    assert (await decode(LlamacppReplica(parse_endpoint(engine.url, "k3y"), allow_simulated=True), SPEC)).completion
+    run = await decode(engine.replica(), SPEC)
+    assert run.failure is not None
+    assert run.failure[0] == "engine_error"
+
+
+async def test_a_template_that_refuses_is_the_callers_fault(simulate: StartSimulated) -> None:
+    """A chat that the template does not take is rejected, and cannot be counted."""
+    engine = await simulate("--faults", '{"template_fails": true}')
+    spec = TaskSpec(messages=(Message("user", "a"), Message("user", "b")), seed=1)
+    run = await decode(engine.replica(), spec)
+    assert run.failure is not None
+    assert run.failure[0] == "rejected"
+    with pytest.raises(EngineError, match="alternate"):
+        await engine.replica().count_prompt(spec)
+
+
+async def test_abort_during_a_slow_template(simulate: StartSimulated) -> None:
+    """An abort while the engine renders the chat closes at once."""
+    engine = await simulate("--faults", '{"template_delay_ms": 8000}')
+    replica = engine.replica()
+    run = begin(replica, TaskSpec(messages=(Message("user", "a"),), seed=1))
+    await until_async(replica.health)
+    assert run.handle is not None
+    run.handle.abort()
+    await run.closed_event.wait()
+    assert run.failure is None
+
+
+async def test_nobody_listens(simulate: StartSimulated) -> None:
+    """A refused connection is a lost attempt, an unhealthy answer an EngineError."""
+    engine = await simulate()
+    replica = engine.replica()
+    await engine.end()
+    run = await decode(replica, SPEC)
+    assert run.failure is not None
+    assert run.failure[0] == "lost"
+    with pytest.raises(EngineError):
+        await replica.health()
+
+
+async def test_close_ends_what_runs(simulate: StartSimulated) -> None:
+    """Closing a replica fails its running attempts as lost and closes them, aborted ones too."""
+    engine = await simulate("--slots", "2")
+    await engine.set_faults(ignore_abort_ms=60_000)
+    replica = engine.replica()
+    runs = [begin(replica, LONG), begin(replica, LONG)]
+    for run in runs:
+        await run.first_text.wait()
+    assert runs[1].handle is not None
+    runs[1].handle.abort()
+    await asyncio.sleep(0)
+    await replica.close()
+    assert runs[0].failure is not None
+    assert runs[0].failure[0] == "lost"
+    assert runs[1].failure is None
+    assert all(run.closed_event.is_set() for run in runs)
+
+
+async def test_a_silent_engine_can_be_aborted(simulate: StartSimulated) -> None:
+    """An engine that stops talking holds its slot until the abort, then frees it."""
+    engine = await simulate("--faults", '{"silent_after": 5}', "--tokens-per-s", "1000")
+    replica = engine.replica()
+    run = begin(replica, SPEC)
+    await run.first_text.wait()
+    assert run.handle is not None
+    run.handle.abort()
+    await run.closed_event.wait()
+    assert await idle(replica)
+
+
+async def test_an_ignored_schema_is_told(simulate: StartSimulated) -> None:
+    """When the engine's text does not match the schema, the attempt fails instead of ending well."""
+    import msgspec
+
+    engine = await simulate()
+    schema = msgspec.Raw(b'{"type":"object","required":["other"]}')
+    run = await decode(engine.replica(), TaskSpec(prompt="x", seed=1, sampling=Sampling(json_schema=schema)))
+    assert run.completion is None
+    assert run.failure is not None
+    assert "schema" in run.failure[1]
+
+
+async def test_answers_are_bounded(simulate: StartSimulated) -> None:
+    """A plain request to a streaming route fails instead of waiting for ever."""
+    engine = await simulate()
+    with pytest.raises(EngineError, match="event stream"):
+        await request(parse_endpoint(engine.url), "POST", "/completion", b'{"prompt":"x","n_predict":3}')
