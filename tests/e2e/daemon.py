@@ -102,14 +102,21 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(deadline_s)
-        for reader in self._readers:
-            reader.join(5)
+        self._close()
         return code
 
     def kill(self) -> None:
         """End it the hard way."""
         self.process.kill()
         self.process.wait(10)
+        self._close()
+
+    def _close(self) -> None:
+        for reader in self._readers:
+            reader.join(5)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 @contextmanager
@@ -119,12 +126,11 @@ def running(data_dir: Path, config: Path | None = None, *options: str) -> Iterat
     try:
         yield daemon
     finally:
-        if daemon.process.poll() is None:
-            try:
-                daemon.stop()
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                raise
+        try:
+            daemon.stop()
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            raise
 
 
 def metric(url: str, name: str) -> float:

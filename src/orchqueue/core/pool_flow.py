@@ -119,7 +119,8 @@ def on_rollback(state: State, event: RollbackRequested) -> None:
 
 def _busy(state: State, reply: ReplyId, pool: Pool) -> None:
     text = f"pool {pool.pool_id} is being reloaded; wait until its health says otherwise"
-    state.emit(Refuse(reply, Refusal(Outcome.CONFLICT, text, pool_id=pool.pool_id)))
+    refusal = Refusal(Outcome.POOL_UNREADY, text, (), 1_000, pool.settings.engine, pool.pool_id)
+    state.emit(Refuse(reply, refusal))
 
 
 def _begin_reload(state: State, reply: ReplyId, pool: Pool, model_ref: str) -> None:

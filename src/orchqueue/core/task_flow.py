@@ -34,7 +34,7 @@ from orchqueue.core.events import (
     TaskSubmitted,
 )
 from orchqueue.core.forecast import expected_tokens, retry_after_full, start_of
-from orchqueue.core.ids import ReplyId, Tenant, task_key
+from orchqueue.core.ids import ReplyId, Tenant, task_id_of, task_key
 from orchqueue.core.outcome import MEANINGS, Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
 from orchqueue.core.records import Accepted
@@ -231,7 +231,9 @@ def on_cancel(state: State, event: CancelRequested, now_ms: int) -> None:
     """
     task = state.tasks.get(event.key)
     if task is None or task.state is TaskState.COUNTING:
-        state.emit(Refuse(event.reply, Refusal(Outcome.UNKNOWN_ID, "no such task; it may have been forgotten")))
+        text = f"no task {task_id_of(event.key)} is known; it never existed or its retention time is over"
+        refusal = Refusal(Outcome.UNKNOWN_ID, text, (Fault("/path/task_id", text),))
+        state.emit(Refuse(event.reply, refusal))
         return
     if task.state is not TaskState.ENDED:
         end(state, task, Outcome.CANCELED_BY_CLIENT, now_ms)
