@@ -15,7 +15,7 @@ from tests.e2e.daemon import Daemon, metric, running
 ROUNDS = 3
 PATIENCE = """
 pools:
-  - id: nowhere
+  - id: unplugged
     engine: llamacpp
     model: repo:none/none
     launch: {mode: external, urls: ["http://127.0.0.1:9"]}

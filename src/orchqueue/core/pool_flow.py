@@ -28,7 +28,7 @@ def _pool(state: State, reply: ReplyId, pool_id: PoolId) -> Pool | None:
     pool = state.pools.get(pool_id)
     if pool is None:
         text = f"no such pool; pools: {', '.join(state.pools)}"
-        state.emit(Refuse(reply, Refusal(Outcome.UNKNOWN_ID, text, (Fault("/path/id", text),))))
+        state.emit(Refuse(reply, Refusal(Outcome.UNKNOWN_ID, text, (Fault("/path/pool_id", text),))))
     return pool
 
 
