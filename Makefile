@@ -62,8 +62,8 @@ format: $(STAMP) ## Format the code and mend what the linter can mend
 	@$(VENV)/bin/ruff format --quiet
 
 .PHONY: sim
-sim: $(STAMP) ## Simulate whole runs with faults (SEEDS=200)
-	@$(VENV)/bin/orchq-sim run --seeds $(or $(SEEDS),200)
+sim: $(STAMP) ## Simulate whole runs with faults (SEEDS=200 START=0)
+	@$(VENV)/bin/orchq-sim run --seeds $(or $(SEEDS),200) --start $(or $(START),0)
 
 .PHONY: sim-replay
 sim-replay: $(STAMP) ## Repeat one simulated run and tell its story (SEED=n)

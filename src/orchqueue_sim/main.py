@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from orchqueue_sim.campaign import add_commands
 from orchqueue_sim.engine_llamacpp import Faults, SimSettings, SimulatedLlamacpp
 
 
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_argument("--api-key", default="")
     engine.add_argument("--loading-ms", type=int, default=0)
     engine.add_argument("--faults", default="{}", help="JSON object, as POST /sim/faults takes it")
+    add_commands(commands)
     return parser
 
 
@@ -51,6 +53,8 @@ async def serve_engine(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = build_parser().parse_args(argv)
+    if "act" in args:
+        return int(args.act(args))
     try:
         asyncio.run(serve_engine(args))
     except KeyboardInterrupt:

@@ -1,0 +1,323 @@
+"""Checks public promises from the outside: it sees events in, effects out and what was told, never the core's state.
+
+Req: ORCH-2002, ORCH-2003, ORCH-3004, ORCH-3005, ORCH-3017, ORCH-4011, ORCH-4013
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from orchqueue.core import effects as fx
+from orchqueue.core import events as ev
+from orchqueue.core.ids import AttemptId, ReplicaId, TaskKey, task_key, tenant_of
+from orchqueue.core.outcome import MEANINGS, Outcome, Refusal
+from orchqueue.core.records import Accepted, Ended
+from orchqueue.core.request import TaskSpec
+from orchqueue_sim.disk import Disk
+from orchqueue_sim.order import DROPPING, Order
+from orchqueue_sim.turns import Turns
+
+
+class Violation(Exception):
+    """A public promise was broken."""
+
+
+class Track(msgspec.Struct):
+    """What is known of one task in one life of the daemon."""
+
+    key: TaskKey
+    spec: TaskSpec
+    attempt_id: AttemptId | None = None
+    replica_id: ReplicaId | None = None
+    told_started: bool = False
+    answer: str = ""
+    offset: int = 0
+    ended: Ended | None = None
+
+
+class Auditor:
+    """Everything promised, checked as it happens. `disk` is looked at only for what is durable."""
+
+    def __init__(self, disk: Disk, order: Order, turns: Turns) -> None:
+        self._disk = disk
+        self._order = order
+        self._turns = turns
+        self.tracks: dict[TaskKey, Track] = {}
+        self.told_accepted: set[TaskKey] = set()
+        self.told_ended: dict[TaskKey, Outcome] = {}
+        self.canceled: set[TaskKey] = set()
+        self.outcomes: Counter[str] = Counter()
+        self._counting: dict[TaskKey, TaskSpec] = {}
+        self._cancel_replies: dict[int, TaskKey] = {}
+        self._running: dict[ReplicaId, set[AttemptId]] = {}
+        self._slots: dict[ReplicaId, int] = {}
+        self._attempts: dict[AttemptId, TaskKey] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._history: Counter[tuple[str, str]] = Counter()
+
+    # Decisions: what goes into the core and what comes out of it.
+
+    def decided(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> None:
+        """See one event and its effects."""
+        self._order.begin()
+        self._happened(event, effects)
+        for effect in effects:
+            self._decided_one(event, effect)
+        if isinstance(event, ev.AcceptsWithdrawn):
+            self._withdrawn(event.keys)
+        if isinstance(event, ev.TaskSubmitted | ev.PromptCounted):
+            refused = next((e.refusal for e in effects if isinstance(e, fx.Refuse)), None)
+            if refused is not None:
+                self._refused(event, refused)
+
+    def _happened(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> None:
+        match event:
+            case ev.TaskRecovered():
+                self._recovered(event.accepted)
+            case ev.TaskRestored():
+                # It ended durably but the daemon died before telling: from now on it can be read.
+                key = task_key(event.accepted.tenant, event.accepted.task_id)
+                if key in self.told_accepted:
+                    self.told_ended.setdefault(key, event.ended.outcome)
+            case ev.CancelRequested():
+                self._cancel_replies[event.reply] = event.key
+            case ev.AttemptFailed():
+                self._failed(self._attempts.get(event.attempt_id), event.attempt_id)
+            case ev.ReplicaLost():
+                for track in list(self.tracks.values()):
+                    if track.replica_id == event.replica_id:
+                        self._failed(track.key, track.attempt_id)
+            case ev.SessionDeleteRequested():
+                self._turns.deleted(event.session)
+            case ev.SettingsReplaced():
+                if any(isinstance(e, fx.Done) for e in effects):
+                    self._order.reconfigured(event.settings)
+            case ev.DrainRequested() | ev.ReloadRequested() | ev.RollbackRequested():
+                self._order.disturbed()
+
+    def _withdrawn(self, keys: tuple[TaskKey, ...]) -> None:
+        for key in keys:
+            if key in self.tracks and self.tracks[key].ended is None:
+                raise Violation(f"{key} goes on although its client was told that it was not accepted")
+
+    def _failed(self, key: TaskKey | None, attempt_id: AttemptId | None) -> None:
+        track = self.tracks.get(key) if key is not None else None
+        if track is not None and attempt_id is not None and track.attempt_id == attempt_id and track.ended is None:
+            track.attempt_id = track.replica_id = None
+            self._order.requeued(track.key)
+
+    def _decided_one(self, event: ev.AnyEvent, effect: fx.AnyEffect) -> None:
+        match effect:
+            case fx.EmitTokens():
+                self._tokens(event, effect)
+            case fx.Record():
+                if isinstance(effect.record, Accepted):
+                    self._accepted(effect.record)
+            case fx.CountPrompt():
+                self._counting[effect.key] = effect.spec
+            case fx.StartAttempt():
+                self._bound(effect)
+            case fx.Finish():
+                self._ending(effect)
+            case fx.Forget():
+                self._forgetting(effect.key)
+            case fx.Count():
+                bucket = _bucket(effect)
+                if bucket is not None:
+                    self._counts[bucket] += effect.amount
+
+    def _accepted(self, record: Accepted) -> None:
+        key = task_key(record.tenant, record.task_id)
+        if key in self.tracks:
+            raise Violation(f"{key} was accepted twice")
+        self.tracks[key] = Track(key, record.spec)
+        self._history["tasks_enqueued_total", ""] += 1
+        problem = self._order.accepted(record) or self._turns.accepted(record)
+        if problem:
+            raise Violation(problem)
+
+    def _recovered(self, record: Accepted) -> None:
+        key = task_key(record.tenant, record.task_id)
+        self.tracks[key] = Track(key, record.spec)
+        self._order.recovered(record)
+        self._turns.accepted(record)
+
+    def _bound(self, effect: fx.StartAttempt) -> None:
+        track = self.tracks.get(effect.key)
+        if track is None or track.ended is not None:
+            raise Violation(f"{effect.key} is started although it is {'ended' if track else 'unknown'}")
+        if track.offset:
+            raise Violation(f"{effect.key} is started again although text was sent")
+        track.attempt_id, track.replica_id = effect.attempt_id, effect.replica_id
+        track.answer = ""
+        self._attempts[effect.attempt_id] = effect.key
+        self._history["tasks_started_total", ""] += 1
+        problem = self._order.bound(effect.key, effect.replica_id)
+        if problem:
+            raise Violation(problem)
+
+    def _tokens(self, event: ev.AnyEvent, effect: fx.EmitTokens) -> None:
+        track = self.tracks.get(effect.key)
+        if track is None or track.ended is not None:
+            raise Violation(f"{effect.key} got text after its terminal event was decided")
+        if effect.key in self.canceled:
+            raise Violation(f"{effect.key} got text after its cancel was answered with 204")
+        if not track.told_started:
+            raise Violation(f"{effect.key} got text before `started`")
+        text = "".join(effect.texts)
+        if not track.answer.startswith(text, track.offset):
+            raise Violation(f"{effect.key} got {text!r} at {track.offset}, its engine said {track.answer!r}")
+        track.offset += len(text)
+        if isinstance(event, ev.ChunksArrived) and self._attempts.get(event.attempt_id) != effect.key:
+            raise Violation(f"{effect.key} got the text of attempt {event.attempt_id}, which is not its own")
+
+    def _ending(self, effect: fx.Finish) -> None:
+        track = self.tracks.get(effect.key)
+        if track is None or track.ended is not None:
+            raise Violation(f"{effect.key} ends twice")
+        track.ended = effect.ended
+        outcome = effect.ended.outcome
+        if outcome is Outcome.COMPLETED and track.offset != len(track.answer):
+            raise Violation(f"{effect.key} completed with {track.offset} of {len(track.answer)} characters")
+        problem = self._order.ended(effect.key, outcome)
+        if problem:
+            raise Violation(problem)
+        meaning = MEANINGS[outcome]
+        if meaning.cancel_reason:
+            self._history["tasks_canceled_total", meaning.cancel_reason] += 1
+        if outcome in DROPPING:
+            self._history["tasks_rejected_total", meaning.code or ""] += 1
+        self._history["tokens_out_total", ""] += effect.ended.tokens_out
+
+    def _forgetting(self, key: TaskKey) -> None:
+        track = self.tracks.pop(key, None)
+        if track is not None and track.ended is None:
+            raise Violation(f"{key} is forgotten before it ended")
+
+    def _refused(self, event: ev.TaskSubmitted | ev.PromptCounted, refusal: Refusal) -> None:
+        """Count one refusal, however many clients waited for that answer."""
+        if refusal.meaning.code:
+            self._history["tasks_rejected_total", refusal.meaning.code] += 1
+        spec = event.spec if isinstance(event, ev.TaskSubmitted) else self._counting.get(event.key)
+        problem = self._order.refused(refusal.outcome, refusal.pool_id, spec)
+        if any(fault.pointer == "/session_id" for fault in refusal.faults) and spec is not None and spec.session_id:
+            tenant = event.tenant if isinstance(event, ev.TaskSubmitted) else tenant_of(event.key)
+            problem = self._turns.refused((tenant, spec.session_id))
+        if problem:
+            raise Violation(problem)
+
+    # What was told, and what engines really do.
+
+    def told(self, effect: fx.AnyEffect) -> None:
+        """See an answer that a client has received."""
+        if isinstance(effect, fx.Accept):
+            if effect.key not in self._disk.ever_accepted:
+                raise Violation(f"{effect.key} was told 202 before its acceptance was durable")
+            self.told_accepted.add(effect.key)
+        elif isinstance(effect, fx.Done):
+            key = self._cancel_replies.pop(effect.reply, None)
+            if key is not None:
+                if key in self._disk.accepted and key not in self._disk.ended:
+                    raise Violation(f"{key} was told 204 before its end was durable")
+                self.canceled.add(key)
+
+    def started(self, effect: fx.AnyEffect) -> None:
+        """See a start, an abort or a `started` event that passed the barrier."""
+        if isinstance(effect, fx.EmitStarted):
+            track = self.tracks.get(effect.key)
+            if track is not None:
+                if track.told_started:
+                    raise Violation(f"{effect.key} got `started` twice")
+                track.told_started = True
+
+    def finished(self, effect: fx.Finish, text: str) -> None:
+        """See a terminal event that readers have received."""
+        key = effect.key
+        if key in self.told_ended:
+            raise Violation(f"{key} got a second terminal event")
+        if self._disk.ever_ended.get(key) != text:
+            raise Violation(f"{key} got its terminal event before its end and text were durable")
+        self.told_ended[key] = effect.ended.outcome
+        self.outcomes[effect.ended.outcome.value] += 1
+
+    def forgotten(self, key: TaskKey) -> None:
+        """See that a task's retention is over."""
+        if key in self.told_accepted and key not in self.told_ended:
+            raise Violation(f"{key} was accepted and forgotten without a terminal event")
+        self.told_accepted.discard(key)
+        self.told_ended.pop(key, None)
+        self.canceled.discard(key)
+
+    def replica_up(self, replica_id: ReplicaId, slots: int) -> None:
+        """See how many slots a replica has now."""
+        self._slots[replica_id] = slots
+
+    def engine_runs(self, effect: fx.StartAttempt, text: str) -> None:
+        """See an engine begin an attempt that will give this text."""
+        running = self._running.setdefault(effect.replica_id, set())
+        running.add(effect.attempt_id)
+        if len(running) > self._slots.get(effect.replica_id, 0):
+            raise Violation(
+                f"{effect.replica_id} runs {sorted(running)} on {self._slots.get(effect.replica_id, 0)} slots"
+            )
+        track = self.tracks.get(effect.key)
+        if track is not None and track.attempt_id == effect.attempt_id:
+            track.answer = text
+
+    def engine_freed(self, replica_id: ReplicaId, attempt_id: AttemptId) -> None:
+        """See an engine really let go of an attempt."""
+        self._running[replica_id].discard(attempt_id)
+
+    # Ends of lives.
+
+    def life_over(self) -> None:
+        """Compare the life's counters with its history, and forget what only a life knows."""
+        for bucket in self._counts.keys() | self._history.keys():
+            if self._counts[bucket] != self._history[bucket]:
+                name = " ".join(bucket)
+                raise Violation(f"{name} counts {self._counts[bucket]}, {self._history[bucket]} happened")
+        self._counts.clear()
+        self._history.clear()
+        self.tracks.clear()
+        self._running.clear()
+        self._slots.clear()
+        self._attempts.clear()
+        self._cancel_replies.clear()
+        self._counting.clear()
+        self._order.life_over()
+        self._turns.life_over()
+
+    def after_crash(self) -> None:
+        """Check that the disk still has whatever clients were told."""
+        unfinished = {task_key(a.tenant, a.task_id) for a, _ in self._disk.unfinished()}
+        finished = set(self._disk.ended)
+        gone_accepted = {k for k in self.told_accepted if k not in self._disk.accepted}
+        for key in gone_accepted:
+            if key not in self._disk.ever_ended:
+                raise Violation(f"{key} was told 202 and is gone after the crash")
+            self.told_accepted.discard(key)
+            self.told_ended.pop(key, None)
+        for key in self.told_ended:
+            if key in unfinished or (key in self._disk.accepted and key not in finished):
+                raise Violation(f"{key} was told its end and is unfinished after the crash")
+
+    def settled(self) -> None:
+        """Check that nothing is owed to anybody."""
+        for key in sorted(self.told_accepted - self.told_ended.keys()):
+            raise Violation(f"{key} was told 202 and never got a terminal event")
+        for replica_id, running in self._running.items():
+            if running:
+                raise Violation(f"{replica_id} still runs {sorted(running)}")
+
+
+COUNTED = {"tasks_enqueued_total", "tasks_started_total", "tokens_out_total"}
+
+
+def _bucket(effect: fx.Count) -> tuple[str, str] | None:
+    if effect.name in COUNTED:
+        return effect.name, ""
+    if effect.name in ("tasks_rejected_total", "tasks_canceled_total"):
+        return effect.name, effect.labels[-1]
+    return None

@@ -1,0 +1,110 @@
+"""Many runs, or one told in full: what `make sim` and `make sim-replay` do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+
+from orchqueue_sim.plan import draw
+from orchqueue_sim.timeline import Timeline
+from orchqueue_sim.world import Report, run
+
+SHOWN_AT_MOST = 5
+CHUNK = 25
+
+
+class Tally(msgspec.Struct):
+    """What a campaign found."""
+
+    runs: int = 0
+    failed: list[Report] = msgspec.field(default_factory=list)
+    outcomes: Counter[str] = msgspec.field(default_factory=Counter)
+    refused: int = 0
+    lives: int = 0
+    virtual_ms: int = 0
+
+    def add(self, report: Report) -> None:
+        """Count one run."""
+        self.runs += 1
+        self.outcomes.update(report.outcomes)
+        self.refused += report.refused
+        self.lives += report.lives
+        self.virtual_ms += report.virtual_ms
+        if report.problem:
+            self.failed.append(report)
+
+
+def run_all(seeds: Iterable[int], processes: int = 1) -> Iterator[Report]:
+    """Run every seed, in order, on as many processes as given."""
+    if processes <= 1:
+        yield from map(run, seeds)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        yield from pool.map(run, seeds, chunksize=CHUNK)
+
+
+def campaign(first: int, count: int, processes: int | None = None) -> int:
+    """Run `count` seeds from `first` and tell what was found.
+
+    Shape: the exit status, 1 when some promise was broken.
+    """
+    began = monotonic()
+    tally = Tally()
+    for report in run_all(range(first, first + count), processes or os.cpu_count() or 1):
+        tally.add(report)
+        if report.problem and len(tally.failed) <= SHOWN_AT_MOST:
+            print(f"{report.text}\n", flush=True)
+    took_s = max(0.001, monotonic() - began)
+    ended = ", ".join(f"{name} {n}" for name, n in tally.outcomes.most_common())
+    print(f"ends told: {ended or 'none'}; requests refused: {tally.refused}; daemon lives: {tally.lives}")
+    print(
+        f"{tally.runs - len(tally.failed)} of {tally.runs} seeds kept every promise "
+        f"({tally.runs / took_s * 60:.0f} seeds a minute, {tally.virtual_ms / 3_600_000:.0f} virtual hours)"
+    )
+    if tally.failed:
+        print(f"failing seeds: {' '.join(str(r.plan.seed) for r in tally.failed)}; keep them in {REGRESSIONS}")
+    return 1 if tally.failed else 0
+
+
+def replay(seed: int, only: str = "") -> int:
+    """Repeat one seed and print what happened.
+
+    Shape: the exit status, 1 when a promise was broken.
+    """
+    plan = draw(seed)
+    print(f"seed {seed}: {plan.story}")
+    timeline = Timeline(only)
+    report = run(seed, timeline.note)
+    sys.stdout.writelines(f"{line}\n" for line in timeline.lines)
+    print(report.text if report.problem else f"seed {seed} kept every promise in {report.steps} steps")
+    return 1 if report.problem else 0
+
+
+REGRESSIONS = Path("tests/simulation/regressions.txt")
+
+
+def kept_seeds(path: Path = REGRESSIONS) -> list[int]:
+    """Read the seeds that failed once; a line is a seed, the rest of it says what it found."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [int(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `run` and `replay` to the command line of `orchq-sim`."""
+    many = commands.add_parser("run", help="simulate whole runs with faults and audit each")
+    many.add_argument("--seeds", type=int, default=200, help="how many runs")
+    many.add_argument("--start", type=int, default=0, help="the first seed")
+    many.add_argument("--processes", type=int, default=None, help="default: one for each core")
+    many.set_defaults(act=lambda args: campaign(args.start, args.seeds, args.processes))
+    one = commands.add_parser("replay", help="repeat one run and tell its story")
+    one.add_argument("--seed", type=int, required=True)
+    one.add_argument("--only", default="", help="tell only what mentions this, for example a task id")
+    one.set_defaults(act=lambda args: replay(args.seed, args.only))

@@ -1,0 +1,109 @@
+"""A simulated journal: group commits that come late, fail for a while, and keep only what was committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from orchqueue.core.ids import TaskKey, task_key
+from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Forgotten
+from orchqueue_sim.agenda import Agenda
+
+
+class Disk:
+    """What survives a crash: the committed records, in order."""
+
+    def __init__(self) -> None:
+        self.accepted: dict[TaskKey, Accepted] = {}
+        self.ended: dict[TaskKey, Ended] = {}
+        self.bound: dict[TaskKey, int] = {}
+        self.ever_accepted: set[TaskKey] = set()
+        self.ever_ended: dict[TaskKey, str] = {}
+
+    def commit(self, records: list[AnyRecord]) -> None:
+        """Make records durable."""
+        for record in records:
+            key = task_key(record.tenant, record.task_id)
+            match record:
+                case Accepted():
+                    self.accepted[key] = record
+                    self.ever_accepted.add(key)
+                case Bound():
+                    self.bound[key] = record.attempt
+                case Ended():
+                    self.ended[key] = record
+                    self.ever_ended[key] = record.text
+                case Forgotten():
+                    self.accepted.pop(key, None)
+                    self.ended.pop(key, None)
+                    self.bound.pop(key, None)
+
+    def unfinished(self) -> list[tuple[Accepted, bool]]:
+        """List accepted tasks without an end, in order of acceptance."""
+        return [(a, k in self.bound) for k, a in self.accepted.items() if k not in self.ended]
+
+    def finished(self) -> list[tuple[Accepted, Ended]]:
+        """List ended tasks that are still kept, oldest first."""
+        return [(self.accepted[k], e) for k, e in self.ended.items() if k in self.accepted]
+
+
+class Writer:
+    """One daemon life's access to the disk."""
+
+    def __init__(self, disk: Disk, agenda: Agenda, rng: Random, delay_ms: int, fails: Callable[[], bool]) -> None:
+        self._disk, self._agenda, self._rng = disk, agenda, rng
+        self._delay_ms, self._fails = delay_ms, fails
+        self._queued: list[AnyRecord] = []
+        self._flying: list[AnyRecord] = []
+        self._closed = False
+        self.committed = 0
+        self.appended = 0
+        self.on_committed: Callable[[], None] = lambda: None
+        self.on_stalled: Callable[[], None] = lambda: None
+        self.on_healed: Callable[[], None] = lambda: None
+        self._stalled = False
+
+    @property
+    def stalled(self) -> bool:
+        """Tell whether commits fail now."""
+        return self._stalled
+
+    def append(self, record: AnyRecord) -> None:
+        """Queue a record for the next commit."""
+        self.appended += 1
+        self._queued.append(record)
+        if not self._flying:
+            self._fly()
+
+    def _fly(self) -> None:
+        self._flying, self._queued = self._queued, []
+        self._agenda.after(self._rng.randint(0, self._delay_ms), self._land)
+
+    def _land(self) -> None:
+        if self._closed:
+            return
+        if self._fails():
+            self._stalled = True
+            self.on_stalled()
+            self._agenda.after(self._rng.randint(5, 100), self._land)
+            return
+        self._disk.commit(self._flying)
+        self.committed += len(self._flying)
+        self._flying = []
+        if self._stalled:
+            self._stalled = False
+            self.on_healed()
+        self.on_committed()
+        if self._queued and not self._flying:
+            self._fly()
+
+    def crash(self) -> None:
+        """Lose what was not committed; a commit in flight may have reached the disk without anybody knowing."""
+        self._closed = True
+        if self._rng.random() < 0.5:
+            self._disk.commit(self._flying)
+
+    def close(self) -> None:
+        """Commit everything and stop."""
+        self._closed = True
+        self._disk.commit(self._flying + self._queued)

@@ -1,0 +1,293 @@
+"""Simulated engines: they start, answer, hang, die and lie as the plan says, and always answer in events.
+
+Within one attempt events come in the order in which a real adapter would post them; between attempts anything may race.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
+import msgspec
+
+from orchqueue.core import effects as fx
+from orchqueue.core import events as ev
+from orchqueue.core.ids import AttemptId, PoolId, ReplicaId
+from orchqueue_sim.agenda import Agenda
+from orchqueue_sim.auditor import Auditor
+from orchqueue_sim.oracle import CHARS_PER_TOKEN, Answer, answer, count_tokens
+from orchqueue_sim.plan import Plan
+
+SILENCE_MS = 600_000
+START_FAILURES: tuple[ev.CrashCause, ...] = ("exit", "signal", "never_ready", "selftest")
+CRASHES: tuple[ev.CrashCause, ...] = ("exit", "signal", "host_oom", "cuda", "health")
+EARLY: dict[str, ev.AttemptFailure] = {
+    "rejected": "rejected",
+    "overloaded": "overloaded",
+    "engine_error": "engine_error",
+    "lost_early": "lost",
+}
+
+
+class Run(msgspec.Struct):
+    """One attempt on an engine. `held`: the engine still computes it."""
+
+    attempt_id: AttemptId
+    replica_id: ReplicaId
+    answer: Answer
+    sent: int = 0
+    aborted: bool = False
+    held: bool = True
+    over: bool = False
+
+
+class Box(msgspec.Struct):
+    """One replica's process. `life` changes whenever it starts or dies, so that what was planned before is void."""
+
+    replica_id: ReplicaId
+    slots: int
+    up: bool = False
+    life: int = 0
+    model_ref: str = ""
+    bad_starts: int = 0
+    odd: bool = False
+
+
+class Fleet:
+    """All engines of one daemon life."""
+
+    def __init__(
+        self, plan: Plan, agenda: Agenda, rng: Random, audit: Auditor, post: Callable[[ev.AnyEvent], None]
+    ) -> None:
+        self._plan, self._agenda, self._rng, self._audit, self._post = plan, agenda, rng, audit, post
+        self.boxes = {r.replica_id: Box(r.replica_id, p.slots) for p in plan.settings.pools for r in p.replicas}
+        self.runs: dict[AttemptId, Run] = {}
+        self.healing = False
+
+    def heal(self) -> None:
+        """Stop failing; an engine of another version, which keeps its siblings out, is replaced."""
+        self.healing = True
+        for box in self.boxes.values():
+            if box.up and box.odd:
+                self._down(box)
+                self._after(0, 20, partial(self._tell_lost, box, box.life))
+
+    def end(self) -> None:
+        """Vanish with the daemon: whatever was planned is void."""
+        for box in self.boxes.values():
+            box.life += 1
+        for run in self.runs.values():
+            run.over, run.held = True, False
+
+    def carry_out(self, effect: fx.AnyEffect) -> None:
+        """Begin to do what the core wants."""
+        match effect:
+            case fx.StartAttempt():
+                self._start_attempt(effect)
+            case fx.AbortAttempt():
+                self._abort(effect.attempt_id)
+            case fx.CountPrompt():
+                self._count(effect)
+            case fx.StartReplica():
+                self._start_replica(effect)
+            case fx.StopReplica():
+                self._stop_replica(effect.replica_id)
+            case fx.ProbeReplica():
+                self._after(1, 30, partial(self._probed, effect.replica_id))
+            case fx.VerifyModel():
+                self._after(1, 50, partial(self._verified, effect.pool_id, effect.model_ref))
+            case fx.EvictKv():
+                pass
+            case _:
+                raise AssertionError(f"{effect} is nothing for an engine")
+
+    def _strikes(self, fault: str, chance: float = 0.25) -> bool:
+        return not self.healing and self._plan.has(fault) and self._rng.random() < chance
+
+    def _after(self, low_ms: int, high_ms: int, act: Callable[[], None]) -> None:
+        self._agenda.after(self._rng.randint(low_ms, high_ms), act)
+
+    def _count(self, effect: fx.CountPrompt) -> None:
+        tokens = None if self._strikes("uncounted_prompts", 0.5) else count_tokens(effect.spec)
+        delay_ms = self._rng.choice((1, 5, effect.timeout_ms))
+        self._agenda.after(delay_ms, partial(self._post, ev.PromptCounted(effect.key, tokens)))
+
+    # Replicas.
+
+    def _start_replica(self, effect: fx.StartReplica) -> None:
+        box = self.boxes[effect.replica_id]
+        box.life += 1
+        box.model_ref = effect.model_ref
+        if box.bad_starts == 0 and self._strikes("failing_start", 0.4):
+            box.bad_starts = self._rng.randint(1, 7)
+        self._after(5, 200, partial(self._came_up, box, box.life))
+
+    def _came_up(self, box: Box, life: int) -> None:
+        if box.life != life:
+            return
+        bad_model = box.model_ref.startswith("broken")
+        if bad_model or (box.bad_starts > 0 and not self.healing):
+            box.bad_starts = max(0, box.bad_starts - 1)
+            box.life += 1
+            cause = self._rng.choice(START_FAILURES)
+            self._post(ev.ReplicaLost(box.replica_id, cause, "simulated"))
+            return
+        box.bad_starts = 0
+        box.up = True
+        slots = max(1, box.slots - 1) if self._strikes("fewer_slots") else box.slots
+        box.odd = self._strikes("odd_version", 0.3)
+        version = "v2" if box.odd else "v1"
+        self._audit.replica_up(box.replica_id, slots)
+        facts = ev.ReplicaFacts(version, f"digest-{box.model_ref}", slots, 256, True, 100, 1_000 * self._plan.token_ms)
+        self._post(ev.ReplicaReady(box.replica_id, facts))
+        if self._strikes("replica_crash", 0.6):
+            self._after(10, max(20, self._plan.span_ms), partial(self._crash, box, box.life))
+
+    def _crash(self, box: Box, life: int) -> None:
+        if box.life != life or not box.up or self.healing:
+            return
+        self._down(box)
+        # The monitor and the broken connections notice in either order.
+        self._after(0, 20, partial(self._tell_lost, box, box.life))
+
+    def _tell_lost(self, box: Box, life: int) -> None:
+        if box.life == life and not box.up:
+            box.life += 1
+            cause = self._rng.choice(CRASHES)
+            self._post(ev.ReplicaLost(box.replica_id, cause, "simulated"))
+
+    def _down(self, box: Box) -> None:
+        box.up = False
+        box.life += 1
+        for run in [r for r in self.runs.values() if r.replica_id == box.replica_id and not r.over]:
+            self._free(run)
+            self._after(0, 20, partial(self._break, run))
+
+    def _break(self, run: Run) -> None:
+        if run.over:
+            return
+        run.over = True
+        if not run.aborted:
+            self._post(ev.AttemptFailed(run.attempt_id, "lost", "connection closed"))
+        self._after(0, 5, partial(self._closed, run))
+
+    def _stop_replica(self, replica_id: ReplicaId) -> None:
+        box = self.boxes[replica_id]
+        self._down(box)
+        event: ev.AnyEvent = ev.ReplicaStopped(replica_id)
+        if self._strikes("stop_as_loss", 0.5):
+            event = ev.ReplicaLost(replica_id, "signal", "killed while stopping")
+        self._after(1, 100, partial(self._post, event))
+
+    def _probed(self, replica_id: ReplicaId) -> None:
+        box = self.boxes[replica_id]
+        if box.up:
+            self._post(ev.ReplicaHealthy(replica_id))
+        else:
+            self._tell_lost(box, box.life)
+
+    def _verified(self, pool_id: PoolId, model_ref: str) -> None:
+        problem = "checksum differs" if model_ref.startswith("bad") else ""
+        self._post(ev.ModelVerified(pool_id, model_ref, problem))
+
+    # Attempts.
+
+    def _start_attempt(self, effect: fx.StartAttempt) -> None:
+        box = self.boxes[effect.replica_id]
+        run = Run(effect.attempt_id, effect.replica_id, answer(effect.spec, box.model_ref))
+        self.runs[run.attempt_id] = run
+        self._audit.engine_runs(effect, run.answer.text)
+        if not box.up:
+            self._free(run)
+            self._after(0, 5, partial(self._break, run))
+            return
+        for fault, failure in EARLY.items():
+            if self._strikes(fault):
+                self._after(1, 50, partial(self._fail, run, failure))
+                return
+        delay_ms = self._rng.randint(1, 10 + 3 * self._plan.token_ms)
+        if self._strikes("slow_first_token"):
+            delay_ms += self._rng.choice((500, 5_000))
+        self._agenda.after(delay_ms, partial(self._go_on, run))
+
+    def _fail(self, run: Run, failure: ev.AttemptFailure) -> None:
+        if run.over:
+            return
+        run.over = True
+        if not run.aborted:
+            self._post(ev.AttemptFailed(run.attempt_id, failure, "simulated"))
+        self._free(run)
+        self._close_soon(run)
+
+    def _go_on(self, run: Run) -> None:
+        """Send the next piece, cut anew in every run, or the end."""
+        if run.over or run.aborted:
+            return
+        text = run.answer.text
+        if run.sent >= len(text):
+            self._complete(run)
+            return
+        if self._strikes("silence", 0.05):
+            self._agenda.after(SILENCE_MS, partial(self._complete, run))
+            return
+        if run.sent and self._strikes("lost_late", 0.1):
+            self._fail(run, "lost")
+            return
+        self._post(self._piece(run))
+        self._agenda.after(1 + self._rng.randint(0, 4 * self._plan.token_ms), partial(self._go_on, run))
+
+    def _piece(self, run: Run) -> ev.ChunksArrived:
+        text = run.answer.text
+        texts = []
+        for _ in range(self._rng.choice((1, 1, 2))):
+            cut = text[run.sent : run.sent + self._rng.choice((1, 4, 16, 64))]
+            if cut:
+                texts.append(cut)
+                run.sent += len(cut)
+        return ev.ChunksArrived(run.attempt_id, tuple(texts), -(-run.sent // CHARS_PER_TOKEN))
+
+    def _complete(self, run: Run) -> None:
+        if run.over or (run.aborted and not self._strikes("completion_after_abort")):
+            return
+        run.over = True
+        done = run.answer
+        decode_ms = done.tokens_out * self._plan.token_ms
+        self._post(ev.AttemptCompleted(run.attempt_id, done.finish_reason, 10, done.tokens_out, 1, decode_ms))
+        self._free(run)
+        self._close_soon(run)
+
+    def _abort(self, attempt_id: AttemptId) -> None:
+        run = self.runs.get(attempt_id)
+        if run is None or run.over or run.aborted:
+            return
+        run.aborted = True
+        if run.sent < len(run.answer.text) and self._strikes("chatter_after_abort", 0.7):
+            self._after(0, 10, partial(self._chatter, run))
+        if self._strikes("completion_after_abort"):
+            self._after(0, 10, partial(self._complete, run))
+        self._after(0, 2_000 if self._strikes("late_close") else 20, partial(self._stopped, run))
+
+    def _chatter(self, run: Run) -> None:
+        self._post(self._piece(run))
+
+    def _stopped(self, run: Run) -> None:
+        if not run.over:
+            run.over = True
+            self._free(run)
+            self._close_soon(run)
+
+    def _close_soon(self, run: Run) -> None:
+        self._after(0, 2_000 if self._strikes("late_close") else 5, partial(self._closed, run))
+
+    def _closed(self, run: Run) -> None:
+        if self.runs.pop(run.attempt_id, None) is None:
+            return
+        self._post(ev.AttemptClosed(run.attempt_id))
+        if self._strikes("double_close"):
+            self._after(0, 50, partial(self._post, ev.AttemptClosed(run.attempt_id)))
+
+    def _free(self, run: Run) -> None:
+        if run.held:
+            run.held = False
+            self._audit.engine_freed(run.replica_id, run.attempt_id)

@@ -1,0 +1,146 @@
+"""What one seed draws: sizes, settings and the subset of faults that it switches on."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+from orchqueue.core.ids import PoolId, ReplicaId
+from orchqueue.core.settings import (
+    ClassSettings,
+    FullPolicy,
+    PoolSettings,
+    ReplicaSettings,
+    Retention,
+    SessionLimits,
+    Settings,
+    Supervision,
+    Timeouts,
+)
+
+FAULTS = (
+    "slow_first_token",
+    "silence",
+    "lost_early",
+    "lost_late",
+    "rejected",
+    "overloaded",
+    "engine_error",
+    "late_close",
+    "double_close",
+    "chatter_after_abort",
+    "completion_after_abort",
+    "replica_crash",
+    "failing_start",
+    "odd_version",
+    "fewer_slots",
+    "stop_as_loss",
+    "slow_disk",
+    "failing_disk",
+    "daemon_crash",
+    "late_timers",
+    "lost_replies",
+    "uncounted_prompts",
+    "drain",
+    "reload",
+    "bad_reload",
+    "settings",
+    "shutdown",
+)
+POLICIES: tuple[FullPolicy, ...] = ("reject", "drop-lru", "shed-low-priority")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One run's frame.
+
+    Units: `span_ms` is how long clients are active before everything heals; at `peak_ms` a burst comes, and trouble
+    likes to come just then.
+    """
+
+    seed: int
+    faults: frozenset[str]
+    settings: Settings
+    tasks: int
+    span_ms: int
+    peak_ms: int
+    token_ms: int
+    disk_ms: int
+    sessions: int
+    tenants: int
+
+    def has(self, fault: str) -> bool:
+        """Tell whether a fault is switched on."""
+        return fault in self.faults
+
+    @property
+    def story(self) -> str:
+        """Describe the run in one line."""
+        pools = ", ".join(
+            f"{p.pool_id}({len(p.replicas)}x{p.slots}{' strict' if p.strict else ''} {p.model_ref} room {p.capacity})"
+            for p in self.settings.pools
+        )
+        return f"{self.tasks} tasks in {self.span_ms} ms on {pools}; faults: {', '.join(sorted(self.faults)) or 'none'}"
+
+
+def draw(seed: int) -> Plan:
+    """Draw a run from its seed."""
+    rng = Random(f"plan {seed}")
+    share = rng.choice((0.0, 0.1, 0.25, 0.5))
+    faults = frozenset(f for f in FAULTS if rng.random() < share)
+    span_ms = rng.choice((500, 4_000, 30_000))
+    return Plan(
+        seed=seed,
+        faults=faults,
+        settings=_settings(rng),
+        tasks=rng.choice((6, 12, 25, 60)),
+        span_ms=span_ms,
+        peak_ms=rng.randint(0, span_ms),
+        token_ms=rng.choice((1, 5, 20, 60)),
+        disk_ms=rng.choice((0, 3, 30)),
+        sessions=rng.choice((0, 2, 5)),
+        tenants=rng.choice((1, 2)),
+    )
+
+
+def _settings(rng: Random) -> Settings:
+    models = [f"m{i}" for i in range(rng.choice((1, 1, 2)))]
+    pools = tuple(_pool(rng, index, rng.choice(models)) for index in range(rng.choice((1, 1, 2, 3))))
+    return Settings(
+        pools=pools,
+        sessions=SessionLimits(ttl_ms=rng.choice((2_000, 600_000)), max_turns=rng.choice((2, 8))),
+        retention=Retention(60_000, 120_000, rng.choice((1 << 30, 20_000))),
+        disconnect_grace_ms=rng.choice((100, 2_000)),
+    )
+
+
+def _pool(rng: Random, index: int, model_ref: str) -> PoolSettings:
+    strict = rng.random() < 0.5
+    pool_id = PoolId(f"p{index}")
+    replicas = tuple(ReplicaSettings(ReplicaId(f"{pool_id}r{i}")) for i in range(rng.choice((1, 2, 3))))
+    return PoolSettings(
+        pool_id=pool_id,
+        engine="llamacpp",
+        model_ref=model_ref,
+        replicas=replicas,
+        ctx=256,
+        slots=1 if strict else rng.choice((1, 2, 4)),
+        strict=strict,
+        launch_digest="strict" if strict else "",
+        capacity=rng.choice((2, 4, 8, 64)),
+        classes=classes(rng),
+        timeouts=Timeouts(rng.choice((800, 60_000)), rng.choice((300, 5_000)), rng.choice((None, 400))),
+        supervision=Supervision(breaker_failures=rng.choice((2, 5)), breaker_open_ms=20_000),
+        max_attempts=rng.choice((1, 3, 5)),
+    )
+
+
+def classes(rng: Random) -> tuple[ClassSettings, ...]:
+    """Draw the bounds and policies of both classes."""
+    policy = rng.choice((*POLICIES, "reject"))
+    return (
+        ClassSettings("interactive", rng.choice((8, 8, 3)), rng.choice((2, 8, 64)), policy),
+        ClassSettings(
+            "batch", 1, rng.choice((2, 8, 64)), rng.choice((policy, "reject")), rng.choice((None, None, 20.0))
+        ),
+    )

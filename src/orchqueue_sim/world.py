@@ -1,0 +1,195 @@
+"""One whole run: safety first, with everything failing that the plan says; then everything heals and nothing may be owed.
+
+Req: ORCH-4011, ORCH-4013
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+import msgspec
+
+from orchqueue.core import events as ev
+from orchqueue_sim.agenda import BEGIN_MS, Agenda
+from orchqueue_sim.auditor import Auditor, Violation
+from orchqueue_sim.crowd import Crowd
+from orchqueue_sim.disk import Disk
+from orchqueue_sim.fleet import Fleet
+from orchqueue_sim.life import Life
+from orchqueue_sim.operators import Operators
+from orchqueue_sim.order import Order
+from orchqueue_sim.plan import Plan, draw
+from orchqueue_sim.turns import Turns
+
+STEPS_AT_MOST = 60_000
+Trace = Callable[[int, str, object], None]
+
+
+class Report(msgspec.Struct):
+    """What became of a run; `problem` is empty when every promise was kept."""
+
+    plan: Plan
+    problem: str = ""
+    steps: int = 0
+    lives: int = 1
+    virtual_ms: int = 0
+    refused: int = 0
+    outcomes: Counter[str] = msgspec.field(default_factory=Counter)
+
+    @property
+    def text(self) -> str:
+        """Tell what went wrong, first how to see it again."""
+        seed = self.plan.seed
+        return f"seed {seed}; faults: {', '.join(sorted(self.plan.faults)) or 'none'}; replay: make sim-replay SEED={seed}\n{self.problem}"
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, plan: Plan, trace: Trace | None = None) -> None:
+        self.plan = plan
+        self._rng = Random(f"world {plan.seed}")
+        self.agenda = Agenda(self._rng)
+        self.disk = Disk()
+        self.audit = Auditor(self.disk, Order(plan.settings), Turns(plan.settings.sessions))
+        self.crowd = Crowd(plan, self.agenda, self._rng, lambda: self.life)
+        self.operators = Operators(plan, self.agenda, self._rng, lambda: self.life)
+        self._trace = trace
+        self._healing = False
+        self._bad_disk_ms: list[tuple[int, int]] = []
+        self.lives = 0
+        self.life: Life | None = None
+        self.fleet: Fleet | None = None
+
+    def run(self) -> int:
+        """Run until nothing is left to happen.
+
+        Shape: the number of steps.
+        Errors: Violation.
+        """
+        self._plan_disasters()
+        self.crowd.begin()
+        self.operators.begin()
+        self._boot()
+        self.agenda.after(self.plan.span_ms, self._heal)
+        for steps in range(STEPS_AT_MOST):
+            if not self.agenda.step():
+                self._settled()
+                return steps
+        raise Violation(f"nothing settles within {STEPS_AT_MOST} steps")
+
+    def _plan_disasters(self) -> None:
+        rng = self._rng
+        if self.plan.has("failing_disk"):
+            for _ in range(rng.choice((1, 3))):
+                begin = BEGIN_MS + self._bad_moment_ms()
+                self._bad_disk_ms.append((begin, begin + rng.choice((20, 300, 3_000))))
+        if self.plan.has("daemon_crash"):
+            for _ in range(rng.choice((1, 1, 3))):
+                self.agenda.after(self._bad_moment_ms(), self._crash)
+        if self.plan.has("shutdown"):
+            self.agenda.after(self._bad_moment_ms(), self._begin_shutdown)
+
+    def _bad_moment_ms(self) -> int:
+        if self._rng.random() < 0.5:
+            return self.plan.peak_ms + self._rng.randint(0, 100)
+        return self._rng.randint(0, self.plan.span_ms)
+
+    def _disk_fails(self) -> bool:
+        return not self._healing and any(a <= self.agenda.now_ms < b for a, b in self._bad_disk_ms)
+
+    def _boot(self) -> None:
+        self.lives += 1
+        life = Life(self.plan, self.agenda, self._rng, self.disk, self._disk_fails, self.audit)
+        fleet = Fleet(self.plan, self.agenda, self._rng, self.audit, life.handle)
+        fleet.healing = self._healing
+        life.engines = fleet
+        life.on_reply = self.crowd.on_reply
+        if self._trace:
+            trace = self._trace
+            trace(self.agenda.now_ms, "boot", f"life {self.lives}")
+            life.trace = lambda kind, what: trace(self.agenda.now_ms, kind, what)
+        self.life, self.fleet = life, fleet
+        life.boot()
+
+    def _crash(self) -> None:
+        life = self.life
+        if life is None:
+            return
+        if self._trace:
+            self._trace(self.agenda.now_ms, "crash", "kill -9 of the daemon")
+        life.check()
+        life.crash()
+        self._after_life()
+
+    def _begin_shutdown(self) -> None:
+        life = self.life
+        if life is None:
+            return
+        life.handle(ev.ShutdownBegan())
+        self.agenda.after(self._rng.choice((0, 100, 2_000)), lambda: self._shut_down(life))
+
+    def _shut_down(self, life: Life) -> None:
+        if life is self.life:
+            life.stop()
+            self._after_life()
+
+    def _after_life(self) -> None:
+        if self.fleet is not None:
+            self.fleet.end()
+        self.life = self.fleet = None
+        self.crowd.disconnected()
+        self.audit.life_over()
+        self.audit.after_crash()
+        self.agenda.after(self._rng.choice((0, 50, 500)), self._boot)
+
+    def _heal(self) -> None:
+        self._healing = True
+        if self._trace:
+            self._trace(self.agenda.now_ms, "heal", "no more faults")
+        if self.fleet is not None:
+            self.fleet.heal()
+
+    def _settled(self) -> None:
+        """Demand that nothing is owed and nothing left running."""
+        self.audit.settled()
+        life, fleet = self.life, self.fleet
+        assert life is not None
+        assert fleet is not None
+        life.check()
+        state = life.core.state
+        left = {
+            "tasks": list(state.tasks),
+            "attempts": list(state.attempts),
+            "sessions": len(state.sessions),
+            "retained bytes": state.retained_bytes,
+            "engine runs": list(fleet.runs),
+            "timers": list(life.timers),
+            "stream logs": list(life.texts),
+            "journal entries": list(self.disk.accepted),
+            "replicas that are not ready": [r.replica_id for r in state.replicas.values() if not r.ready],
+            "pools in motion": [p.pool_id for p in state.pools.values() if p.mode not in ("serving", "drained")],
+        }
+        for what, found in left.items():
+            if found:
+                raise Violation(f"left in the end: {what}: {found}")
+        self.audit.life_over()
+
+
+def run(seed: int, trace: Trace | None = None, plan: Plan | None = None) -> Report:
+    """Run one seed; whatever goes wrong stands in the report."""
+    plan = plan or draw(seed)
+    report = Report(plan)
+    world = World(plan, trace)
+    try:
+        report.steps = world.run()
+    except Violation as wrong:
+        report.problem = f"violation at {world.agenda.now_ms - BEGIN_MS} ms: {wrong}"
+    except Exception:  # noqa: BLE001 - whatever the core raises is what we look for
+        report.problem = f"exception at {world.agenda.now_ms - BEGIN_MS} ms:\n{traceback.format_exc()}"
+    report.lives, report.virtual_ms = world.lives, world.agenda.now_ms - BEGIN_MS
+    report.refused, report.outcomes = world.crowd.refused, world.audit.outcomes
+    return report

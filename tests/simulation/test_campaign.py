@@ -1,0 +1,92 @@
+"""Whole runs under virtual time with faults: the core keeps every promise, and the auditor bites when it does not."""
+
+import pytest
+
+from orchqueue_sim import campaign, main
+from orchqueue_sim.mutants import MUTANTS
+from orchqueue_sim.plan import FAULTS, draw
+from orchqueue_sim.timeline import Timeline
+from orchqueue_sim.world import run
+
+SEEDS = 200
+CHUNK = 25
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.req("ORCH-3004", "ORCH-3005", "ORCH-3017", "ORCH-3026", "ORCH-3038", "ORCH-4011", "ORCH-4013")
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_every_seed_keeps_every_promise(first: int) -> None:
+    """No audited promise is broken in a run, and after healing nothing is owed."""
+    for seed in range(first, first + CHUNK):
+        report = run(seed)
+        assert not report.problem, report.text
+
+
+@pytest.mark.parametrize("seed", campaign.kept_seeds())
+def test_seeds_that_once_failed_stay_mended(seed: int) -> None:
+    """Whatever a seed has found once is looked for always."""
+    report = run(seed)
+    assert not report.problem, report.text
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_planted_bug_is_caught(name: str) -> None:
+    """Each mutant breaks a promise that the auditor notices within the seeds that the clean core passes."""
+    with MUTANTS[name]():
+        found = next((r for r in map(run, range(SEEDS)) if r.problem), None)
+    assert found is not None, f"{name} survived {SEEDS} seeds"
+    assert found.problem.startswith("violation"), found.problem
+
+
+def test_a_seed_tells_the_same_story_twice() -> None:
+    """A replay shows exactly what happened the first time."""
+    stories = []
+    for _ in range(2):
+        timeline = Timeline()
+        run(11, timeline.note)
+        stories.append(timeline.lines)
+    assert stories[0] == stories[1]
+    assert len(stories[0]) > 50
+
+
+def test_every_fault_is_drawn_and_most_ends_are_reached() -> None:
+    """The seeds of the suite switch every fault on somewhere and see most ways in which a task can end."""
+    drawn = {fault for seed in range(SEEDS) for fault in draw(seed).faults}
+    assert drawn == set(FAULTS)
+    ends = {name for seed in range(0, SEEDS, 4) for name in run(seed).outcomes}
+    assert {
+        "completed",
+        "canceled_by_client",
+        "canceled_on_disconnect",
+        "deadline_passed",
+        "wall_timeout",
+        "idle_timeout",
+        "first_token_timeout",
+        "dropped_victim",
+        "replicas_exhausted",
+        "engine_refused",
+        "engine_lost",
+        "journal_down",
+    } <= ends
+
+
+def test_a_failure_begins_with_the_command_that_repeats_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first line of a failing campaign names seed, faults and replay command, and its status is 1."""
+    with MUTANTS["finish_twice"]():
+        assert campaign.campaign(2, 1, processes=1) == 1
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first.startswith("seed 2; faults: ")
+        assert first.endswith("replay: make sim-replay SEED=2")
+        assert campaign.replay(2) == 1
+        assert "ends twice" in capsys.readouterr().out
+
+
+def test_the_command_line_runs_and_replays(capsys: pytest.CaptureFixture[str]) -> None:
+    """`orchq-sim run` and `replay` reach the campaign and say that all was well."""
+    assert main.main(["run", "--seeds", "3", "--start", "5", "--processes", "1"]) == 0
+    assert "3 of 3 seeds kept every promise" in capsys.readouterr().out
+    assert main.main(["replay", "--seed", "5", "--only", "ReplicaReady"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("seed 5: ")
+    assert all("ReplicaReady" in line for line in told[1:-1])
