@@ -20,6 +20,7 @@ OpScope = Literal["tasks", "control"]
 ANONYMOUS_TENANT = Tenant("local")
 UNKNOWN = "a valid API key is required"
 NOT_ALLOWED = "not allowed"
+FORWARDING = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -67,8 +68,8 @@ class Access(msgspec.Struct, frozen=True):
     def admit(self, request: Request, scope: OpScope) -> Caller:
         """Let a request in.
 
-        1. A shown key decides alone. 2. Without one only this machine's users come in, where that is allowed, and
-        3. only under a name of this machine, so that no foreign page reaches us by renaming itself, and
+        1. A shown key decides alone. 2. Without one only this machine's users come in, where that is allowed, not those
+        of a proxy on it, 3. only under a name of this machine, so that no foreign page reaches us by renaming itself, and
         4. never from a page of another origin when the request changes something.
 
         Errors: AuthFailure.
@@ -77,7 +78,8 @@ class Access(msgspec.Struct, frozen=True):
         token = _token(request)
         if token is not None:
             return self._by_key(token, scope)
-        if not (self.allow_anonymous_loopback and _is_loopback(request.client_host)):
+        direct = _is_loopback(request.client_host) and not _was_forwarded(request)
+        if not (self.allow_anonymous_loopback and direct):
             raise AuthFailure(401, UNKNOWN)
         host = request.value(b"host") or ""
         if host and not _is_local_name(host):
@@ -116,6 +118,11 @@ def _is_loopback(host: str) -> bool:
         return host == ""  # a Unix socket has no address
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
+
+
+def _was_forwarded(request: Request) -> bool:
+    """Tell whether a proxy stands between us and the caller, who may then be anyone."""
+    return any(request.value(name) is not None for name in FORWARDING)
 
 
 def _is_local_name(host: str) -> bool:

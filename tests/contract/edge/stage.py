@@ -1,6 +1,7 @@
 """A daemon's edge on a real socket, with a runtime that does what a test tells it."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -199,11 +200,15 @@ class Stage:
 
 @contextmanager
 def running(
-    limits: EdgeLimits | None = None, access: Access | None = None, readers_per_task: int = 16
+    limits: EdgeLimits | None = None,
+    access: Access | None = None,
+    readers_per_task: int = 16,
+    tls: ssl.SSLContext | None = None,
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
 ) -> Iterator[Stage]:
     """Run an edge on a free port of the loopback interface."""
     limits = limits or EdgeLimits()
-    loop = uvloop.new_event_loop()
+    loop = make_loop()
     ready = threading.Event()
     stages: list[Stage] = []
 
@@ -214,7 +219,7 @@ def running(
             runtime, access or Access(), limits, lambda _pools: b"# TYPE queue_depth gauge\n",
             lambda _level, event, fields: lines.append((event, fields)),
         )  # fmt: skip
-        server = EdgeServer(app, runtime.streams, limits)
+        server = EdgeServer(app, runtime.streams, limits, tls)
         sockets = bind("127.0.0.1", 0)
         await server.start(sockets)
         stage = Stage(loop, server, runtime, sockets[0].getsockname()[1])

@@ -120,3 +120,10 @@ def test_web_pages_cannot_post(stage: Stage, headers: dict[str, str], status: in
 def test_a_shown_key_decides_alone(stage: Stage) -> None:
     """A wrong key is wrong also where none would have been needed."""
     assert httpx.get(f"{stage.url}/v1/tasks", headers=bearer("wrong")).status_code == 401
+
+
+@pytest.mark.req("ORCH-3035")
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
+def test_a_proxy_s_callers_are_not_this_machine_s(stage: Stage, header: str) -> None:
+    """A proxy on this machine does not lend its callers the right to come without a key."""
+    assert httpx.get(f"{stage.url}/v1/tasks", headers={header: "203.0.113.9"}).status_code == 401
