@@ -71,7 +71,9 @@ def waiting_line(queue_position: int | None, predicted_start_ms: int | None) -> 
     'waiting: 3 before this one, starts in about 1.8 s'
     """
     place = "" if queue_position is None else "next" if queue_position == 0 else f"{queue_position} before this one"
-    start = "" if predicted_start_ms is None else f"starts in about {predicted_start_ms / 1000:.1f} s"
+    start = ""
+    if predicted_start_ms is not None:
+        start = f"starts in about {predicted_start_ms / 1000:.1f} s" if predicted_start_ms else "starts at once"
     return "waiting: " + ", ".join(part for part in (place, start) if part)
 
 

@@ -86,18 +86,22 @@ def _leave_quietly() -> int:
 
 
 def _explain(error: Exception, output: Output) -> int:
-    from orchqueue.client.errors import ApiError, OrchQueueError
+    from orchqueue.client.errors import ApiError, OrchQueueError, StreamBroken
 
     if not isinstance(error, OrchQueueError):
         raise error
     output.problem(f"orchq: {error}")
     if isinstance(error, ApiError):
         for fault in error.faults:
-            output.problem(f"  {fault.pointer or '(the whole body)'}: {fault.message}")
+            if fault.message not in error.message:
+                output.problem(f"  {fault.pointer or '(the whole body)'}: {fault.message}")
         if error.retry_after_ms is not None:
             output.problem(f"  try again in {error.retry_after_ms / 1000:.1f} s, or let --retry-for wait for it")
         if error.correlation_id:
             output.problem(f"  correlation id {error.correlation_id}")
+    if isinstance(error, StreamBroken):
+        position = f"--last-event-id {error.last_event_id} " if error.last_event_id else ""
+        output.problem(f"  go on with: orchq stream {position}{error.task_id}")
     return code_of(error)
 
 

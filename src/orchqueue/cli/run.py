@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchqueue.cli.context import Context
@@ -11,6 +10,7 @@ from orchqueue.cli.follow import follow, show_admission
 from orchqueue.cli.task_options import add_task_options, request_of, retry_of
 
 if TYPE_CHECKING:
+    from orchqueue.cli.output import Output
     from orchqueue.client import AsyncClient
     from orchqueue.client.errors import Refused, Unavailable
 
@@ -58,17 +58,23 @@ async def execute(context: Context, args: Namespace) -> int:
                 return await follow(stream, output, as_json=context.as_json)
         except asyncio.CancelledError:
             output.note("canceling the task; Ctrl-C again leaves at once")
-            await _cancel(client, str(request.task_id))
-            output.note(f"canceled task {request.task_id}")
+            if await _cancel(client, str(request.task_id), output):
+                output.note(f"canceled task {request.task_id}")
             raise
         except BrokenPipeError:
-            await _cancel(client, str(request.task_id))
+            await _cancel(client, str(request.task_id), output)
             raise
 
 
-async def _cancel(client: AsyncClient, task_id: str) -> None:
-    """Cancel the task; one that the server never accepted needs no cancelling."""
-    from orchqueue.client.errors import NotFound
+async def _cancel(client: AsyncClient, task_id: str, output: Output) -> bool:
+    """Cancel the task and tell whether that succeeded; one that the server never accepted needs no cancelling."""
+    from orchqueue.client.errors import NotFound, OrchQueueError
 
-    with suppress(NotFound):
+    try:
         await client.cancel(task_id)
+    except NotFound:
+        pass
+    except OrchQueueError as error:
+        output.problem(f"orchq: task {task_id} may go on: {error}")
+        return False
+    return True

@@ -47,11 +47,12 @@ class ReceiptMismatch(OrchQueueError):
 class StreamBroken(ConnectFailed):
     """The stream kept breaking and the bounded number of reconnects is used up.
 
-    Shape: `last_event_id` resumes it where it broke.
+    Shape: `last_event_id` resumes it where it broke; empty when nothing had come.
     """
 
-    def __init__(self, message: str, last_event_id: str) -> None:
+    def __init__(self, message: str, task_id: str, last_event_id: str) -> None:
         super().__init__(message)
+        self.task_id = task_id
         self.last_event_id = last_event_id
 
 

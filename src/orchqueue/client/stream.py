@@ -121,7 +121,9 @@ class TaskStream:
         if self.error is not None:
             raise TaskFailed(self.error, self.text)
         if self.end is None:
-            raise StreamBroken(f"task {self.task_id}: nothing follows {self.last_event_id}", self.last_event_id)
+            raise StreamBroken(
+                f"task {self.task_id}: nothing follows {self.last_event_id}", self.task_id, self.last_event_id
+            )
         return Completion(self.task_id, self.text, self.end, self.started, self.is_verified)
 
     async def _follow(self) -> AsyncGenerator[Event, None]:
@@ -145,13 +147,12 @@ class TaskStream:
             except _ASK_AGAIN as error:
                 hint_ms, failure = error.retry_after_ms, error
             except Conflict as error:
-                raise StreamMismatch(
-                    f"task {self.task_id}: {error.message} (the text received up to {self._resume_id} is not the server's)"
-                ) from error
+                raise StreamMismatch(error.message) from error
             failures += 1
             if failures > self._policy.attempts:
                 raise StreamBroken(
                     f"task {self.task_id}: the stream broke {failures} times in a row, last because: {failure}",
+                    self.task_id,
                     self._resume_id,
                 ) from failure
             self.reconnects += 1

@@ -101,6 +101,35 @@ async def test_a_signal_cancels_the_task_and_waits_for_the_answer(number: signal
 
 
 @pytest.mark.req("ORCH-4028")
+async def test_a_cancel_that_fails_is_told() -> None:
+    """Ctrl-C still ends with 130, and says that the task may go on."""
+    refusal = json_reply(500, envelope("INTERNAL", "our bug", retriable=False))
+    async with serving(answering(transcript(TEXTS[:1], with_end=False), cancel=refusal, hold=True)) as server:
+        process = await start("run", "Why?", url=server.url)
+        assert process.stdout is not None
+        await process.stdout.readexactly(2)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert process.returncode == 130
+    assert "may go on: our bug" in err.decode()
+
+
+@pytest.mark.req("ORCH-4028")
+async def test_a_stream_that_cannot_be_had_again_says_how_to_go_on() -> None:
+    """When reconnects are used up the status is 6 and the command that continues is printed."""
+    gone = json_reply(503, envelope("POOL_UNREADY", "stopping"), {"x-backoff-ms": "1"})
+    follow = answering(transcript(TEXTS[:1], with_end=False))
+
+    def script(asked: Asked) -> Reply:
+        return gone if "last-event-id" in asked.headers else follow(asked)
+
+    async with serving(script) as server:
+        ran = await orchq("run", "Why?", url=server.url)
+    assert (ran.status, ran.out) == (6, "It")
+    assert f"go on with: orchq stream --last-event-id {position_of('It')} {server.asked[0].json['task_id']}" in ran.err
+
+
+@pytest.mark.req("ORCH-4028")
 async def test_a_second_signal_leaves_at_once() -> None:
     """When the cancel itself hangs, another Ctrl-C ends the command."""
     asked_to_cancel = asyncio.Event()
