@@ -114,7 +114,7 @@ def problem_response(problem: Problem, correlation_id: str) -> Response:
         engine=unset(problem.engine),
         pool_id=unset(problem.pool_id),
         task_id=unset(problem.task_id),
-        retry_after_ms=msgspec.UNSET if backoff_ms is None else backoff_ms,
+        retry_after_ms=backoff_ms or msgspec.UNSET,
         policy_label=unset(problem.policy_label),
         faults=faults or msgspec.UNSET,
     )

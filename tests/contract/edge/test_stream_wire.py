@@ -1,89 +1,29 @@
-"""Streams over real sockets: framing, keep-alive, disconnects, slow readers and a proper end."""
+"""Streams over real sockets: framing, keep-alive, disconnects and slow readers."""
 
 import asyncio
-import socket
-import threading
 import zlib
 
 import httpx
 import pytest
 
-from orchqueue.core.ids import TaskId, TaskKey, task_key
-from orchqueue.core.outcome import Outcome
-from orchqueue.http.limits import EdgeLimits
 from orchqueue.schema.contract import declared_operations
 from tests.contract.edge.hostile import head, post
-from tests.contract.edge.stage import LOCAL, Stage, running
+from tests.contract.edge.stage import Stage, running
+from tests.contract.edge.wire import (
+    BODY,
+    KEY,
+    MIB,
+    STREAM,
+    TASK,
+    accept,
+    connect,
+    finish,
+    read_to_end,
+    read_until,
+    say,
+    unchunk,
+)
 from tests.waiting import until
-
-TASK = "0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11"
-KEY: TaskKey = task_key(LOCAL, TaskId(TASK))
-BODY = b'{"task_id":"%b","prompt":"hi"}' % TASK.encode()
-STREAM = f"/v1/tasks/{TASK}/stream"
-MIB = 1 << 20
-
-
-def connect(stage: Stage, receive_buffer_bytes: int | None = None) -> socket.socket:
-    """Open a plain connection."""
-    wire = socket.socket()
-    if receive_buffer_bytes is not None:
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-    wire.settimeout(10)
-    wire.connect(("127.0.0.1", stage.port))
-    return wire
-
-
-def read_until(wire: socket.socket, mark: bytes) -> bytes:
-    """Read until the bytes end with a mark."""
-    got = b""
-    while not got.endswith(mark):
-        piece = wire.recv(65_536)
-        assert piece, f"the connection ended after {got!r}"
-        got += piece
-    return got
-
-
-def read_to_end(wire: socket.socket) -> bytes:
-    """Read until the other side closes."""
-    pieces = []
-    while piece := wire.recv(65_536):
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def unchunk(body: bytes) -> bytes:
-    """Take the chunk framing off, demanding that it is whole."""
-    plain = b""
-    while True:
-        size, _, body = body.partition(b"\r\n")
-        count = int(size, 16)
-        plain += body[:count]
-        assert body[count : count + 2] == b"\r\n"
-        body = body[count + 2 :]
-        if count == 0:
-            assert body == b""
-            return plain
-
-
-def accept(stage: Stage) -> None:
-    """Post the task."""
-    assert httpx.post(f"{stage.url}/v1/tasks", content=BODY).status_code == 202
-
-
-def say(stage: Stage, *texts: str) -> None:
-    """Append text to the task's stream."""
-    stage.on_loop(lambda: stage.runtime.streams.tokens(KEY, texts))
-
-
-def finish(stage: Stage, outcome: Outcome = Outcome.COMPLETED) -> None:
-    """End the task."""
-    stage.on_loop(lambda: stage.runtime.finish(KEY, outcome))
-
-
-def refuses_connections(stage: Stage) -> bool:
-    """Tell whether nobody listens any more."""
-    with socket.socket() as wire:
-        return wire.connect_ex(("127.0.0.1", stage.port)) != 0
 
 
 @pytest.mark.req("ORCH-2001", "ORCH-2002")
@@ -305,125 +245,3 @@ def test_stalled_reader_is_cut(stage: Stage) -> None:
         until(lambda: stage.server.connections == 0)
         assert not read_to_end(wire).endswith(b"0\r\n\r\n")
     assert stage.runtime.streams.readers == 0
-
-
-@pytest.mark.req("ORCH-4012")
-def test_stopping_ends_streams_properly() -> None:
-    """A stop lets readers go with a whole response, so that they can tell it from a cut and resume."""
-    with running() as stage:
-        accept(stage)
-        say(stage, "Hello")
-        with connect(stage) as wire:
-            wire.sendall(head("GET", STREAM))
-            read_until(wire, b"\n\n\r\n")
-            stage.stop()
-            assert read_to_end(wire).endswith(b"0\r\n\r\n")
-
-
-@pytest.mark.req("ORCH-4012")
-def test_stopping_waits_for_an_answer_in_progress() -> None:
-    """A request that is being answered is answered before the stop is over."""
-    with running() as stage:
-        stage.on_loop(lambda: setattr(stage.runtime, "hold", asyncio.Event()))
-        with connect(stage) as wire:
-            for piece in post(BODY):
-                wire.sendall(piece)
-            until(lambda: stage.runtime.waiting == 1)
-            stopping = threading.Thread(target=stage.stop, args=(10.0,))
-            stopping.start()
-            until(lambda: refuses_connections(stage))
-            assert stage.runtime.hold is not None
-            stage.on_loop(stage.runtime.hold.set)
-            assert read_to_end(wire).startswith(b"HTTP/1.1 202")
-            stopping.join(10)
-
-
-@pytest.mark.req("ORCH-4023")
-def test_connections_are_bounded() -> None:
-    """A connection too many is told so with 429 and the label, and room comes back when one closes."""
-    with running(EdgeLimits(connections=2)) as stage:
-        one, two = connect(stage), connect(stage)
-        until(lambda: stage.server.connections == 2)
-        refused = httpx.get(f"{stage.url}/healthz")
-        assert (refused.status_code, refused.json()["policy_label"]) == (429, "connections")
-        assert refused.headers["retry-after"] == "1"
-        assert refused.headers["connection"] == "close"
-        one.close()
-        two.close()
-        until(lambda: stage.server.connections == 0)
-        assert httpx.get(f"{stage.url}/healthz").status_code == 200
-
-
-@pytest.mark.req("ORCH-4022")
-def test_chunk_overhead_is_bounded() -> None:
-    """A body of one-byte chunks is cut off although its content never reaches the limit."""
-    with running(EdgeLimits(body_bytes=10_000)) as stage, connect(stage) as wire:
-        wire.sendall(head("POST", "/v1/tasks", "Transfer-Encoding: chunked", "Content-Type: application/json"))
-        wire.sendall(b"00000000000000000000000000000001\r\nx\r\n" * 9_000)
-        assert read_to_end(wire).startswith(b"HTTP/1.1 413")
-
-
-@pytest.mark.req("ORCH-4022")
-def test_body_at_the_limit_passes() -> None:
-    """The limit itself is allowed, one byte more is not, in one piece and in chunks."""
-    with running(EdgeLimits(body_bytes=1_000)) as stage:
-        fits = b'{"prompt":"%b"}' % (b"a" * 987)
-        assert len(fits) == 1_000
-        for body, status in ((fits, 202), (fits + b" ", 413)):
-            assert httpx.post(f"{stage.url}/v1/tasks", content=body).status_code == status
-            assert httpx.post(f"{stage.url}/v1/tasks", content=iter([body[:500], body[500:]])).status_code == status
-
-
-@pytest.mark.req("ORCH-4022")
-def test_refused_client_may_finish_sending(stage: Stage) -> None:
-    """A client that sends all of a body that is too large, and only then reads, gets its answer and no reset."""
-    with connect(stage) as wire:
-        wire.sendall(head("POST", "/v1/tasks", f"Content-Length: {30 * MIB}", "Content-Type: application/json"))
-        for _ in range(30):
-            wire.sendall(b"x" * MIB)
-        assert read_to_end(wire).startswith(b"HTTP/1.1 413")
-
-
-def test_large_body_of_many_values_is_read(stage: Stage) -> None:
-    """A body of megabytes is a task like any other."""
-    body = b'{"prompt":"%b"}' % (b"a" * (4 * MIB))
-    assert httpx.post(f"{stage.url}/v1/tasks", content=body).status_code == 202
-
-
-def test_body_behind_an_offered_upgrade_is_read(stage: Stage) -> None:
-    """A client that offers HTTP/2 along with its POST, as Java's does, is understood in HTTP/1.1."""
-    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
-    with connect(stage) as wire:
-        for piece in post(BODY, *offer):
-            wire.sendall(piece)
-        assert read_until(wire, b"}").startswith(b"HTTP/1.1 202")
-        wire.sendall(head("GET", "/healthz", "Connection: close"))
-        assert read_to_end(wire).endswith(b'{"status":"ok"}')
-
-
-def test_expect_continue_is_told_to_go_on(stage: Stage) -> None:
-    """A client that waits for leave to send its body gets it."""
-    with connect(stage) as wire:
-        top, body = post(BODY, "Expect: 100-continue", "Connection: close")
-        wire.sendall(top)
-        assert read_until(wire, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        wire.sendall(body)
-        assert read_to_end(wire).startswith(b"HTTP/1.1 202")
-
-
-def test_many_pipelined_requests_are_bounded(stage: Stage) -> None:
-    """A client that runs hundreds of requests ahead gets the answers that fit and then the end."""
-    with connect(stage) as wire:
-        wire.sendall(head("GET", "/healthz") * 500)
-        answers = read_to_end(wire).count(b"HTTP/1.1 200")
-    assert 0 < answers < 500
-
-
-@pytest.mark.req("ORCH-4022")
-def test_idle_connection_is_closed() -> None:
-    """A kept connection on which nothing happens is closed, and blank lines do not keep it."""
-    with running(EdgeLimits(idle_timeout_ms=300)) as stage, connect(stage) as wire:
-        wire.sendall(head("GET", "/healthz"))
-        read_until(wire, b'{"status":"ok"}')
-        wire.sendall(b"\r\n\r\n")
-        assert read_to_end(wire) == b""
