@@ -49,12 +49,17 @@ async def ask(url: str, prompt: str, max_tokens: int) -> int:
         tell(f"> {prompt}")
         async for event in stream:
             if isinstance(event, StartedEvent):
-                tell(f"started on {event.replica_id}, engine {event.engine_version}, {event.determinism}, seed {event.seed}")
+                tell(
+                    f"started on {event.replica_id}, engine {event.engine_version}, {event.determinism}, seed {event.seed}"
+                )
             if isinstance(event, TokenEvent):
-                print(event.t, end="", flush=True)
-        print(flush=True)
+                sys.stdout.write(event.t)
+                sys.stdout.flush()
+        sys.stdout.write("\n")
         end = (await stream.result()).end
-        tell(f"{end.tokens_out} tokens in {end.decode_ms} ms; sha256 {end.receipt.digest[:16]}… checked against the text")
+        tell(
+            f"{end.tokens_out} tokens in {end.decode_ms} ms; sha256 {end.receipt.digest[:16]}… checked against the text"
+        )
         return 0
 
 
@@ -85,7 +90,8 @@ async def stop(daemon: Process, log: asyncio.Task[list[bytes]]) -> list[bytes]:
 
 def tell(text: str) -> None:
     """Say what happens, apart from the answer itself."""
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -45,13 +45,16 @@ class Daemon:
 
     @staticmethod
     def _collect(stream: Iterator[str] | None, into: list[str]) -> None:
-        for line in stream or ():
-            into.append(line.rstrip("\n"))
+        for line in stream or ():  # line by line: others look at the list meanwhile
+            into.append(line.rstrip("\n"))  # noqa: PERF401
 
     @property
     def url(self) -> str:
         """Give the base URL, once the daemon has told it."""
-        until(lambda: any("http" in line for line in self.said) or self.process.poll() is not None, what="the daemon's URL")
+        until(
+            lambda: any("http" in line for line in self.said) or self.process.poll() is not None,
+            what="the daemon's URL",
+        )
         found = next((w for line in self.said for w in line.split() if w.startswith(("http://", "https://"))), None)
         assert found is not None, f"the daemon ended with {self.process.poll()}:\n" + "\n".join(self.log[-20:])
         return found

@@ -16,7 +16,7 @@ import pytest
 
 from orchqueue.client import NO_RETRY, AsyncClient
 from orchqueue.client.errors import Refused, TaskFailed
-from orchqueue.schema.data import Message, TaskRequest
+from orchqueue.schema.data import Message, Sampling, TaskRequest
 from tests.e2e.daemon import Daemon, metric, running
 from tests.waiting import until, until_async
 
@@ -88,7 +88,9 @@ def test_plain_curl_works(embedded: Daemon) -> None:
 async def test_cancel_while_decoding_stops_the_stream_and_frees_the_slot(embedded: Daemon) -> None:
     """Cancel after the first token: the stream ends as canceled, nothing is appended, and the slot is free again."""
     async with AsyncClient(embedded.url) as client:
-        stream = await client.run(TaskRequest(prompt="Count to a thousand:", max_tokens=500, sampling={"ignore_eos": True}))
+        stream = await client.run(
+            TaskRequest(prompt="Count to a thousand:", max_tokens=500, sampling=Sampling(ignore_eos=True))
+        )
         async for event in stream:
             if type(event).__name__ == "TokenEvent":
                 break
@@ -125,7 +127,12 @@ async def test_session_counts_turns_and_looking_creates_none(embedded: Daemon) -
 @pytest.mark.req("ORCH-3014")
 async def test_structured_output_and_stop_pass_through(embedded: Daemon) -> None:
     """json_schema yields JSON of that shape; a stop string ends the text before it."""
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     async with httpx.AsyncClient(base_url=embedded.url, timeout=120) as http:
 
         async def run(body: dict[str, object]) -> dict[str, object]:
@@ -166,17 +173,17 @@ async def test_burst_of_500_ends_in_exactly_one_way_each(tmp_path: Path) -> None
         retries: Counter[str] = Counter()
 
         async def one(client: AsyncClient, number: int) -> None:
-            request = TaskRequest(prompt=f"Say {number}", max_tokens=3, priority="batch" if number % 4 == 0 else "interactive")
+            request = TaskRequest(
+                prompt=f"Say {number}", max_tokens=3, priority="batch" if number % 4 == 0 else "interactive"
+            )
             for turn in range(40):
                 try:
                     stream = await client.run(request, retry=NO_RETRY)
                 except Refused as refusal:
-                    if turn == 0:
-                        outcomes["refused"] += 1
-                    else:
-                        retries["refused"] += 1
-                    assert refusal.retry_after_ms is not None
-                    await pause(refusal.retry_after_ms)
+                    (retries if turn else outcomes)["refused"] += 1
+                    wait_ms = refusal.retry_after_ms or 0
+                    outcomes["no hint"] += refusal.retry_after_ms is None
+                    await pause(wait_ms)
                     continue
                 if turn:
                     retries["admitted"] += 1
@@ -195,6 +202,7 @@ async def test_burst_of_500_ends_in_exactly_one_way_each(tmp_path: Path) -> None
         assert outcomes["finished"] == 500, (outcomes, retries)
         assert outcomes["admitted"] + outcomes["refused"] == 500
         assert outcomes["refused"] > 100
+        assert outcomes["no hint"] == 0
         assert retries["admitted"] >= 0.8 * (retries["admitted"] + retries["refused"]), (outcomes, retries)
         assert metric(daemon.url, "tasks_enqueued_total") == 500
         assert metric(daemon.url, "tasks_started_total") == 500
@@ -220,11 +228,13 @@ pools:
 
 @pytest.mark.req("ORCH-3038", "ORCH-3040")
 async def test_killed_replica_takes_only_its_own_streams_down(tmp_path: Path) -> None:
-    """kill -9 of one engine under load: the other's tasks finish, unstarted ones move, the replica comes back."""
+    """Killing one engine under load: the other's tasks finish, unstarted ones move, the replica comes back."""
     with running(tmp_path / "data") as daemon:
         daemon.wait_all_replicas()
         async with AsyncClient(daemon.url) as client:
-            request = [TaskRequest(prompt=f"Story {n}:", max_tokens=48, sampling={"ignore_eos": True}) for n in range(8)]
+            request = [
+                TaskRequest(prompt=f"Story {n}:", max_tokens=48, sampling=Sampling(ignore_eos=True)) for n in range(8)
+            ]
             streams = [await client.run(r) for r in request]
             await until_async(lambda: client.task(streams[0].task_id), what="a task")
             async for event in streams[0]:
@@ -234,7 +244,8 @@ async def test_killed_replica_takes_only_its_own_streams_down(tmp_path: Path) ->
             hit = streams[0].started.replica_id
             before = await client.pool_health("smollm2")
             victim = next(r for r in before.replicas if r.replica_id == hit)
-            psutil.Process(int(victim.pid)).kill()
+            assert isinstance(victim.pid, int)
+            psutil.Process(victim.pid).kill()
             failures = []
             for stream in streams:
                 try:
@@ -254,7 +265,7 @@ async def test_killed_replica_takes_only_its_own_streams_down(tmp_path: Path) ->
 
 @pytest.mark.req("ORCH-4011", "ORCH-4027")
 async def test_kill_of_the_daemon_loses_no_accepted_task(tmp_path: Path) -> None:
-    """kill -9 of the daemon: its engines go, and the next life runs every accepted task, in order, strict ones again."""
+    """After kill -9 of the daemon its engines go, and the next life runs every accepted task, in order, strict ones again."""
     first = Daemon(tmp_path / "data")
     try:
         first.wait_all_replicas()
@@ -288,12 +299,16 @@ def test_demo_answers_and_leaves_nothing_behind() -> None:
     before = {p.pid for p in psutil.process_iter()}
     files = set(Path("/tmp").glob("orchqueue-demo-*"))
     command = [sys.executable, "examples/demo.py", "--prompt", "Say 'hi' & \"bye\" $HOME", "--max-tokens", "12"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     assert "checked against the text" in done.stderr
     assert set(Path("/tmp").glob("orchqueue-demo-*")) == files
-    left = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before and "llamacpp_server" in str(p.info["cmdline"])]
+    left = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if p.pid not in before and "llamacpp_server" in str(p.info["cmdline"])
+    ]
     mine = [p for p in left if "orchqueue-demo-" in str(p.info["cmdline"])]
     assert not mine
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
-from orchqueue.core.effects import AnyEffect
 from orchqueue.core.events import AnyEvent, AttemptFailure, ReplicaFacts, ReplicaReady
 from orchqueue.core.ids import PoolId, ReplicaId, SessionKey, TaskId, TaskKey, Tenant, task_key
 from orchqueue.core.records import Accepted, AnyRecord, Ended
 from orchqueue.core.request import TaskSpec, with_seed
 from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
-from orchqueue.ports.engine import AttemptSink, Completion
+from orchqueue.ports.engine import AttemptSink, Completion, Replica
 from orchqueue.ports.journal import JournalWatcher
 from orchqueue.runtime.lifecycle import Resources, Runtime
 from orchqueue.runtime.stream_log import Reader
@@ -99,12 +99,12 @@ class ManualReplicas:
 
     def __init__(self, post: Callable[[AnyEvent], None]) -> None:
         self.post = post
-        self.engines: dict[ReplicaId, ManualEngine] = {}
+        self.engines: dict[str, ManualEngine] = {}
         self.asked: list[tuple[str, str]] = []
         self.closed = False
 
-    def engine_of(self, replica_id: ReplicaId) -> ManualEngine | None:
-        return self.engines.get(replica_id)
+    def engine_of(self, replica_id: ReplicaId) -> Replica | None:
+        return cast("Replica | None", self.engines.get(replica_id))
 
     def start(self, replica_id: ReplicaId, model_ref: str) -> None:
         self.asked.append(("start", replica_id))
@@ -125,7 +125,7 @@ class ManualReplicas:
         self.asked.append(("evict", session[1]))
 
     def come_up(self, replica_id: str, facts: ReplicaFacts = FACTS) -> ManualEngine:
-        engine = self.engines[ReplicaId(replica_id)] = ManualEngine()
+        engine = self.engines[replica_id] = ManualEngine()
         self.post(ReplicaReady(ReplicaId(replica_id), facts))
         return engine
 
@@ -221,8 +221,3 @@ def spec(task_id: str, **fields: object) -> TaskSpec:
 def completion(tokens_out: int = 2) -> Completion:
     """Say that all went well."""
     return Completion("stop", 3, tokens_out, 9, 16)
-
-
-def names(effects: Sequence[AnyEffect]) -> list[str]:
-    """Name effects by type."""
-    return [type(effect).__name__ for effect in effects]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from orchqueue.core.effects import Accept
-from orchqueue.core.ids import TaskId, task_key
+from orchqueue.core.ids import PoolId, TaskId, task_key
 from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import Accepted, Bound, Ended, Forgotten
 from tests.unit.runtime.rig import TENANT, Rig, completion, spec
@@ -109,8 +109,7 @@ async def test_cancel_is_durable_before_its_answer_and_fences_at_once(rig: Rig) 
     answer = asyncio.create_task(rig.gate.cancel(task_key(TENANT, TaskId("t1"))))
     await turns()
     attempt.sink.chunks(("two",), 2)
-    assert not answer.done()
-    assert not attempt.aborted
+    assert (answer.done(), attempt.aborted) == (False, False)
     rig.journal.commit()
     await turns()
     assert answer.result() is None
@@ -160,8 +159,9 @@ async def test_stalled_journal_turns_the_unanswered_away(rig: Rig) -> None:
     await turns()
     rig.journal.commit()
     await turns()
-    assert isinstance(again.result(), Accept)
-    assert not again.result().repeated
+    accept = again.result()
+    assert isinstance(accept, Accept)
+    assert not accept.repeated
 
 
 @pytest.mark.req("ORCH-4013")
@@ -233,9 +233,9 @@ async def test_shutdown_keeps_running_tasks_in_the_journal(rig: Rig) -> None:
 async def test_waiting_tasks_run_after_a_restart_in_their_order() -> None:
     """What the journal held is started in order of acceptance, and can be read under its id."""
     held = tuple(
-        (Accepted(TENANT, TaskId(f"t{n}"), spec(f"t{n}"), "p", True, "v1", 3, 999_000), False) for n in range(4)
+        (Accepted(TENANT, TaskId(f"t{n}"), spec(f"t{n}"), PoolId("p"), True, "v1", 3, 999_000), False) for n in range(4)
     )
-    rig = Rig(held)  # type: ignore[arg-type]
+    rig = Rig(held)
     await started(rig)
     rig.journal.commit()
     begun = [e.attempts[0].spec.seed for e in rig.replicas.engines.values()]
@@ -245,9 +245,9 @@ async def test_waiting_tasks_run_after_a_restart_in_their_order() -> None:
     assert (picture.state, picture.queue_position) == ("queued", 1)
 
 
-async def test_bug_in_the_core_stops_everything(rig: Rig) -> None:
+async def test_bug_in_the_core_stops_everything(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an exception out of the core nothing more is decided, and the process is told to end."""
-    rig.runtime.loop.core.handle = _explode  # type: ignore[method-assign]
+    monkeypatch.setattr(rig.runtime.loop.core, "handle", _explode)
     answer = submit(rig)
     await turns()
     assert [str(b) for b in rig.bugs] == ["planted"]

@@ -48,14 +48,14 @@ async def test_start_on_a_replica_that_is_gone_is_tried_elsewhere() -> None:
     """A start that finds no engine counts as lost: the task goes to the other replica and the first one is probed."""
     rig = Rig()
     await started(rig)
-    del rig.replicas.engines["p-0"]  # type: ignore[arg-type]
+    del rig.replicas.engines["p-0"]
     submit(rig)
     await turns()
     rig.journal.commit()
     await turns()
     rig.journal.commit()
     assert ("probe", "p-0") in rig.replicas.asked
-    assert len(rig.replicas.engines["p-1"].attempts) == 1  # type: ignore[index]
+    assert len(rig.replicas.engines["p-1"].attempts) == 1
 
 
 async def test_attempt_that_fails_inside_start_is_handled() -> None:
@@ -136,7 +136,7 @@ async def test_task_whose_only_reader_left_is_canceled_after_the_grace() -> None
     submit(rig)
     await turns()
     rig.journal.commit()
-    key = rig.runtime.loop.core.state.active.keys().__iter__().__next__()
+    key = next(iter(rig.runtime.loop.core.state.active))
     listener = rig.listen("t1")
     rig.runtime.streams.release_readers()
     await turns()
