@@ -154,7 +154,7 @@ def test_what_cannot_change_the_output_leaves_the_launch_digest_alone() -> None:
 @pytest.mark.req("ORCH-3031", "ORCH-3035")
 def test_the_effective_configuration_is_shown_without_secrets() -> None:
     """Environment values and secret-like arguments are masked, everything else is there, defaults included."""
-    config = config_of(", launch: {env: {HF_TOKEN: hunter2}, args: {threads: 2}}")
+    config = config_of(", launch: {env: {HF_TOKEN: hunter2, PLAIN: hunter5}, args: {threads: 2}}")
     launched = msgspec.structs.replace(
         config.pools[0].launch, args={"api-key": "hunter3", "threads": 2, "max_tokens": 4, "monkeys": 3}
     )
@@ -164,7 +164,7 @@ def test_the_effective_configuration_is_shown_without_secrets() -> None:
     shown = YAML(typ="safe", pure=True).load(text)
     assert shown == masked(config)
     launch = shown["pools"][0]["launch"]
-    assert launch["env"] == {"HF_TOKEN": MASK}
+    assert launch["env"] == {"HF_TOKEN": MASK, "PLAIN": MASK}
     assert launch["args"] == {"api-key": MASK, "threads": 2, "max_tokens": MASK, "monkeys": 3}
     assert shown["server"]["limits"]["body_bytes"] == 8 << 20
 
