@@ -14,6 +14,7 @@ from orchqueue.core.state import Attempt, Pool, Replica, State
 from orchqueue.core.task import Task
 
 FALLBACK_START_MS = 5_000
+DRAINED_RETRY_MS = 30_000
 CAUTION = {"measured": (5, 4), "selftest": (3, 2), "none": (2, 1)}
 
 
@@ -63,12 +64,19 @@ def slots_free_in_ms(state: State, pool: Pool, now_ms: int) -> list[int]:
 
 
 def comes_up_in_ms(pool: Pool, now_ms: int) -> int:
-    """Predict when the pool's first replica is up, from how long starting took before."""
+    """Predict when the pool's first replica is up, from how long starting took before.
+
+    A start that takes longer than expected is expected to take half as long again as it has taken so far. A pool that
+    was drained comes back only when somebody reloads it.
+    """
+    if pool.mode == "drained":
+        return DRAINED_RETRY_MS
     waits = []
     for replica in pool.replicas.values():
         took = replica.start_took_ms or FALLBACK_START_MS
         if replica.state is ReplicaState.STARTING:
-            waits.append(max(0, replica.starting_since_ms + took - now_ms))
+            so_far = now_ms - replica.starting_since_ms
+            waits.append(took - so_far if so_far < took else max(1_000, so_far // 2))
         elif replica.state in (ReplicaState.BACKOFF, ReplicaState.BROKEN):
             waits.append(max(0, replica.retry_at_ms - now_ms) + took)
     return min(waits, default=FALLBACK_START_MS)
