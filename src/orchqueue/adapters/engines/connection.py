@@ -138,6 +138,8 @@ class StreamConnection(asyncio.Protocol):
             self._finish(head)
 
     def _take_body(self, head: Head, body: bytes) -> list[SseEvent]:
+        if self._streaming:
+            return self._splitter.feed(body)
         if head.status == 200 and head.content_type == b"text/event-stream":
             self._streaming = True
             return self._splitter.feed(body)

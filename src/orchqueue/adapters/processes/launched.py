@@ -74,15 +74,16 @@ class LaunchedProcess:
     """An engine process under its launcher, owned by us as long as this object's connection is open."""
 
     def __init__(
-        self, spec: LaunchSpec, token: str, log_path: Path, process: asyncio.subprocess.Process,
+        self, directory: Path, spec: LaunchSpec, orders: launcher.Orders, process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
     ) -> None:  # fmt: skip
-        self.log_path = log_path
+        self.log_path = directory / orders.log_name
         self.engine_pid: int | None = None
         self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.port: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._spec = spec
-        self._token = token
+        self._token = orders.token
+        self._files = tuple(directory / f"{orders.name}{suffix}" for suffix in (".sock", ".json", ".part"))
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -108,6 +109,9 @@ class LaunchedProcess:
             ended = await self.exited
         await self._listening
         self._writer.close()
+        # A launcher that was killed could not clean up.
+        for path in self._files:
+            path.unlink(missing_ok=True)
         return ended
 
     def tail(self) -> str:
@@ -146,11 +150,10 @@ async def launch_process(directory: Path, spec: LaunchSpec) -> LaunchedProcess:
     """
     prepare_directory(directory)
     stem = file_stem(spec.replica_id)
-    token = secrets.token_hex(32)
     orders = launcher.Orders(
         replica_id=spec.replica_id,
         name=f"{stem}-{secrets.token_hex(4)}",
-        token=token,
+        token=secrets.token_hex(32),
         fingerprint=spec.fingerprint,
         argv=spec.argv,
         env=spec.env,
@@ -173,9 +176,9 @@ async def launch_process(directory: Path, spec: LaunchSpec) -> LaunchedProcess:
     finally:
         theirs.close()
     ours.setblocking(False)
-    reader, writer = await asyncio.open_connection(sock=ours)
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
     writer.write(json.dumps(orders._asdict()).encode() + b"\n")
-    return LaunchedProcess(spec, token, directory / f"{stem}.log", process, reader, writer)
+    return LaunchedProcess(directory, spec, orders, process, reader, writer)
 
 
 def prepare_directory(directory: Path) -> None:
@@ -184,14 +187,16 @@ def prepare_directory(directory: Path) -> None:
     directory.chmod(0o700)
 
 
-async def end_leftovers(directory: Path, report: Callable[[str], None] = lambda _: None) -> int:
+async def end_leftovers(
+    directory: Path, report: Callable[[str], None] = lambda _: None, *, answer_within_s: float = STOP_GRACE_S + 1.0
+) -> int:
     """End every launcher and engine that an earlier owner left in the directory, and remove its files; give their number.
 
     1. Ask the launcher by its socket.
-    2. Where it does not answer, signal it and its engine: TERM, then KILL. A pid is only signalled while its start time is right.
+    2. Where they live on, kill both. A pid is only signalled while its start time is right.
     """
     found = await asyncio.to_thread(_identities, directory)
-    await asyncio.gather(*(_end_one(path, identity, report) for path, identity in found))
+    await asyncio.gather(*(_end_one(path, identity, report, answer_within_s) for path, identity in found))
     await asyncio.to_thread(_sweep, directory)
     return len(found)
 
@@ -206,7 +211,9 @@ def _sweep(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-async def _end_one(path: Path, identity: Identity | None, report: Callable[[str], None]) -> None:
+async def _end_one(
+    path: Path, identity: Identity | None, report: Callable[[str], None], answer_within_s: float
+) -> None:
     if identity is not None:
         processes = [process for process in (identity.launcher, identity.engine) if lives(process)]
         if processes:
@@ -215,7 +222,7 @@ async def _end_one(path: Path, identity: Identity | None, report: Callable[[str]
             async with asyncio.timeout(1.0), _connected(path.with_suffix(".sock")) as writer:
                 writer.write(json.dumps({"command": "stop", "token": identity.token}).encode() + b"\n")
                 await writer.drain()
-        if not await _gone(processes, STOP_GRACE_S + 1.0):
+        if not await _gone(processes, answer_within_s):
             for process in processes:
                 send_signal(process, signal.SIGKILL)
             await _gone(processes, KILL_WAIT_S)

@@ -112,13 +112,19 @@ class Launcher:
         self._heard = heard
 
     def run(self) -> int:
-        """Serve until the engine has ended; give its return code."""
+        """Serve until the engine has ended."""
         listener = socket.socket(socket.AF_UNIX)
-        with suppress(FileNotFoundError):
-            self._socket_path.unlink()
         listener.bind(str(self._socket_path))
-        listener.listen(8)
-        listener.setblocking(False)
+        try:
+            listener.listen(8)
+            listener.setblocking(False)
+            self._serve(listener)
+        finally:
+            self._socket_path.unlink(missing_ok=True)
+            self._identity_path.unlink(missing_ok=True)
+        return 0
+
+    def _serve(self, listener: socket.socket) -> None:
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write)
@@ -130,15 +136,10 @@ class Launcher:
         self._selector.register(output, selectors.EVENT_READ, lambda: self._copy(output))
         self._selector.register(ready, selectors.EVENT_READ, lambda: self._hear_ready(ready))
         self._take(self._first_owner, self._heard)
-        try:
-            while engine.poll() is None:
-                self._turn(engine)
-            self._drain(output)
-            self._announce({"event": "exited", "returncode": engine.returncode, "asked": self._asked})
-        finally:
-            self._socket_path.unlink(missing_ok=True)
-            self._identity_path.unlink(missing_ok=True)
-        return 0
+        while engine.poll() is None:
+            self._turn(engine)
+        self._drain(output)
+        self._announce({"event": "exited", "returncode": engine.returncode, "asked": self._asked})
 
     def _spawn(self) -> tuple[subprocess.Popen[bytes], int, int]:
         output_read, output_write = os.pipe()

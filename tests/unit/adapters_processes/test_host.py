@@ -1,0 +1,166 @@
+"""Replicas brought up for real: spawned llama.cpp servers, and servers found at a URL."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from orchqueue.adapters.models import ModelStore
+from orchqueue.adapters.processes import fit, host
+from orchqueue.adapters.processes.host import LlamacppExternalHost, LlamacppSpawnHost
+from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
+from orchqueue.core.events import CrashCause
+from orchqueue.core.ids import ReplicaId
+from orchqueue.core.request import TaskSpec
+from orchqueue.ports.errors import ProcessError
+from tests.conformance.engine.conftest import MODEL, StartSimulated, begin
+from tests.waiting import until_async
+
+REPLICA = ReplicaId("pool-0")
+
+
+class Exits(list[tuple[CrashCause, str]]):
+    """Collects what a host tells of a replica's end."""
+
+    def __call__(self, cause: CrashCause, detail: str) -> None:
+        self.append((cause, detail))
+
+
+def spawn_host(tmp_path: Path, settings: SpawnSettings) -> LlamacppSpawnHost:
+    """Make a host in a fresh directory."""
+    return LlamacppSpawnHost(settings, tmp_path / "replicas", ModelStore(), orphan_grace_s=1.0)
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(60)
+@pytest.mark.req("ORCH-3001", "ORCH-3038")
+async def test_a_real_engine_is_killed_under_load(tmp_path: Path) -> None:
+    """A kill -9 of the real engine loses its attempt, is told with its cause, and leaves nothing behind."""
+    exits = Exits()
+    running = await spawn_host(tmp_path, SpawnSettings("pool", 1024, allow_cpu=True, replicas=2)).launch(
+        REPLICA, MODEL, exits
+    )
+    facts = await running.replica.self_test()
+    assert facts.strict_proven, facts.selftest_note
+    assert facts.kv_bytes_per_token == 23_040
+    assert facts.engine_version.startswith("xllamacpp-")
+    assert facts.ctx == 1024
+    attempt = begin(running.replica, TaskSpec(prompt="Tell me everything", seed=1, max_tokens=900))
+    await attempt.first_text.wait()
+    assert running.pid is not None
+    os.kill(running.pid, signal.SIGKILL)
+    await attempt.closed_event.wait()
+    assert attempt.failure is not None
+    assert attempt.failure[0] == "lost"
+    await until_async(lambda: exits, what="the exit to be told")
+    assert exits[0][0] == "signal"
+    await running.stop()
+    assert len(exits) == 1
+    assert {path.suffix for path in await asyncio.to_thread(lambda: list((tmp_path / "replicas").iterdir()))} == {
+        ".log"
+    }
+
+
+@pytest.mark.real_engine
+async def test_strangers_cannot_use_a_spawned_engine(tmp_path: Path) -> None:
+    """A spawned engine answers only to the key that its host made."""
+    running = await spawn_host(tmp_path, SpawnSettings("pool", 256, allow_cpu=True)).launch(REPLICA, MODEL, Exits())
+    external = LlamacppExternalHost({REPLICA: running.url})
+    stranger = await external.launch(REPLICA, MODEL, Exits())
+    attempt = begin(stranger.replica, TaskSpec(prompt="hi", seed=1, max_tokens=2))
+    await attempt.closed_event.wait()
+    assert attempt.failure is not None
+    assert "401" in attempt.failure[1]
+    await stranger.stop()
+    await running.stop()
+
+
+@pytest.mark.req("ORCH-3001")
+async def test_what_cannot_fit_is_never_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that needs more memory than is free fails with the reason, and no process is started."""
+    monkeypatch.setattr(host, "host_available_bytes", lambda: fit.OVERHEAD_BYTES)
+    with pytest.raises(ProcessError) as caught:
+        await spawn_host(tmp_path, SpawnSettings("pool", 2048, allow_cpu=True)).launch(REPLICA, MODEL, Exits())
+    assert caught.value.cause == "cannot_fit"
+    assert not (tmp_path / "replicas").exists()
+
+
+@pytest.mark.req("ORCH-3037")
+async def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
+    """A file that llama.cpp cannot load is refused before a process is started."""
+    model = tmp_path / "m.gguf"
+    await asyncio.to_thread(model.write_bytes, b"nothing")
+    with pytest.raises(ProcessError, match="not a GGUF"):
+        await spawn_host(tmp_path, SpawnSettings("pool", 2048, allow_cpu=True)).launch(
+            REPLICA, f"file:{model}", Exits()
+        )
+
+
+@pytest.mark.real_engine
+async def test_an_engine_that_ends_while_it_starts_is_told(tmp_path: Path) -> None:
+    """A model with a good head and no tensors ends the engine, and its last words are the reason."""
+    whole = (await ModelStore().verify(MODEL)).path
+    model = tmp_path / "cut.gguf"
+
+    def cut() -> None:
+        with whole.open("rb") as file:
+            model.write_bytes(file.read(8 << 20))
+
+    await asyncio.to_thread(cut)
+    with pytest.raises(ProcessError, match="while it started") as caught:
+        await spawn_host(tmp_path, SpawnSettings("pool", 256, allow_cpu=True)).launch(REPLICA, f"file:{model}", Exits())
+    assert caught.value.cause in {"exit", "signal"}
+    assert not await asyncio.to_thread(lambda: list((tmp_path / "replicas").glob("*.sock")))
+
+
+async def test_flags_are_checked_when_the_host_is_made(tmp_path: Path) -> None:
+    """A flag that does not exist stops the daemon's start."""
+    with pytest.raises(ProcessError, match="bananas"):
+        spawn_host(tmp_path, SpawnSettings("pool", 2048, args={"bananas": 1}))
+
+
+@pytest.mark.req("ORCH-3038")
+async def test_three_failed_health_polls_are_a_loss(simulate: StartSimulated) -> None:
+    """An external engine that stops answering is told as lost, once; an engine that recovers in time is not."""
+    engine = await simulate()
+    exits = Exits()
+    external = LlamacppExternalHost({REPLICA: engine.url}, allow_simulated=True, health_interval_s=0.02)
+    running = await external.launch(REPLICA, "repo:x/y", exits)
+    assert (running.pid, running.url) == (None, engine.url)
+    await engine.set_faults(unhealthy=True)
+    await until_async(lambda: exits, what="the loss to be told")
+    await running.stop()
+    assert [cause for cause, _ in exits] == ["health"]
+    assert "loading" in exits[0][1]
+
+
+async def test_a_stop_that_was_asked_for_is_not_a_loss(simulate: StartSimulated) -> None:
+    """After stop nothing is told."""
+    engine = await simulate()
+    exits = Exits()
+    running = await LlamacppExternalHost({REPLICA: engine.url}, health_interval_s=0.01).launch(REPLICA, "x", exits)
+    await running.stop()
+    await engine.end()
+    assert not exits
+
+
+async def test_an_endpoint_that_never_answers_is_told(
+    simulate: StartSimulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody at the URL: never ready, with the URL and the reason."""
+    monkeypatch.setattr(host, "CONNECT_TIMEOUT_S", 0.2)
+    engine = await simulate()
+    await engine.end()
+    with pytest.raises(ProcessError, match=engine.url) as caught:
+        await LlamacppExternalHost({REPLICA: engine.url}).launch(REPLICA, "x", Exits())
+    assert caught.value.cause == "never_ready"
+
+
+async def test_a_loading_engine_is_waited_for(simulate: StartSimulated) -> None:
+    """An engine that still loads is healthy later."""
+    engine = await simulate("--loading-ms", "300")
+    running = await LlamacppExternalHost({REPLICA: engine.url}).launch(REPLICA, "x", Exits())
+    assert await running.replica.health()
+    await running.stop()
