@@ -37,8 +37,8 @@ def on_chunks(state: State, event: ChunksArrived, now_ms: int) -> None:
     task.last_token_at_ms = now_ms
     task.tokens_out = event.tokens_out
     for text in event.texts:
-        task.emitted_bytes += len(text.encode())
-    state.effects.append(EmitTokens(task.key, event.texts))
+        task.emitted_bytes += len(text) if text.isascii() else len(text.encode())
+    state.effects.append(EmitTokens(attempt.key, event.texts))
 
 
 def _first_token(state: State, task: Task, now_ms: int) -> None:

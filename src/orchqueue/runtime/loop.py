@@ -92,9 +92,10 @@ class Loop:
             self.mailbox.post(event)
             return
         self._busy = True
+        interpreter = self.interpreter
         try:
-            self.interpreter.carry_out(self.core.handle(self._clock.now_ms(), event))
-            self.interpreter.flush()
+            interpreter.carry_out(self.core.handle(self._clock.now_ms(), event))
+            interpreter.flush()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a bug, and state can no longer be trusted
             self._fail(error)
         finally:
