@@ -1,0 +1,116 @@
+"""A running daemon: its scrape keeps the contract, its log is whole and knows no content, its keys are live."""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from orchqueue.adapters.keys import KeyStore
+from orchqueue.adapters.log_lines import REQUIRED
+from orchqueue.adapters.metrics import read_contract
+from tests.e2e.daemon import Daemon, metric, running
+from tests.waiting import until
+from tools.metrics_lint import CONTRACT_PATH, lint_scrape
+
+PROMPT = "xylophone-zebra-quartz"
+
+
+@contextmanager
+def simulated_engine() -> Iterator[str]:
+    """Run a simulated engine as a process of its own and give its URL."""
+    command = [sys.executable, "-m", "orchqueue_sim.main", "engine", "llamacpp", "--port", "0"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None
+        yield child.stdout.readline().split()[-1]
+    finally:
+        child.terminate()
+        child.communicate()
+
+
+@contextmanager
+def serving(directory: Path, rest: str = "") -> Iterator[Daemon]:
+    """Serve a simulated engine behind the real adapter."""
+    with simulated_engine() as engine_url:
+        config = directory / "orchqueue.yaml"
+        config.write_text(
+            "pools:\n  - id: sim\n    engine: llamacpp\n    model: repo:test/sim\n    ctx: 2048\n"
+            f"    launch: {{mode: external, urls: ['{engine_url}'], allow_simulated: true}}\n{rest}"
+        )
+        with running(directory / "data", config) as daemon:
+            daemon.wait_ready()
+            yield daemon
+
+
+def stream(url: str, body: dict[str, object]) -> str:
+    """Run one task and give its text."""
+    answer = httpx.post(f"{url}/v1/tasks", json=body, headers={"Accept": "text/event-stream"}, timeout=20)
+    assert answer.status_code == 200, answer.text
+    lines = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    return "".join(line["t"] for line in lines if "t" in line)
+
+
+@pytest.mark.req("ORCH-2052", "ORCH-3035")
+@pytest.mark.timeout(90)
+def test_a_live_scrape_and_a_live_log_keep_their_contracts(tmp_path: Path) -> None:
+    """After tasks that ended well, were canceled and were refused: metrics by contract, log lines whole, no content."""
+    contract = read_contract(CONTRACT_PATH.read_bytes())
+    with serving(tmp_path) as daemon:
+        text = stream(daemon.url, {"prompt": PROMPT, "max_tokens": 24, "seed": 5})
+        assert len(text) > 20
+        waiting = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": PROMPT, "max_tokens": 1500}, timeout=10)
+        task_id = waiting.json()["task_id"]
+        httpx.post(f"{daemon.url}/v1/tasks/{task_id}/cancel", timeout=10).raise_for_status()
+        refused = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": PROMPT, "ctx": 1 << 20}, timeout=10)
+        assert refused.status_code == 400
+        until(lambda: metric(daemon.url, "tasks_canceled_total") == 1, what="the cancel to be counted")
+        scrape = httpx.get(f"{daemon.url}/metrics", timeout=10)
+        assert scrape.headers["content-type"].startswith("text/plain")
+        assert list(lint_scrape(scrape.text, contract)) == []
+        assert metric(daemon.url, "tasks_enqueued_total") == 2
+        assert metric(daemon.url, "tokens_out_total") >= 24
+        assert metric(daemon.url, "tasks_rejected_total") == 1
+        until(lambda: any("task_ended" in line and task_id in line for line in daemon.log), what="the end in the log")
+    lines = [json.loads(line) for line in daemon.log]
+    assert {"task_accepted", "task_ended", "request"} <= {line["event"] for line in lines}
+    assert [line["event"] for line in lines if not set(REQUIRED) <= set(line)] == []
+    whole = "\n".join(daemon.log + daemon.said)
+    assert PROMPT not in whole
+    for start in range(0, len(text) - 16, 8):
+        assert text[start : start + 16] not in whole
+    ends = [line for line in lines if line["event"] == "task_ended"]
+    assert {line["job_id"] for line in ends} >= {task_id}
+    assert all(line["pool_id"] == "sim" and line["correlation_id"] for line in ends)
+
+
+@pytest.mark.req("ORCH-3036")
+@pytest.mark.timeout(90)
+def test_keys_work_while_the_daemon_serves(tmp_path: Path) -> None:
+    """With a keys file nobody is anonymous; a new key works and a revoked one stops, without a restart."""
+    (tmp_path / "data").mkdir(mode=0o700)
+    store = KeyStore(str(tmp_path / "keys.json"), str(tmp_path / "data"))
+    _, first_key = store.create("acme", ("tasks",))
+    with serving(tmp_path, "auth: {keys_file: keys.json}\n") as daemon:
+
+        def ask(key: str | None, path: str = "/v1/tasks") -> int:
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            return httpx.get(f"{daemon.url}{path}", headers=headers, timeout=10).status_code
+
+        assert (ask(None), ask(first_key), ask(first_key + "x")) == (401, 200, 401)
+        assert ask(first_key, "/v1/pools") == 403
+        record, key = store.create("zoo", ("tasks", "control"))
+        until(lambda: ask(key) == 200, what="the new key to be known")
+        assert ask(key, "/v1/pools") == 200
+        assert ask(key, f"/v1/tasks/{uuid.uuid4()}") == 404
+        store.revoke(record.id)
+        until(lambda: ask(key) == 401, what="the revoked key to be refused")
+        assert ask(first_key) == 200
+    whole = "\n".join(daemon.log + daemon.said)
+    assert first_key not in whole
+    assert key.split("_", 2)[2] not in whole
