@@ -56,12 +56,12 @@ def script(shell: str) -> str:
 
     commands = []
     for command in COMMANDS:
-        sub = ArgumentParser(add_help=True)
+        sub = ArgumentParser(add_help=False)
         command.add_arguments(sub)
         actions = _actions(sub)
         words = tuple(str(choice) for action in actions if not action.option_strings for choice in action.choices or ())
         options = tuple(_option(action) for action in actions if action.option_strings)
-        commands.append(Completable(command.name, command.summary, options, words))
+        commands.append(Completable(command.name, _plain(command.summary), options, words))
     shared = tuple(_option(action) for action in _actions(build_parser()) if action.option_strings)
     makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     return makers[shell](shared, commands)
@@ -76,11 +76,16 @@ def _option(action: Action) -> Option:
     metavar = action.metavar if isinstance(action.metavar, str) else ""
     return Option(
         tuple(action.option_strings),
-        (action.help or "").replace("'", "").replace("[", "(").replace("]", ")").replace(":", ""),
+        _plain(action.help or ""),
         tuple(str(choice) for choice in action.choices or ()),
         action.nargs != 0,
         metavar in _FILE_METAVARS,
     )
+
+
+def _plain(text: str) -> str:
+    # Quotes, brackets and colons mean something to one shell or another, in any kind of quotes.
+    return text.replace("'", "").replace("[", "(").replace("]", ")").replace(":", "")
 
 
 def _names(options: tuple[Option, ...]) -> str:
@@ -183,6 +188,5 @@ def _fish(shared: tuple[Option, ...], commands: list[Completable]) -> str:
         condition = f" -n '__fish_seen_subcommand_from {command.name}'"
         if command.words:
             lines.append(f"complete -c orchq{condition} -a '{' '.join(command.words)}'")
-        own = (option for option in command.options if option.names[0] != "-h")
-        lines += [line(option, condition) for option in own]
+        lines += [line(option, condition) for option in command.options]
     return "\n".join([*lines, ""])

@@ -101,6 +101,7 @@ def test_completions_know_every_command_and_option(shell: str) -> None:
     text = script(shell)
     for command in parser.COMMANDS:
         assert re.search(rf"\b{command.name}\b", text)
+    assert [line for line in text.splitlines() if line[:1] != "#" and line.count("'") % 2] == []
     assert "repeat-penalty" in text
     assert "api-key-file" in text
     program = shutil.which(shell)
