@@ -1,5 +1,6 @@
 """The sans-IO response parser and event splitter, however the bytes are cut."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -9,13 +10,14 @@ from hypothesis import strategies as st
 from orchqueue.adapters.engines.wire import ResponseReader, SseEvent, SseSplitter, WireError
 
 BODY = (
-    b'data: {"a":1}\n\n: ping\n\ndata: two\r\ndata: lines\r\n\r\n\n\nevent: odd\ndata:tight\n\nid: 7\nretry: 5\n\n'
+    b'data: {"a":1}\n\n: ping\n\ndata: two\r\ndata: lines\r\n\r\n\n\nevent: odd\ndata:tight\n\nevent: even\ndata: loose\n\nid: 7\nretry: 5\n\n'
     b"data: \xf0\x9f\x98\x80 emoji\r\rerror: {\"code\":500}\n\ndata\n\nevent: name only\n\ndata: last\n\n"
 )  # fmt: skip
 EVENTS = [
     SseEvent(b'{"a":1}'),
     SseEvent(b"two\nlines"),
     SseEvent(b"tight", b"odd"),
+    SseEvent(b"loose", b"even"),
     SseEvent(b"\xf0\x9f\x98\x80 emoji"),
     SseEvent(b'{"code":500}', b"error"),
     SseEvent(b""),
@@ -42,6 +44,15 @@ def test_any_cut_of_a_body_gives_the_same_events(at: list[int]) -> None:
     splitter = SseSplitter()
     events = [event for part in cut(BODY, at) for event in splitter.feed(part)]
     assert events == EVENTS
+
+
+@pytest.mark.parametrize(
+    "parts", [re.split(rb"(?<=\n)", BODY), [BODY[i : i + 1] for i in range(len(BODY))]], ids=["lines", "bytes"]
+)
+def test_a_cut_at_every_line_and_every_byte(parts: list[bytes]) -> None:
+    """Reads that end with each line, or hold one byte each, give the same events."""
+    splitter = SseSplitter()
+    assert [event for part in parts for event in splitter.feed(part)] == EVENTS
 
 
 @given(places)
