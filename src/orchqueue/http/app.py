@@ -107,8 +107,13 @@ async def _send(answer: Response, request: Request, send: Send) -> None:
     headers = answer.all_headers(request.correlation_id)
     if request.exchange.must_close:
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+    transport = request.exchange.transport
+    transport.hold()
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+    finally:
+        transport.release()
 
 
 def _describe(error: Exception) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import msgspec
@@ -111,6 +112,7 @@ def _token(request: Request) -> str | None:
     return shown.pop() if shown else None
 
 
+@lru_cache(maxsize=256)
 def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -74,6 +74,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._begun = 0
         self.sink: StreamSink | None = None
         self.wire: asyncio.Transport
+        self.polite: PoliteTransport
 
     # the transport's callbacks
 
@@ -81,7 +82,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """Take a connection in, or tell it that there are too many."""
         super().connection_made(transport)
         self.wire = transport
-        self.transport = PoliteTransport(transport, self)
+        self.transport = self.polite = PoliteTransport(transport, self)
         own = transport.get_extra_info("socket")
         if own is not None:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._limits.send_buffer_bytes)

@@ -14,20 +14,37 @@ if TYPE_CHECKING:
 
 
 class PoliteTransport(asyncio.Transport):
-    """The transport as uvicorn's response cycle sees it: writing never raises, closing lets the client read to the end."""
+    """The transport as uvicorn's response cycle sees it: writing never raises, closing lets the client read to the end.
+
+    Between `hold` and `release` nothing is sent, so that a head and its body leave in one write.
+    """
 
     def __init__(self, wire: asyncio.Transport, connection: EdgeProtocol) -> None:
         super().__init__()
         self._wire = wire
         self._connection = connection
+        self._held: list[bytes | bytearray | memoryview] | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes unless the connection is closing."""
-        if not self._wire.is_closing() and not self._connection.discarding:
+        if self._held is not None:
+            self._held.append(data)
+        elif not self._wire.is_closing() and not self._connection.discarding:
             self._wire.write(data)
+
+    def hold(self) -> None:
+        """Gather what is written."""
+        self._held = []
+
+    def release(self) -> None:
+        """Send what was gathered."""
+        held, self._held = self._held, None
+        if held:
+            self.write(b"".join(held))
 
     def close(self) -> None:
         """Close when everything is sent."""
+        self.release()
         self._connection.close_politely()
 
     def abort(self) -> None:
@@ -67,6 +84,11 @@ class ConnectionExchange:
     def must_close(self) -> bool:
         """Tell whether the connection cannot be used for another request."""
         return self.problem is not None or not self.body_complete or self.connection.broken
+
+    @property
+    def transport(self) -> PoliteTransport:
+        """Give what the response is written to."""
+        return self.connection.polite
 
     def send_without_chunks(self) -> None:
         """Send the body as it is and end it by closing: the client speaks HTTP/1.0."""

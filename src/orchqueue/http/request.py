@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from uuid import uuid4
 
 import msgspec
 
 from orchqueue.core.ids import TaskId
 from orchqueue.core.outcome import Fault
 from orchqueue.core.request import Sampling, TaskSpec, with_seed
-from orchqueue.http.messages import BodyTooLong, Request
+from orchqueue.http.messages import BodyTooLong, Request, new_id
 from orchqueue.http.negotiation import require_json
 from orchqueue.http.problems import body_too_large, invalid
 from orchqueue.schema import data
@@ -60,7 +59,7 @@ def task_of(value: Mapping[str, JsonValue]) -> tuple[TaskId, TaskSpec]:
     Ids are spelled in lower case from here on. A JSON schema for the output is passed on as it was written.
     """
     given = value.get("task_id")
-    task_id = TaskId(given.lower() if isinstance(given, str) else str(uuid4()))
+    task_id = TaskId(given.lower() if isinstance(given, str) else new_id())
     fields: dict[str, object] = dict(value)
     session_id = fields.get("session_id")
     if isinstance(session_id, str):

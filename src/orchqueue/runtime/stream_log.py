@@ -18,6 +18,7 @@ from orchqueue.core.ids import TaskId, TaskKey, task_id_of
 from orchqueue.runtime.stream_frames import HEARTBEAT, Position, ReceiptView, as_chunk, diverged_frame, token_frame
 
 PIECE_BYTES = 64 * 1024
+INDEX_BYTES = 16
 HEARTBEAT_CHUNK = as_chunk(HEARTBEAT)
 
 
@@ -129,12 +130,15 @@ class StreamLog:
     @property
     def retained_bytes(self) -> int:
         """Count the bytes that this log keeps."""
-        return len(self.frames) + len(self.text) + 16 * len(self.text_ends)
+        return len(self.frames) + len(self.text) + INDEX_BYTES * len(self.text_ends)
 
-    def append_started(self, frame: bytes) -> None:
-        """Append the `started` event, once. Readers that resumed have seen it and are not told again."""
+    def append_started(self, frame: bytes) -> int:
+        """Append the `started` event, once. Readers that resumed have seen it and are not told again.
+
+        Shape: bytes kept for it.
+        """
         if self.started_bytes:
-            return
+            return 0
         assert self.terminal is None, f"{self.key}: started after the terminal event"
         assert not self.text_ends, "started precedes every token"
         self.started_bytes = len(frame)
@@ -143,15 +147,17 @@ class StreamLog:
             if reader.resumed and not reader.live:
                 reader.offset = self.started_bytes
         self._send_live(frame, but_resumed=True)
+        return len(frame)
 
-    def append_tokens(self, texts: tuple[str, ...]) -> None:
+    def append_tokens(self, texts: tuple[str, ...]) -> int:
         """Append a `token` event for each piece of text and send all of them in one write.
 
+        Shape: bytes kept for them.
         Cost: one encoding per event, one write per live reader.
         """
         assert self.terminal is None, f"{self.key}: a token after the terminal event"
         crc = self._crc
-        text_bytes = len(self.text)
+        begin = text_bytes = len(self.text)
         index = len(self.text_ends)
         encoded: list[bytes] = []
         frames_bytes = len(self.frames)
@@ -169,16 +175,20 @@ class StreamLog:
             self.frame_ends.append(frames_bytes)
             encoded.append(frame)
         if not encoded:
-            return
+            return 0
         self._crc = crc
         frames = encoded[0] if len(encoded) == 1 else b"".join(encoded)
         self.frames += frames
         self._send_live(frames)
         if len(self.live) != len(self.readers):
             self._admit_ahead()
+        return len(frames) + text_bytes - begin + INDEX_BYTES * len(encoded)
 
-    def append_terminal(self, frame: bytes, *, failed: bool) -> None:
-        """Append the one terminal event and let every reader that has everything go. `failed`: it is an `error`."""
+    def append_terminal(self, frame: bytes, *, failed: bool) -> int:
+        """Append the one terminal event and let every reader that has everything go. `failed`: it is an `error`.
+
+        Shape: bytes kept for it.
+        """
         assert self.terminal is None, f"{self.key}: two terminal events"
         self.terminal = Position(len(self.text), self._crc, ended=True)
         self._terminal_offset = len(self.frames) if failed else None
@@ -189,6 +199,7 @@ class StreamLog:
                 self._settle_ahead(reader)
             elif reader.live:
                 self._let_go(reader)
+        return len(frame)
 
     def send_unkept(self, frame: bytes) -> None:
         """Send bytes to those who keep up; whoever is behind never sees them."""

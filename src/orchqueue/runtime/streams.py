@@ -77,20 +77,14 @@ class Streams:
 
     def started(self, effect: EmitStarted) -> None:
         """Append the `started` event; a second one is ignored."""
-        log = self._logs[effect.key]
-        before = log.retained_bytes
-        log.append_started(started_frame(effect))
-        self.retained_bytes += log.retained_bytes - before
+        self.retained_bytes += self._logs[effect.key].append_started(started_frame(effect))
 
     def tokens(self, key: TaskKey, texts: tuple[str, ...]) -> None:
         """Append a `token` event for each non-empty piece of whole characters.
 
         Cost: hot path; no allocation beyond the frames themselves.
         """
-        log = self._logs[key]
-        before = log.retained_bytes
-        log.append_tokens(texts)
-        self.retained_bytes += log.retained_bytes - before
+        self.retained_bytes += self._logs[key].append_tokens(texts)
 
     def metrics(self, effect: EmitMetrics) -> None:
         """Send a `metrics` event to readers that keep up; it is not kept."""
@@ -101,13 +95,11 @@ class Streams:
     def finish(self, key: TaskKey, ended: Ended, *, durable: bool = True) -> None:
         """Append the one terminal event; readers that have everything are let go."""
         log = self._logs[key]
-        before = log.retained_bytes
         if ended.receipt is not None:
             log.receipt = receipt_view(ended.receipt, log.text, durable=durable)
         at = Position(len(log.text), log.position.crc, ended=True)
         frame = terminal_frame(ended, at, log.receipt, log.correlation_id)
-        log.append_terminal(frame, failed=is_error(ended.outcome))
-        self.retained_bytes += log.retained_bytes - before
+        self.retained_bytes += log.append_terminal(frame, failed=is_error(ended.outcome))
 
     def forget(self, key: TaskKey) -> None:
         """Drop a log. Readers of an ended task still get all of it; those of an unended one are let go."""
