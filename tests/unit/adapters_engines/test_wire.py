@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from orchqueue.adapters.engines.wire import ResponseReader, SseEvent, SseSplitter, WireError
 
 BODY = (
-    b'data: {"a":1}\n\n: ping\n\ndata: two\r\ndata: lines\r\n\r\n\n\nevent: odd\ndata:tight\n\nevent: even\ndata: loose\n\nid: 7\nretry: 5\n\n'
+    b'data: {"a":1}\n\n: ping\n\ndata: two\r\ndata: lines\r\n\r\n\n\n'
+    b'event: odd\ndata:tight\n\nevent: even\ndata: loose\n\nid: 7\nretry: 5\n\n'
     b"data: \xf0\x9f\x98\x80 emoji\r\rerror: {\"code\":500}\n\ndata\n\nevent: name only\n\ndata: last\n\n"
 )  # fmt: skip
 EVENTS = [
@@ -46,11 +47,14 @@ def test_any_cut_of_a_body_gives_the_same_events(at: list[int]) -> None:
     assert events == EVENTS
 
 
-@pytest.mark.parametrize(
-    "parts", [re.split(rb"(?<=\n)", BODY), [BODY[i : i + 1] for i in range(len(BODY))]], ids=["lines", "bytes"]
-)
+LINES = re.split(rb"(?<=\n)", BODY)
+BYTES = [BODY[i : i + 1] for i in range(len(BODY))]
+BEHIND_A_NAME = re.split(rb"(?<=even\n)|(?<=loose\n\n)", BODY)
+
+
+@pytest.mark.parametrize("parts", [LINES, BYTES, BEHIND_A_NAME], ids=["lines", "bytes", "behind-a-name"])
 def test_a_cut_at_every_line_and_every_byte(parts: list[bytes]) -> None:
-    """Reads that end with each line, or hold one byte each, give the same events."""
+    """Reads that end with each line, hold one byte each, or end behind an event's name give the same events."""
     splitter = SseSplitter()
     assert [event for part in parts for event in splitter.feed(part)] == EVENTS
 
