@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -64,7 +65,10 @@ WITHHELD = frozenset(
 )
 VALUE_LIMIT_CHARACTERS = 512
 
-_EMPTY: dict[str, LogValue] = dict.fromkeys(REQUIRED)
+_EMPTY: dict[str, LogValue] = {"ts": "", "level": "", "event": "", **dict.fromkeys(REQUIRED)}
+_INT_LIMIT = 1 << 63
+
+_encode = msgspec.json.Encoder().encode
 
 
 def json_line(now_ms: int, level: str, event: str, fields: Mapping[str, LogValue]) -> bytes:
@@ -72,8 +76,10 @@ def json_line(now_ms: int, level: str, event: str, fields: Mapping[str, LogValue
 
     Cost: about 5 µs.
     """
-    head: dict[str, LogValue] = {"ts": _timestamp(now_ms), "level": level, "event": event}
-    return msgspec.json.encode(head | _EMPTY | _clean(fields)) + b"\n"
+    line = _EMPTY.copy()
+    line.update(_clean(fields))
+    line["ts"], line["level"], line["event"] = _timestamp(now_ms), level, event
+    return _encode(line) + b"\n"
 
 
 def text_line(now_ms: int, level: str, event: str, fields: Mapping[str, LogValue]) -> bytes:
@@ -84,13 +90,24 @@ def text_line(now_ms: int, level: str, event: str, fields: Mapping[str, LogValue
 
 
 def _clean(fields: Mapping[str, LogValue]) -> dict[str, LogValue]:
-    return {name: _bounded(value) for name, value in fields.items() if name not in WITHHELD}
+    clean: dict[str, LogValue] = {}
+    for name, value in fields.items():
+        if name in WITHHELD:
+            continue
+        # Nearly every value is short ASCII text or a small number and passes as it is.
+        if type(value) is str and len(value) <= VALUE_LIMIT_CHARACTERS and value.isascii():
+            clean[name] = value
+        else:
+            clean[name] = _bounded(value)
+    return clean
 
 
 def _bounded(value: object) -> LogValue:
     """Cut what is too long, replace what is no Unicode, and write what is no plain value as its text."""
+    if isinstance(value, int) and not -_INT_LIMIT < value < _INT_LIMIT:
+        value = f"{value:.3e}" if value.bit_length() < 1000 else "a huge number"
     if value is None or isinstance(value, bool | int | float):
-        return value if not isinstance(value, int) or abs(value) < 1 << 63 else str(value)[:VALUE_LIMIT_CHARACTERS]
+        return value
     text = value if isinstance(value, str) else str(value)
     if len(text) > VALUE_LIMIT_CHARACTERS:
         text = text[:VALUE_LIMIT_CHARACTERS] + "…"
@@ -104,5 +121,10 @@ def _quoted(value: LogValue) -> str:
 
 
 def _timestamp(now_ms: int) -> str:
-    moment = datetime.fromtimestamp(now_ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, ms = divmod(now_ms, 1000)
+    return f"{_second(seconds)}.{ms:03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
