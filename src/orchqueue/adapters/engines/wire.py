@@ -129,7 +129,11 @@ class SseSplitter:
 
         Cost: one split for a read that holds whole single-line events with LF, as engines send them.
         """
-        if not (self._rest or self._data or self._name or self._skip_lf) and body.endswith(b"\n\n") and b"\r" not in body:
+        if (
+            not (self._rest or self._data or self._name or self._skip_lf)
+            and body.endswith(b"\n\n")
+            and b"\r" not in body
+        ):
             if body.startswith(b"data: ") and body.find(b"\n") == len(body) - 2:
                 return [SseEvent(body[6:-2])]
             blocks = body[:-2].split(b"\n\n")
