@@ -46,7 +46,7 @@ class TaskStream:
 
     Errors: StreamMismatch, ReceiptMismatch, StreamBroken when reconnects are used up, ApiError when the task cannot be
     read at all.
-    Req: ORCH-2002
+    Req: ORCH-2002, ORCH-4039
     """
 
     def __init__(

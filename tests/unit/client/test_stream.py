@@ -125,9 +125,10 @@ async def test_silence_is_a_broken_connection() -> None:
         return stream_reply(transcript(TEXTS, after_bytes=resume_bytes(asked)))
 
     async with serving(script) as server, AsyncClient(server.url, reconnect=quick) as client:
-        result = await client.stream(TASK_ID).result()
+        stream = client.stream(TASK_ID)
+        result = await stream.result()
         await server.client_left.wait()
-    assert (result.text, result.verified) == (WHOLE, True)
+    assert (result.text, result.verified, stream.reconnects) == (WHOLE, True, 1)
 
 
 async def test_a_conflict_on_resuming_is_a_mismatch() -> None:
