@@ -30,8 +30,11 @@ def dispatch(state: State, now_ms: int) -> None:
 
 
 def _wait_for_warmth(state: State, passed: list[WarmWait], now_ms: int) -> None:
-    for warm in passed:
-        state.emit(SetTimer(("warm", warm.task.key), now_ms + WARM_WAIT_MS))
+    """Bound the wait of each from its beginning: what happens meanwhile does not put its end off."""
+    for task in {warm.task.key: warm.task for warm in passed}.values():
+        if not task.warm_wait_begun:
+            task.warm_wait_begun = True
+            state.emit(SetTimer(("warm", task.key), now_ms + WARM_WAIT_MS))
 
 
 def _bind(state: State, match: Match, now_ms: int) -> None:

@@ -54,6 +54,7 @@ class Task(msgspec.Struct, gc=False):
     reader_seen: bool = False
     unread_since_ms: int = 0
     passes: int = 0
+    warm_wait_begun: bool = False
     warm_wait_over: bool = False
     ended: Ended | None = None
 

@@ -64,13 +64,17 @@ class Driver:
         return ReplyId(self._reply)
 
     def ready(self, replica_id: str, **facts: object) -> list[fx.AnyEffect]:
-        """Bring a replica up."""
+        """Bring a replica up; its model's digest follows from its pool's model."""
+        pool = self.core.state.pools[self.core.state.replicas[ReplicaId(replica_id)].pool_id]
+        facts = {"model_digest": f"digest-{pool.model_ref}"} | facts
         return self.handle(ev.ReplicaReady(ReplicaId(replica_id), msgspec.structs.replace(FACTS, **facts)))
 
-    def submit(self, name: str, *, tenant: Tenant = TENANT, after_ms: int = 0, **fields: object) -> list[fx.AnyEffect]:
-        """Ask for a task; its spec has a short prompt unless told otherwise."""
+    def submit(self, name: str, **fields: object) -> list[fx.AnyEffect]:
+        """Ask for a task, `after_ms` from now; its spec has a short prompt unless told otherwise."""
+        after_ms = fields.pop("after_ms", 0)
+        assert isinstance(after_ms, int)
         spec = msgspec.structs.replace(TaskSpec(prompt="hi", seed=1, max_tokens=8), **fields)
-        return self.handle(ev.TaskSubmitted(self.reply(), TaskId(name), tenant, spec), after_ms)
+        return self.handle(ev.TaskSubmitted(self.reply(), TaskId(name), TENANT, spec), after_ms)
 
     def cancel(self, name: str) -> list[fx.AnyEffect]:
         """Cancel a task."""
@@ -106,8 +110,9 @@ class Driver:
 
     def refusal(self) -> fx.Refuse:
         """Give the one refusal among the last effects."""
-        (found,) = self.wanted(fx.Refuse, self.last)
-        return found
+        found = self.wanted(fx.Refuse, self.last)
+        assert len(found) == 1, f"one refusal was expected, there are {len(found)}"
+        return found[0]
 
     def task(self, name: str) -> Task:
         """Look a task up."""
