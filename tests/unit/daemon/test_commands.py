@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchqueue import __version__
+from orchqueue.adapters.system import DataDirectory
 from orchqueue.daemon.exit_codes import ExitCode
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -175,3 +177,33 @@ def test_documented_exit_statuses_are_all_of_them() -> None:
     text = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
     section = text.partition("## orchestratord")[2].partition("\n## ")[0]
     assert {int(number) for number in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)} == set(map(int, ExitCode))
+
+
+@pytest.mark.timeout(60)
+def test_serve_ends_with_the_documented_status_when_it_cannot_begin(tmp_path: Path) -> None:
+    """Data directory in use, journal damaged, keys open to others, address taken: each has its status and its advice."""
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "pools: [{id: a, engine: llamacpp, model: 'repo:a/b', launch: {mode: external, urls: ['http://127.0.0.1:9']}}]\n"
+    )
+
+    def serve(*options: str) -> tuple[int, str]:
+        done = run("serve", "--config", str(config), "--data-dir", str(tmp_path / "data"), *options)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    with DataDirectory(str(tmp_path / "data")):
+        status, message = serve("--port", "0")
+        assert (status, f"in use by the daemon with pid {os.getpid()}" in message) == (ExitCode.DATA_UNUSABLE, True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, message = serve("--port", str(taken.getsockname()[1]))
+        assert (status, "cannot be listened on" in message) == (ExitCode.CANNOT_LISTEN, True)
+    (tmp_path / "data" / "journal.sqlite").write_bytes(b"rubbish " * 1000)
+    status, message = serve("--port", "0")
+    assert (status, "is damaged" in message) == (ExitCode.DATA_UNUSABLE, True)
+    (tmp_path / "data" / "journal.sqlite").unlink()
+    (tmp_path / "k.json").write_text("{}")
+    (tmp_path / "k.json").chmod(0o644)
+    config.write_text(config.read_text() + "auth: {keys_file: k.json}\n")
+    status, message = serve("--port", "0")
+    assert (status, "chmod 600" in message) == (ExitCode.KEYS_UNUSABLE, True)
