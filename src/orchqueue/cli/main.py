@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from orchqueue.cli.context import Context
 from orchqueue.cli.exit_codes import ExitCode, UsageError, code_of
@@ -16,6 +16,7 @@ from orchqueue.cli.parser import build_parser, command_of
 if TYPE_CHECKING:
     import asyncio
     from argparse import Namespace
+    from types import ModuleType
 
     from orchqueue.cli.parser import Execute
 
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(execute: Execute, context: Context, args: Namespace) -> int:
     import asyncio
 
+    # Unless told that it is absent, httpx imports its own command line, which takes as long as all the rest of it.
+    sys.modules.setdefault("httpx._main", cast("ModuleType", None))
     received: list[int] = []
 
     async def body() -> int:

@@ -57,6 +57,17 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_command_imports_no_other_command_line() -> None:
+    """Posting a task loads the HTTP client without the client's own command line and its formatting."""
+    probe = (
+        "import sys\nfrom orchqueue.cli.main import main\n"
+        "status = main(['--url', 'http://127.0.0.1:9', '-q', 'submit', 'hi'])\n"
+        "print(status, sorted({'httpx', 'rich', 'click', 'pygments'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout == "6 ['httpx']\n"
+
+
 def test_every_exit_status_is_documented() -> None:
     """docs/exit-codes.md and the help name exactly the statuses that exist."""
     text = (DOCS / "exit-codes.md").read_text()
