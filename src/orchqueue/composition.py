@@ -25,13 +25,13 @@ from orchqueue.adapters.processes.launched import end_leftovers
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.adapters.system import DataDirectory, SystemClock
 from orchqueue.adapters.telemetry import MetricsTelemetry
+from orchqueue.config.changes import merge
 from orchqueue.config.problems import ConfigError
 from orchqueue.config.settings import is_strict, replica_ids, to_settings
 from orchqueue.config.types import Config, Pool
 from orchqueue.core.events import AnyEvent
 from orchqueue.core.ids import PoolId
 from orchqueue.core.outcome import Fault
-from orchqueue.core.settings import Settings
 from orchqueue.http.app import build_app
 from orchqueue.http.auth import Access
 from orchqueue.http.limits import EdgeLimits
@@ -39,6 +39,7 @@ from orchqueue.http.server import EdgeServer, bind, tls_context
 from orchqueue.ports.errors import CannotListen
 from orchqueue.ports.journal import Journal
 from orchqueue.ports.process import ReplicaHost
+from orchqueue.runtime.gate import NewSettings
 from orchqueue.runtime.lifecycle import Resources, Runtime
 from orchqueue.runtime.supervision import Supervision
 
@@ -242,11 +243,21 @@ def _edge_limits(config: Config) -> EdgeLimits:
     )
 
 
-def _read_settings(read_config: ReadConfig) -> Settings | list[Fault]:
-    try:
-        return to_settings(read_config())
-    except ConfigError as error:
-        return [Fault(f"/{p.path}" if p.path else "", p.message) for p in error.problems]
+class _ConfigInForce:
+    """The configuration that the daemon runs with, and how it takes over a newer one."""
+
+    def __init__(self, config: Config, read_config: ReadConfig) -> None:
+        self._config = config
+        self._read_config = read_config
+
+    def renew(self) -> NewSettings | list[Fault]:
+        """Read the file again; what it says is in force from here on, as far as that needs no restart."""
+        try:
+            changes = merge(self._config, self._read_config())
+        except ConfigError as error:
+            return [problem.fault() for problem in error.problems]
+        self._config = changes.config
+        return NewSettings(to_settings(changes.config), changes.applied, changes.needs_restart)
 
 
 def _url(config: Config, bound: socket.socket) -> str:

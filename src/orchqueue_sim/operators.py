@@ -86,8 +86,6 @@ class Operators:
 
     def _settings(self) -> ev.AnyEvent:
         old = self._plan.settings
-        if self._rng.random() < 0.2:
-            return ev.SettingsReplaced(NOBODY, msgspec.structs.replace(old, pools=old.pools[1:]))
         return ev.SettingsReplaced(NOBODY, self._changed(old))
 
     def _changed(self, old: Settings) -> Settings:

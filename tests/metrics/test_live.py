@@ -114,3 +114,23 @@ def test_keys_work_while_the_daemon_serves(tmp_path: Path) -> None:
     whole = "\n".join(daemon.log + daemon.said)
     assert first_key not in whole
     assert key.split("_", 2)[2] not in whole
+
+
+@pytest.mark.req("ORCH-3031")
+@pytest.mark.timeout(90)
+def test_a_broken_file_is_told_field_by_field_on_reload_and_changes_nothing(tmp_path: Path) -> None:
+    """A reload tells the same problems as `check`, with JSON pointers; the old configuration stays."""
+    with serving(tmp_path) as daemon:
+        config = tmp_path / "orchqueue.yaml"
+        good = config.read_text(encoding="utf-8")
+        config.write_text(good + "server: {port: -1}\nsevrer: 1\n", encoding="utf-8")
+        refused = httpx.post(f"{daemon.url}/v1/config/reload", timeout=10)
+        assert refused.status_code == 400
+        assert [fault["pointer"] for fault in refused.json()["faults"]] == ["/server/port", "/sevrer"]
+        assert stream(daemon.url, {"prompt": "a", "max_tokens": 4})
+        config.write_text(good + "logging: {level: error}\n", encoding="utf-8")
+        waiting = httpx.post(f"{daemon.url}/v1/config/reload", timeout=10)
+        assert waiting.json() == {"applied": [], "needs_restart": ["/logging/level"]}
+        config.write_text(good + "    queue: {capacity: 9}\n", encoding="utf-8")
+        taken = httpx.post(f"{daemon.url}/v1/config/reload", timeout=10)
+        assert taken.json()["applied"] == ["/pools/0/queue/capacity"]

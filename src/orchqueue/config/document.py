@@ -69,8 +69,6 @@ def read_document(data: bytes) -> Document:
         return document
     try:
         text = data.decode("utf-8-sig")
-        if _nesting(text) > DEPTH_LIMIT:
-            raise _TooBig
         node = YAML(typ="safe", pure=True).compose(text)
         if node is not None:
             document.value = _Builder(document).build(node, (), 0)
@@ -89,20 +87,6 @@ def read_document(data: bytes) -> Document:
     except YAMLError as error:
         document.problems.append(Problem("", 0, 0, f"not YAML: {str(error)[:200]}"))
     return document
-
-
-def _nesting(text: str) -> int:
-    """Bound the depth of flow collections from above before the recursive parser sees them."""
-    depth = deepest = 0
-    for character in text:
-        if character in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]}" and depth:
-            depth -= 1
-        elif character == "\n" and depth > DEPTH_LIMIT:
-            break
-    return deepest
 
 
 def _syntax_problem(error: MarkedYAMLError) -> Problem:

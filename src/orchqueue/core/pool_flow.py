@@ -184,7 +184,7 @@ def _launch(state: State, pool: Pool, replica: Replica, now_ms: int) -> None:
     state.emit(StartReplica(replica.replica_id, pool.model_ref))
 
 
-def replica_of_reload_ready(state: State, pool: Pool) -> None:
+def replica_of_reload_ready(state: State, pool: Pool, now_ms: int) -> None:
     """Finish a reload once every replica serves the wanted model."""
     if pool.mode != "reloading" or not all(r.ready for r in pool.replicas.values()):
         return
@@ -193,7 +193,16 @@ def replica_of_reload_ready(state: State, pool: Pool) -> None:
     if not pool.reload_failed:
         pool.previous_model_ref = pool.replaced_model_ref
     pool.reload_failed = False
+    _end_those_left_behind(state, pool, now_ms)
     state.emit(Note("info", "pool_reload_done", {"pool_id": pool.pool_id, "detail": text, "model_id": pool.model_ref}))
+
+
+def _end_those_left_behind(state: State, pool: Pool, now_ms: int) -> None:
+    """End what waits for a model that is no longer served here: it must not run on another one."""
+    text = f"pool {pool.pool_id} serves {pool.model_ref} now; send the task again for another pool or model"
+    for task in [t for line in pool.queue.lines.values() for t in line]:
+        if task.spec.model_ref not in (None, pool.model_ref):
+            end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, text, retry_after_ms=1_000)
 
 
 def replica_of_reload_lost(state: State, pool: Pool, error: str, now_ms: int) -> None:
@@ -231,38 +240,17 @@ def go_on_after_stop(state: State, replica: Replica, now_ms: int) -> None:
 def on_settings(state: State, event: SettingsReplaced) -> None:
     """Take new policies for the same pools and replicas, all at once.
 
-    Req: ORCH-3030
+    Req: ORCH-3030, ORCH-3031
     """
-    structural = _structural_changes(state, event)
-    if structural:
-        text = "these changes need a restart: " + "; ".join(f.pointer for f in structural)
-        state.emit(Refuse(event.reply, Refusal(Outcome.CONFLICT, text, tuple(structural))))
-        return
+    pools = {settings.pool_id: settings for settings in event.settings.pools}
+    assert pools.keys() == state.pools.keys(), "pools cannot come and go while the daemon runs"
     state.settings = event.settings
     state.sessions.limits = event.settings.sessions
-    for settings in event.settings.pools:
-        pool = state.pools[settings.pool_id]
-        pool.settings = settings
+    for pool in state.pools.values():
+        pool.settings = pools[pool.pool_id]
         old_weights = pool.queue.weights
-        pool.queue.configure(settings.capacity, settings.classes)
+        pool.queue.configure(pool.settings.capacity, pool.settings.classes)
         if pool.queue.weights != old_weights:
             pool.share = fairness.new_state(pool.queue.weights)
-    state.emit(Done(event.reply, {"pools": len(state.pools)}), Note("info", "config_reloaded", {}))
+    state.emit(Done(event.reply), Note("info", "config_reloaded", {}))
     state.dirty = True
-
-
-LIVE_FIELDS = frozenset(
-    {"capacity", "classes", "timeouts", "supervision", "max_attempts", "workloads", "sampler_profile_version"}
-)
-
-
-def _structural_changes(state: State, event: SettingsReplaced) -> list[Fault]:
-    new = {p.pool_id: p for p in event.settings.pools}
-    faults = [
-        Fault(f"/pools/{name}", "pools cannot be removed or added live") for name in new.keys() ^ state.pools.keys()
-    ]
-    for name in new.keys() & state.pools.keys():
-        old = state.pools[name].settings
-        changed = [f for f in old.__struct_fields__ if getattr(old, f) != getattr(new[name], f)]
-        faults.extend(Fault(f"/pools/{name}/{f}", "cannot be changed live") for f in changed if f not in LIVE_FIELDS)
-    return sorted(faults, key=lambda f: f.pointer)

@@ -10,6 +10,8 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from typing import TypeAlias
 
+import msgspec
+
 from orchqueue.core import views
 from orchqueue.core.effects import Accept, Done
 from orchqueue.core.events import (
@@ -35,7 +37,16 @@ from orchqueue.runtime.loop import Loop
 from orchqueue.runtime.replies import Answer, Replies
 from orchqueue.runtime.streams import Streams
 
-SettingsSource: TypeAlias = Callable[[], Settings | list[Fault]]
+
+class NewSettings(msgspec.Struct, frozen=True):
+    """What a changed configuration comes to. Shape: JSON pointers into the file."""
+
+    settings: Settings
+    applied: tuple[str, ...] = ()
+    needs_restart: tuple[str, ...] = ()
+
+
+SettingsSource: TypeAlias = Callable[[], NewSettings | list[Fault]]
 
 
 class Gate:
@@ -89,12 +100,22 @@ class Gate:
         return await self._control(lambda reply: RollbackRequested(reply, pool_id))
 
     async def reload_config(self) -> Done | Refusal:
-        """Read the configuration again and take it over as a whole, or not at all."""
+        """Read the configuration again and take over what can change live; a file with any problem changes nothing.
+
+        Shape: `detail` holds `applied` and `needs_restart`, pointers separated by newlines.
+        """
         found = await asyncio.to_thread(self._read_settings)
         if isinstance(found, list):
             text = "the configuration has problems, so nothing was changed: " + "; ".join(f.message for f in found)
             return Refusal(Outcome.INVALID, text, tuple(found))
-        return await self._control(lambda reply: SettingsReplaced(reply, found))
+        answer = await self._control(lambda reply: SettingsReplaced(reply, found.settings))
+        if isinstance(answer, Refusal):
+            return answer
+        detail: dict[str, str | int] = {
+            "applied": "\n".join(found.applied),
+            "needs_restart": "\n".join(found.needs_restart),
+        }
+        return Done(answer.reply, detail)
 
     async def task(self, key: TaskKey) -> TaskPicture | None:
         """Look at a task."""

@@ -12,6 +12,7 @@ from orchqueue.core.request import TaskSpec, with_seed
 from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
 from orchqueue.ports.engine import AttemptSink, Completion, Replica
 from orchqueue.ports.journal import JournalWatcher
+from orchqueue.runtime.gate import NewSettings
 from orchqueue.runtime.lifecycle import Resources, Runtime
 from orchqueue.runtime.stream_log import Reader
 
@@ -194,7 +195,7 @@ class Rig:
                 journal=self.journal,
                 telemetry=self.telemetry,
                 make_supervisor=self._make_replicas,
-                read_settings=lambda: self.settings,
+                read_settings=lambda: NewSettings(self.settings),
                 on_bug=self.bugs.append,
                 stall_ms=5_000,
             ),
