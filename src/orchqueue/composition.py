@@ -111,7 +111,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
                 journal=_journal(config, data),
                 telemetry=telemetry,
                 make_supervisor=_supervisor_maker(config, replicas_dir),
-                read_settings=lambda: _read_settings(read_config),
+                read_settings=_ConfigInForce(config, read_config).renew,
                 on_bug=on_bug,
                 stall_ms=config.journal.stall_ms,
                 readers_per_task=config.server.limits.readers_per_task,
