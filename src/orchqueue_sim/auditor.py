@@ -49,6 +49,7 @@ class Auditor:
         self.told_ended: dict[TaskKey, Outcome] = {}
         self.canceled: set[TaskKey] = set()
         self.outcomes: Counter[str] = Counter()
+        self._restored: dict[TaskKey, Outcome] = {}
         self._counting: dict[TaskKey, TaskSpec] = {}
         self._cancel_replies: dict[int, TaskKey] = {}
         self._running: dict[ReplicaId, set[AttemptId]] = {}
@@ -79,6 +80,7 @@ class Auditor:
             case ev.TaskRestored():
                 # It ended durably but the daemon died before telling: from now on it can be read.
                 key = task_key(event.accepted.tenant, event.accepted.task_id)
+                self._restored[key] = event.ended.outcome
                 if key in self.told_accepted:
                     self.told_ended.setdefault(key, event.ended.outcome)
             case ev.CancelRequested():
@@ -216,6 +218,8 @@ class Auditor:
             if effect.key not in self._disk.ever_accepted:
                 raise Violation(f"{effect.key} was told 202 before its acceptance was durable")
             self.told_accepted.add(effect.key)
+            if effect.key in self._restored and effect.key not in self.tracks:
+                self.told_ended.setdefault(effect.key, self._restored[effect.key])
         elif isinstance(effect, fx.Done):
             key = self._cancel_replies.pop(effect.reply, None)
             if key is not None:
@@ -254,8 +258,10 @@ class Auditor:
         """See how many slots a replica has now."""
         self._slots[replica_id] = slots
 
-    def engine_runs(self, effect: fx.StartAttempt, text: str) -> None:
+    def engine_runs(self, effect: fx.StartAttempt, model_ref: str, text: str) -> None:
         """See an engine begin an attempt that will give this text."""
+        if effect.spec.model_ref not in (None, model_ref):
+            raise Violation(f"{effect.key} asked for {effect.spec.model_ref} and runs on {model_ref}")
         running = self._running.setdefault(effect.replica_id, set())
         running.add(effect.attempt_id)
         if len(running) > self._slots.get(effect.replica_id, 0):
@@ -286,6 +292,7 @@ class Auditor:
         self._attempts.clear()
         self._cancel_replies.clear()
         self._counting.clear()
+        self._restored.clear()
         self._order.life_over()
         self._turns.life_over()
 

@@ -84,7 +84,7 @@ class Crowd:
         spec = TaskSpec(
             prompt=f"task {number} " + "x" * size,
             session_id=f"s{rng.randrange(plan.sessions)}" if plan.sessions and rng.random() < 0.5 else None,
-            model_ref=rng.choice(models) if len(models) > 1 and rng.random() < 0.9 else None,
+            model_ref=rng.choice(models) if rng.random() < (0.9 if len(models) > 1 else 0.3) else None,
             priority=rng.choice(("interactive", "interactive", "batch")),
             determinism=rng.choice((None, None, "best_effort", "strict")),
             max_tokens=rng.choice((1, 4, 16, 64)),
@@ -135,6 +135,8 @@ class Crowd:
 
     def on_reply(self, reply: ReplyId, effect: fx.AnyEffect) -> None:
         """Hear an answer; after a refusal that may be tried again, half of the clients do when they were told to."""
+        if self._plan.has("lost_replies") and self._rng.random() < 0.2:
+            return  # the connection broke; patience runs out and the same request is sent again
         wish = self._waiting.pop(reply, None)
         if wish is None:
             return

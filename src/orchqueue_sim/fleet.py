@@ -197,7 +197,7 @@ class Fleet:
         box = self.boxes[effect.replica_id]
         run = Run(effect.attempt_id, effect.replica_id, answer(effect.spec, box.model_ref))
         self.runs[run.attempt_id] = run
-        self._audit.engine_runs(effect, run.answer.text)
+        self._audit.engine_runs(effect, box.model_ref, run.answer.text)
         if not box.up:
             self._free(run)
             self._after(0, 5, partial(self._break, run))

@@ -199,6 +199,14 @@ def not_serving(pools: tuple[Pool, ...], now_ms: int) -> Refusal | None:
     )
 
 
+def model_replaced(pool: Pool, spec: TaskSpec) -> Refusal | None:
+    """Refuse a task whose model was replaced while its prompt was counted."""
+    if spec.model_ref in (None, pool.model_ref):
+        return None
+    text = f"pool {pool.pool_id} serves {pool.model_ref} by now"
+    return _invalid([Fault("/model_ref", text)])
+
+
 def no_turn_left(state: State, tenant: Tenant, spec: TaskSpec, now_ms: int) -> Refusal | None:
     """Refuse a turn beyond the session's last; the caller evicts the session.
 

@@ -52,7 +52,7 @@ def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
     state.emit(SetTimer(("stable", replica.replica_id), now_ms + pool.settings.supervision.stable_after_ms))
     state.emit(Count("preload_outcomes_total", (pool.settings.engine, pool.pool_id, "ready")))
     state.emit(_note("info", "replica_ready", pool, replica))
-    replica_of_reload_ready(state, pool)
+    replica_of_reload_ready(state, pool, now_ms)
     state.dirty = True
 
 

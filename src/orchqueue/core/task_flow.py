@@ -160,6 +160,7 @@ def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, no
     refusal = (
         _stopped(state)
         or admission.not_serving((pool,), now_ms)
+        or admission.model_replaced(pool, task.spec)
         or admission.too_long(pool, task.spec, counted)
         or _no_turn(state, task.tenant, task.spec, now_ms)
         or admission.misses_deadline(pool, task.spec, counted.tokens)
@@ -279,10 +280,10 @@ def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> 
     """
     for key in event.keys:
         task = state.active.get(key)
-        if task is None:
-            continue
-        end(state, task, Outcome.JOURNAL_DOWN, now_ms, "withdrawn: the journal could not be written")
-        forget(state, key)
+        if task is not None:
+            end(state, task, Outcome.JOURNAL_DOWN, now_ms, "withdrawn: the journal could not be written")
+        if key in state.retained:
+            forget(state, key)
 
 
 def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
@@ -295,7 +296,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     """
     task = _from_record(state, event.accepted)
     pool, homeless = state.pools.get(event.accepted.pool_id), False
-    if pool is None:
+    if pool is None or admission.model_replaced(pool, task.spec):
         fit = admission.fitting_pools(state, task.spec)
         homeless = isinstance(fit, Refusal)
         pool = next(iter(state.pools.values())) if isinstance(fit, Refusal) else fit.pools[0]

@@ -6,7 +6,8 @@ import pytest
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import PoolId, ReplicaId
-from tests.unit.core.driving import Driver, both_classes, pool_settings
+from orchqueue.core.outcome import Outcome
+from tests.unit.core.driving import Driver, both_classes, key, pool_settings
 
 P = PoolId("p")
 
@@ -68,3 +69,46 @@ def test_new_weights_hold_from_the_next_start_on() -> None:
     for attempt in range(2, 12):
         core.complete(attempt)
     assert "b" in core.starts
+
+
+@pytest.mark.req("ORCH-2102")
+def test_a_task_that_named_the_old_model_does_not_run_on_the_new_one() -> None:
+    """What waited for the replaced model is told so and may be sent again; what named no model runs."""
+    core = Driver()
+    core.submit("running")
+    core.submit("named", model_ref="m")
+    core.submit("any")
+    reload(core, "new")
+    core.complete(1)
+    core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
+    core.ready("pr0")
+    assert core.starts == ["running", "any"]
+    (told,) = [f.ended for f in core.wanted(fx.Finish) if f.key == key("named")]
+    assert told.outcome is Outcome.POOL_UNAVAILABLE
+    assert told.retry_after_ms is not None
+
+
+@pytest.mark.req("ORCH-2102")
+def test_a_failed_reload_leaves_those_waiting_who_named_the_old_model() -> None:
+    """When the old model comes back, they are served by it."""
+    core = Driver()
+    core.submit("running")
+    core.submit("named", model_ref="m")
+    reload(core, "new")
+    core.complete(1)
+    core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
+    core.handle(ev.ReplicaLost(ReplicaId("pr0"), "exit", "new model fails"))
+    core.ready("pr0")
+    assert core.starts == ["running", "named"]
+
+
+@pytest.mark.req("ORCH-2102", "ORCH-3014")
+def test_a_model_replaced_while_a_prompt_was_counted_is_unknown() -> None:
+    """The name that was known when the request came is not known any more."""
+    core = Driver()
+    core.submit("t", model_ref="m", prompt="x" * 300)
+    reload(core, "new")
+    core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
+    core.ready("pr0")
+    core.handle(ev.PromptCounted(key("t"), 10))
+    assert [f.pointer for f in core.refusal().refusal.faults] == ["/model_ref"]

@@ -59,3 +59,20 @@ def test_a_turn_too_many_ends_the_session_also_when_its_prompt_was_counted() -> 
     assert core.refusal().refusal.faults[0].pointer == "/session_id"
     core.submit("anew", session_id="s")
     assert core.task("anew").admission is not None
+
+
+@pytest.mark.req("ORCH-3024", "ORCH-4013")
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_withdrawn_acceptance_leaves_nothing_behind(*, ended: bool) -> None:
+    """A client that was told 503 may use its task_id again for a fresh task, also when the old one ended meanwhile."""
+    core = Driver()
+    core.submit("running")
+    core.submit("t")
+    if ended:
+        core.cancel("t")
+    core.handle(ev.JournalStalled("disk full"))
+    core.handle(ev.AcceptsWithdrawn((key("t"),)))
+    assert key("t") not in core.core.state.tasks
+    core.handle(ev.JournalHealed())
+    core.submit("t", prompt="another body")
+    assert [a.repeated for a in core.wanted(fx.Accept, core.last)] == [False]
