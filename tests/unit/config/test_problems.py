@@ -106,7 +106,8 @@ def test_each_problem_says_how_to_mend_it(line: str, fix: str) -> None:
         (b"pools: &a [*a]\n", "nested too deep"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (b"pools: \x00\n", "a character that YAML does not allow"),
-        (b"pools: " + b"[" * 5000, "nested too deep"),
+        (b"pools: " + b"[" * 20_000, "nested too deep"),
+        (b"pools: " + b"{a: " * 10_000, "nested too deep"),
         (b"- " * 3000 + b"x", "nested too deep"),
         (b"pools: !!python/object/apply:os.system [ls]\n", "python/object/apply:os.system is not allowed"),
         (b"--- {pools: []}\n--- {pools: []}\n", "found another document"),
@@ -137,6 +138,12 @@ def test_aliases_cannot_expand_beyond_bounds() -> None:
     for before, name in zip("abcdefg", "bcdefgh", strict=True):
         lines.append(f"{name}: &{name} [" + ", ".join([f"*{before}"] * 8) + "]")
     assert [line for line in told("\n".join(lines)) if "expands too far" in line]
+
+
+def test_brackets_in_text_are_not_nesting() -> None:
+    """A value that is full of brackets is a value."""
+    text = f"pools: [{POOL % ''}]\nmodel_dir: '{'[' * 200}'\n"
+    assert [line.partition(": ")[2] for line in told(text)] == [f"there is no directory /nonexistent/{'[' * 200}"]
 
 
 def test_an_alias_that_stays_small_is_allowed() -> None:
