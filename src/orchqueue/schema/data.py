@@ -303,7 +303,7 @@ class MetricsEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
 ModelDigest: TypeAlias = Annotated[
     str,
     Meta(
-        description="The digest of the model's weights, `sha256:` and hex where we computed it.",
+        description="The sha256 of the model's weights in hex, or what the operator of an external engine says it is; empty where nobody knows.",
         max_length=256,
     ),
 ]
