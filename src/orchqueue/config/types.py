@@ -201,6 +201,9 @@ class Limits(Section, frozen=True):
     idle_timeout_ms: Annotated[Milliseconds, Meta(description="An unused connection is closed after it.")] = 75_000
     connections: Annotated[Count, Meta(description="At once; one more is answered 429 and closed.")] = 4096
     readers_per_task: Annotated[int, Meta(ge=1, le=10_000, description="Of one stream at once.")] = 16
+    stalled_reader_ms: Annotated[
+        Milliseconds, Meta(description="A reader that takes nothing for so long is closed; it may resume.")
+    ] = 30_000
 
 
 class Tls(Section, frozen=True):
