@@ -71,13 +71,14 @@ sim-replay: $(STAMP) ## Repeat one simulated run and tell its story (SEED=n)
 	@$(VENV)/bin/orchq-sim replay --seed $(SEED)
 
 .PHONY: bench-setup
-bench-setup: $(STAMP) ## Build .venv-bench with the peers that benchmarks compare us with
+bench-setup: $(STAMP) ## Build the load harness, and .venv-bench with the peers to compare with
 	@test -x .venv-bench/bin/python || "$(PYTHON)" -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/bench.lock
+	@$(PY) -m benchmarks.harness
 
 .PHONY: bench
-bench: $(STAMP) ## Measure, and print the figures of docs/performance.md
-	@$(PY) -m benchmarks
+bench: $(STAMP) ## Measure everything, about 10 minutes (ONLY="core relay", QUICK=1)
+	@$(PY) -m benchmarks $(ONLY) $(if $(QUICK),--quick)
 
 .PHONY: gen
 gen: $(STAMP) ## Regenerate types, schemas and tables from the contracts

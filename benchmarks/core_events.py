@@ -217,7 +217,7 @@ def in_own_process(depth: int) -> float:
 def measure(quick: bool) -> Report:
     """Take every figure of the core."""
     report = Report("core_events", quick)
-    rounds, tasks, depth, samples = (1, 640, 2_000, 100) if quick else (5, 6_400, DEPTH, 1_000)
+    rounds, tasks, depth, samples = (1, 128, 500, 50) if quick else (5, 6_400, DEPTH, 1_000)
     rates = [whole_tasks(tasks) for _ in range(rounds)]
     report.add("events, submit to close, 32 tokens a task", median(rates), "1/s", f"median of {rounds} rounds")
     report.add("tasks, submit to close, 32 tokens a task", median(rates) / (TOKENS + 3), "1/s")

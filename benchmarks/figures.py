@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -66,9 +67,11 @@ def quantile(values: Sequence[float], share: float) -> float:
 
     >>> quantile([3, 1, 2], 0.5), quantile([1, 2], 0.99)
     (2, 2)
+    >>> quantile(range(1, 201), 0.99)
+    198
     """
     ordered = sorted(values)
-    return ordered[max(0, min(len(ordered) - 1, -(-int(share * len(ordered) * 1_000_000) // 1_000_000) - 1))]
+    return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]
 
 
 def print_table(report: Report) -> None:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -80,6 +79,8 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(5)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 def free_port() -> int:
@@ -99,16 +100,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def await_ready(server: Server, path: str) -> Server:
+def await_ready(server: Server, path: str, log: Path) -> Server:
     """Wait until a server answers.
 
-    Errors: RuntimeError when it ends or takes too long.
+    Errors: RuntimeError when it ends or takes too long, with the end of its log.
     """
     deadline = time.monotonic() + READY_DEADLINE_S
     while not answers(f"http://127.0.0.1:{server.port}{path}"):
         if server.process.poll() is not None or time.monotonic() > deadline:
             server.stop()
-            raise RuntimeError(f"{server.name} did not come up (status {server.process.poll()})")
+            raise RuntimeError(f"{server.name} did not come up:\n{log.read_text()[-2000:]}")
         time.sleep(0.05)
     return server
 
@@ -156,11 +157,11 @@ def own_daemon(command: Sequence[str | Path], folder: Path, *, pinned: bool = Tr
     url = next((word for word in line.split() if word.startswith("http://")), None)
     if url is None:
         process.kill()
+        process.communicate()
         raise RuntimeError("the daemon did not start:\n" + (folder / "daemon.log").read_text()[-2000:])
-    threading.Thread(target=process.stdout.read, daemon=True).start()
     server = Server("orchqueue", process, int(url.rpartition(":")[2]), "/v1/tasks", "text/event-stream")
     try:
-        yield await_ready(server, "/readyz")
+        yield await_ready(server, "/readyz", folder / "daemon.log")
     finally:
         server.stop()
 
@@ -180,7 +181,7 @@ def nginx(folder: Path, engine: Harness) -> Iterator[Server | None]:
     process = _spawn([binary, "-p", folder, "-c", config], folder / "nginx.out")
     server = Server("nginx", process, port, "/completion")
     try:
-        yield await_ready(server, "/health")
+        yield await_ready(server, "/health", folder / "nginx.out")
     finally:
         server.stop()
 
@@ -209,6 +210,6 @@ def router(name: str, folder: Path, engine: Harness) -> Iterator[Server | None]:
     process = _spawn(command, folder / f"{name}.log")
     server = Server(name, process, port, "/v1/completions")
     try:
-        yield await_ready(server, "/health")
+        yield await_ready(server, "/health", folder / f"{name}.log")
     finally:
         server.stop()

@@ -1,0 +1,73 @@
+"""Every driver runs through in a few seconds and reports figures that can be true."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks import admission, cancel, core_events, first_token, memory, relay
+from benchmarks.figures import Report
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="the harness is built with gcc")
+
+
+def checked(measure: Callable[[bool], Report]) -> Report:
+    """Run a driver quickly; every figure it reports is above zero but for differences and counts of what must not be."""
+    report = measure(True)
+    assert report.quick
+    impossible = [
+        f for f in report.figures if f.value <= 0 and not f.name.startswith(("added", "tokens after", "open stream"))
+    ]
+    assert report.figures
+    assert impossible == []
+    return report
+
+
+@pytest.mark.timeout(120)
+def test_core() -> None:
+    """The core is measured without a compiler, an engine or a socket."""
+    assert checked(core_events.measure).value("memory of a waiting task, allocated") > 500
+
+
+@needs_gcc
+@pytest.mark.timeout(120)
+def test_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our daemon relays for the harness, whether or not peers are there."""
+    monkeypatch.setattr(relay, "ROUTERS", ())
+    report = checked(relay.measure)
+    assert report.value("orchqueue: CPU a token") > 1
+
+
+@needs_gcc
+@pytest.mark.timeout(120)
+def test_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine itself, our daemon and its undurable twin are all asked."""
+    monkeypatch.setattr(relay, "ROUTERS", ())
+    report = checked(first_token.measure)
+    assert {"engine directly: p50", "orchqueue: p50", "orchqueue, journal in memory: p50"} <= {
+        f.name for f in report.figures
+    }
+
+
+@needs_gcc
+@pytest.mark.timeout(120)
+def test_admission() -> None:
+    """Both journals accept every task that was posted."""
+    assert len(checked(admission.measure).figures) == 16
+
+
+@needs_gcc
+@pytest.mark.timeout(120)
+def test_memory() -> None:
+    """Waiting tasks are weighed, and streams are opened on more than nothing."""
+    assert checked(memory.measure).value("daemon at rest") > 10
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(180)
+def test_cancel() -> None:
+    """No text follows a 204 in any phase, with the real model."""
+    report = checked(cancel.measure)
+    assert set(report.detail) == {"waiting", "prefill", "decode", "just finished"}
