@@ -115,6 +115,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
                 on_bug=on_bug,
                 stall_ms=config.journal.stall_ms,
                 readers_per_task=config.server.limits.readers_per_task,
+                stalled_reader_ms=config.server.limits.stalled_reader_ms,
             ),
         )
         stack.push_async_callback(runtime.stop)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from orchqueue.core.ids import PoolId, ReplicaId, Tenant
+from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.request import Priority, Workload
 
 FullPolicy = Literal["reject", "drop-lru", "shed-low-priority"]
@@ -78,7 +78,6 @@ class PoolSettings(msgspec.Struct, frozen=True):
     timeouts: Timeouts = Timeouts()
     supervision: Supervision = Supervision()
     max_attempts: int = 5
-    zone: str | None = None
 
 
 class SessionLimits(msgspec.Struct, frozen=True):
@@ -99,20 +98,12 @@ class Retention(msgspec.Struct, frozen=True):
     max_bytes: int = 1 << 30
 
 
-class TenantSettings(msgspec.Struct, frozen=True):
-    """One paying tenant."""
-
-    tenant: Tenant
-    weight: int = 1
-
-
 class Settings(msgspec.Struct, frozen=True):
     """Everything the core is configured with."""
 
     pools: tuple[PoolSettings, ...]
     sessions: SessionLimits = SessionLimits()
     retention: Retention = Retention()
-    tenants: tuple[TenantSettings, ...] = ()
     disconnect_grace_ms: int = 10_000
     metrics_interval_ms: int = 1_000
     poison_kills: int = 3

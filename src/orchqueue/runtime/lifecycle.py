@@ -48,6 +48,7 @@ class Resources(msgspec.Struct):
     on_bug: Callable[[Exception], None]
     stall_ms: int = 10_000
     readers_per_task: int = 16
+    stalled_reader_ms: int = 30_000
 
 
 class Runtime:
@@ -56,7 +57,9 @@ class Runtime:
     def __init__(self, settings: Settings, resources: Resources) -> None:
         self._resources = resources
         self._settings = settings
-        self.streams = Streams(readers_per_task=resources.readers_per_task)
+        self.streams = Streams(
+            readers_per_task=resources.readers_per_task, stalled_reader_ms=resources.stalled_reader_ms
+        )
         self.loop = Loop(Orchestrator(settings), resources.clock, resources.on_bug)
         self.supervisor = resources.make_supervisor(self.loop.mailbox.post)
         self._timers = Timers(resources.clock, self.loop.fire)
