@@ -8,11 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import monotonic
 
 import msgspec
 
+from orchqueue_sim.mutants import MUTANTS
 from orchqueue_sim.plan import draw
 from orchqueue_sim.timeline import Timeline
 from orchqueue_sim.world import Report, run
@@ -103,8 +105,24 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     many.add_argument("--seeds", type=int, default=200, help="how many runs")
     many.add_argument("--start", type=int, default=0, help="the first seed")
     many.add_argument("--processes", type=int, default=None, help="default: one for each core")
-    many.set_defaults(act=lambda args: campaign(args.start, args.seeds, args.processes))
+    many.set_defaults(act=_run)
     one = commands.add_parser("replay", help="repeat one run and tell its story")
     one.add_argument("--seed", type=int, required=True)
     one.add_argument("--only", default="", help="tell only what mentions this, for example a task id")
-    one.set_defaults(act=lambda args: replay(args.seed, args.only))
+    one.set_defaults(act=_replay)
+    for command in (many, one):
+        command.add_argument("--mutant", choices=sorted(MUTANTS), help="plant this bug and see it caught")
+
+
+def _run(args: argparse.Namespace) -> int:
+    with _planted(args.mutant):
+        return campaign(args.start, args.seeds, 1 if args.mutant else args.processes)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    with _planted(args.mutant):
+        return replay(args.seed, args.only)
+
+
+def _planted(mutant: str | None) -> AbstractContextManager[object]:
+    return MUTANTS[mutant]() if mutant else nullcontext()

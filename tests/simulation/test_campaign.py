@@ -86,6 +86,8 @@ def test_the_command_line_runs_and_replays(capsys: pytest.CaptureFixture[str]) -
     """`orchq-sim run` and `replay` reach the campaign and say that all was well."""
     assert main.main(["run", "--seeds", "3", "--start", "5", "--processes", "1"]) == 0
     assert "3 of 3 seeds kept every promise" in capsys.readouterr().out
+    assert main.main(["run", "--seeds", "3", "--start", "2", "--mutant", "finish_twice"]) == 1
+    assert "ends twice" in capsys.readouterr().out
     assert main.main(["replay", "--seed", "5", "--only", "ReplicaReady"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("seed 5: ")
