@@ -6,7 +6,7 @@ Req: ORCH-3009, ORCH-3017, ORCH-3038
 from __future__ import annotations
 
 from orchqueue.core import labels
-from orchqueue.core.effects import ClearTimer, EmitTokens, Note, Observe, ProbeReplica, SetTimer
+from orchqueue.core.effects import ClearTimer, Count, EmitTokens, Note, Observe, ProbeReplica, SetTimer
 from orchqueue.core.ending import end, task_fields
 from orchqueue.core.estimate import smooth
 from orchqueue.core.events import AttemptClosed, AttemptCompleted, AttemptFailed, AttemptFailure, ChunksArrived
@@ -112,6 +112,8 @@ def fail_attempt(
     verdict = after_failure(task, failure, live, pool.settings.max_attempts, state.settings.poison_kills)
     fields = task_fields(state, task) | {"replica_id": replica_id, "failure": failure, "detail": detail}
     state.emit(Note("warning", "attempt_failed", fields))
+    if failure == "lost":
+        state.emit(Count("failovers_total", (verdict.value if verdict else "retried",)))
     if verdict is not None:
         end(state, task, verdict, now_ms, f"{_story(verdict)} ({detail})")
         return

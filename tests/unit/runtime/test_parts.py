@@ -56,6 +56,7 @@ async def test_start_on_a_replica_that_is_gone_is_tried_elsewhere() -> None:
     rig.journal.commit()
     assert ("probe", "p-0") in rig.replicas.asked
     assert len(rig.replicas.engines["p-1"].attempts) == 1
+    assert rig.telemetry.counts["failovers_total"] == 1
 
 
 async def test_attempt_that_fails_inside_start_is_handled() -> None:
