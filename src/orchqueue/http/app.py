@@ -37,7 +37,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         begun_s = monotonic()
-        exchange: ConnectionExchange = scope["extensions"]["orchqueue"]
+        exchange: ConnectionExchange = scope["extensions"].pop("orchqueue")  # the scope must not hold what holds it
         request = Request(scope, receive, exchange)
         try:
             answer = await self._answer(request)
@@ -63,7 +63,8 @@ class App:
         try:
             return await self._handle(request)
         except Problem as problem:
-            return problem_response(problem, request.correlation_id)
+            # A problem that its exchange holds must not hold the frames that hold the exchange.
+            return problem_response(problem.with_traceback(None), request.correlation_id)
         except AuthFailure as failure:
             return auth_response(failure, request.correlation_id)
         except ClientGone:

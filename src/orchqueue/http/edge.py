@@ -105,7 +105,17 @@ class EdgeProtocol(HttpToolsProtocol):
         sink, self.sink = self.sink, None
         if sink is not None:
             sink.lost()
+        self._drop_buffers(running)
         self._server.connection_gone()
+
+    def _drop_buffers(self, running: RequestResponseCycle | None) -> None:
+        """Let go of what the client sent: connections are freed by the cycle collector, which does not count bytes."""
+        for cycle in (running, self.cycle):
+            if cycle is not None:
+                cycle.body = bytearray()
+        self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
+        self.url = b""
+        self._exchange = None
 
     def data_received(self, data: bytes) -> None:
         """Parse, and count what is being parsed."""

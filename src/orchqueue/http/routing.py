@@ -17,7 +17,7 @@ from orchqueue.http.problems import Problem, invalid
 from orchqueue.http.request import own_faults
 from orchqueue.http.sse import StreamAnswer
 from orchqueue.schema.contract import DeclaredOperation, declared_operations
-from orchqueue.schema.validation import parameters_of
+from orchqueue.schema.validation import faults_of, parameters_of
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | StreamAnswer]]
 
@@ -54,6 +54,7 @@ class Router:
         self._variable: dict[int, list[Place]] = {}
         for operation in operations.values():
             names = tuple(name[8:] for name in operation.parameters if name.startswith("/header/"))
+            _compile_schemas(operation)
             self._place(operation.path).routes[operation.method.upper()] = Route(
                 operation, handlers[operation.id], names
             )
@@ -96,6 +97,13 @@ class Router:
         else:
             self._fixed[template] = made
         return made
+
+
+def _compile_schemas(operation: DeclaredOperation) -> None:
+    """Have the contract's schemas compiled now, so that no client waits for it."""
+    parameters_of(operation.id, {})
+    if operation.body is not None:
+        faults_of(operation.body, {})
 
 
 def split_path(raw_path: bytes) -> tuple[str, ...] | None:

@@ -1,13 +1,15 @@
 """Connections over real sockets: bounds, bodies, pipelining and a proper stop."""
 
 import asyncio
+import gc
 import threading
 
 import httpx
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from orchqueue.http.limits import EdgeLimits
-from tests.contract.edge.hostile import head, post
+from tests.contract.edge.hostile import SIZES, Case, head, post, provoke
 from tests.contract.edge.stage import Stage, running
 from tests.contract.edge.wire import (
     BODY,
@@ -98,6 +100,20 @@ def test_refused_client_may_finish_sending(stage: Stage) -> None:
         for _ in range(30):
             wire.sendall(b"x" * MIB)
         assert read_to_end(wire).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.req("ORCH-4022")
+@pytest.mark.parametrize("case", SIZES, ids=lambda case: case.name)
+def test_what_a_refused_client_sent_is_freed_at_once(stage: Stage, case: Case) -> None:
+    """Nothing of a refused request waits for the cycle collector, which does not see how large it is."""
+    gc.collect()
+    gc.disable()
+    try:
+        provoke(("127.0.0.1", stage.port), case)
+        until(lambda: stage.server.connections == 0)
+        until(lambda: not any(isinstance(one, RequestResponseCycle) for one in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 def test_large_body_of_many_values_is_read(stage: Stage) -> None:
