@@ -6,6 +6,7 @@ import pytest
 
 from orchqueue.adapters.engines.connection import parse_endpoint, request
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica
+from orchqueue.adapters.engines.selftest import Description
 from orchqueue.core.request import Message, Sampling, TaskSpec
 from orchqueue.ports.errors import EngineError
 from tests.conformance.engine.conftest import StartSimulated, begin, decode, idle
@@ -221,3 +222,11 @@ async def test_answers_are_bounded(simulate: StartSimulated) -> None:
     engine = await simulate()
     with pytest.raises(EngineError, match="event stream"):
         await request(parse_endpoint(engine.url), "POST", "/completion", b'{"prompt":"x","n_predict":3}')
+
+
+async def test_a_context_below_the_promise_fails_the_self_test(simulate: StartSimulated) -> None:
+    """An engine whose slots are smaller than the pool's ctx does not become ready, and says both figures."""
+    engine = await simulate("--ctx", "512")
+    replica = LlamacppReplica(parse_endpoint(engine.url), Description(ctx=2048), allow_simulated=True)
+    with pytest.raises(EngineError, match=r"512 tokens.*promises 2048"):
+        await replica.self_test()

@@ -14,7 +14,7 @@ from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.core.events import CrashCause
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.request import TaskSpec
-from orchqueue.ports.errors import ProcessError
+from orchqueue.ports.errors import EngineError, ProcessError
 from tests.conformance.engine.conftest import MODEL, StartSimulated, begin
 from tests.waiting import until_async
 
@@ -163,4 +163,32 @@ async def test_a_loading_engine_is_waited_for(simulate: StartSimulated) -> None:
     engine = await simulate("--loading-ms", "300")
     running = await LlamacppExternalHost({REPLICA: engine.url}).launch(REPLICA, "x", Exits())
     assert await running.replica.health()
+    await running.stop()
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(60)
+async def test_a_real_engine_with_two_slots(tmp_path: Path) -> None:
+    """Two slots have the whole ctx each, decode at once, and are not strict."""
+    settings = SpawnSettings("pool", 512, slots=2, strict=False, allow_cpu=True)
+    running = await spawn_host(tmp_path, settings).launch(REPLICA, MODEL, Exits())
+    facts = await running.replica.self_test()
+    assert (facts.slots_total, facts.ctx, facts.strict_proven) == (2, 512, False)
+    runs = [begin(running.replica, TaskSpec(prompt="Tell me more", seed=seed, max_tokens=400)) for seed in (1, 2)]
+    for run in runs:
+        await run.first_text.wait()
+    assert not any(run.closed_event.is_set() for run in runs)
+    for run in runs:
+        assert run.handle is not None
+        run.handle.abort()
+        await run.closed_event.wait()
+    await running.stop()
+
+
+@pytest.mark.real_engine
+async def test_a_context_beyond_the_models_is_refused(tmp_path: Path) -> None:
+    """A ctx that the engine cuts down to what the model was made for does not pass for the whole."""
+    running = await spawn_host(tmp_path, SpawnSettings("pool", 16_384, allow_cpu=True)).launch(REPLICA, MODEL, Exits())
+    with pytest.raises(EngineError, match="promises 16384"):
+        await running.replica.self_test()
     await running.stop()

@@ -206,7 +206,9 @@ async def test_a_program_that_is_missing_is_told(tmp_path: Path) -> None:
 def test_the_log_is_bounded(tmp_path: Path) -> None:
     """Whatever an engine says, its log takes two files of bounded size, and the newest words are kept."""
     path = tmp_path / "e.log"
+    path.write_text("earlier words")
     log = BoundedLog(path, 1000)
+    assert path.with_suffix(".old.log").read_text() == "earlier words"
     for number in range(200):
         log.write(f"line {number:04}\n".encode())
     until(path.exists)

@@ -40,7 +40,8 @@ _ENDLESS = TaskSpec(prompt="Once upon a time", seed=1004, max_tokens=200, sampli
 class Description(msgspec.Struct, frozen=True):
     """What we know of a replica better than its server does; None: ask the server.
 
-    `strict`: the pool wants strict tasks served, so the proof is tried.
+    `strict`: the pool wants strict tasks served, so the proof is tried. `ctx`: tokens that the pool promises for one task, 0 for
+    no promise.
     """
 
     engine_version: str | None = None
@@ -48,6 +49,7 @@ class Description(msgspec.Struct, frozen=True):
     kv_bytes_per_token: int = 0
     pid: int | None = None
     strict: bool = True
+    ctx: int = 0
 
 
 class Testable(Protocol):
@@ -121,6 +123,12 @@ async def run_self_test(replica: Testable) -> ReplicaFacts:
     Errors: EngineError when a decode fails or an abort does not free the slot.
     """
     props = await replica.props()
+    ctx = props.default_generation_settings.n_ctx
+    if ctx < replica.description.ctx:
+        raise EngineError(
+            f"{replica.endpoint.url} has {ctx} tokens for each slot, but the pool promises {replica.description.ctx}; lower the"
+            " pool's ctx, or launch the engine with more"
+        )
     candidate = props.total_slots == 1 and replica.description.strict
     specs = (_A, _B, _A, _C, _A) if candidate else (_B,)
     runs = [await _decode(replica, spec) for spec in specs]
@@ -138,7 +146,7 @@ async def run_self_test(replica: Testable) -> ReplicaFacts:
         engine_version=description.engine_version or props.build_info or "unknown",
         model_digest=description.model_digest or describe_model(props),
         slots_total=props.total_slots,
-        ctx=props.default_generation_settings.n_ctx,
+        ctx=ctx,
         strict_proven=candidate and not note,
         prefill_us_per_token=prefill_us,
         decode_us_per_token=decode_us,

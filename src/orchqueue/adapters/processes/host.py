@@ -159,7 +159,7 @@ class LlamacppSpawnHost:
         try:
             port = await self._await_port(process, oom_kills)
             description = Description(
-                _engine_version(), model.sha256, kv_bytes, process.engine_pid, self._settings.strict
+                _engine_version(), model.sha256, kv_bytes, process.engine_pid, self._settings.strict, self._settings.ctx
             )
             replica = LlamacppReplica(Endpoint("127.0.0.1", port, api_key=key), description)
             await await_healthy(replica, CONNECT_TIMEOUT_S)
@@ -199,16 +199,18 @@ class LlamacppSpawnHost:
 class LlamacppExternalHost:
     """Connects to servers that run already. Implements `ports.process.ReplicaHost`.
 
-    `urls`: the base URL of each replica. `model_sha256`: what the operator says the digest is.
+    `urls`: the base URL of each replica. `model_sha256`: what the operator says the digest is. `ctx`: tokens that the pool
+    promises for one task.
     """
 
     def __init__(
-        self, urls: Mapping[ReplicaId, str], *, model_sha256: str | None = None, strict: bool = True,
+        self, urls: Mapping[ReplicaId, str], *, model_sha256: str | None = None, strict: bool = True, ctx: int = 0,
         allow_simulated: bool = False, health_interval_s: float = HEALTH_INTERVAL_S, api_key: str = "",
     ) -> None:  # fmt: skip
         self._endpoints = {replica_id: parse_endpoint(url, api_key) for replica_id, url in urls.items()}
         self._model_sha256 = model_sha256
         self._strict = strict
+        self._ctx = ctx
         self._allow_simulated = allow_simulated
         self._health_interval_s = health_interval_s
 
@@ -220,7 +222,7 @@ class LlamacppExternalHost:
     async def launch(self, replica_id: ReplicaId, model_ref: str, on_exit: OnExit) -> _Endpoint:
         """Connect to a replica and see it healthy."""
         del model_ref
-        description = Description(model_digest=self._model_sha256, strict=self._strict)
+        description = Description(model_digest=self._model_sha256, strict=self._strict, ctx=self._ctx)
         replica = LlamacppReplica(self._endpoints[replica_id], description, allow_simulated=self._allow_simulated)
         await await_healthy(replica, CONNECT_TIMEOUT_S)
         return _Endpoint(replica, on_exit, self._health_interval_s)

@@ -109,6 +109,8 @@ class LaunchedProcess:
             ended = await self.exited
         await self._listening
         self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
         # A launcher that was killed could not clean up.
         for path in self._files:
             path.unlink(missing_ok=True)
@@ -240,6 +242,8 @@ async def _connected(path: Path) -> AsyncIterator[asyncio.StreamWriter]:
         yield writer
     finally:
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _gone(processes: list[ProcessId], timeout_s: float) -> bool:

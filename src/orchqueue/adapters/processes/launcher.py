@@ -55,23 +55,28 @@ class Orders(NamedTuple):
 
 
 class BoundedLog:
-    """A log of two files at most: when the current one is full it becomes the old one."""
+    """A log of two files at most: what an earlier process left, and a file that is full, becomes the old one."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
         self._max_bytes = max_bytes
+        with suppress(FileNotFoundError):
+            self._retire()
         self._file = self._open()
         self._size_bytes = 0
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
 
+    def _retire(self) -> None:
+        self._path.replace(self._path.with_suffix(".old.log"))
+
     def write(self, data: bytes) -> None:
         """Append; a full disk loses lines, never the engine."""
         if self._size_bytes + len(data) > self._max_bytes:
             with suppress(OSError):
                 os.close(self._file)
-                self._path.replace(self._path.with_suffix(".old.log"))
+                self._retire()
                 self._file = self._open()
                 self._size_bytes = 0
         with suppress(OSError):
