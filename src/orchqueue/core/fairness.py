@@ -47,12 +47,19 @@ def order(state: ShareState, weights: dict[str, int], waiting: Collection[str]) 
 
 
 def serve(state: ShareState, weights: dict[str, int], name: str) -> None:
-    """Book one start of a class."""
+    """Book one start of a class.
+
+    A heavier class that was passed over, because nothing of it could run, keeps its turn but saves no start up.
+    """
+    scale = lcm(*weights.values())
     tag = state.pending.pop(name, None)
     if tag is None:
-        tag = _next_tag(state, lcm(*weights.values()), weights, name)
+        tag = _next_tag(state, scale, weights, name)
     state.tags[name] = tag
     state.clock = max(state.clock, tag)
+    for other, pending in state.pending.items():
+        if weights[other] > weights[name] and pending <= state.clock:
+            state.pending[other] = state.clock + scale // weights[other]
 
 
 def _next_tag(state: ShareState, scale: int, weights: dict[str, int], name: str) -> int:

@@ -52,3 +52,21 @@ def test_an_idle_class_saves_nothing_up() -> None:
         serve_next(state, WEIGHTS, {"interactive"})
     starts = [serve_next(state, WEIGHTS, {"interactive", "batch"}) for _ in range(18)]
     assert starts.count("batch") == 2
+
+
+@pytest.mark.req("ORCH-3005")
+@given(
+    heavy=st.integers(1, 9),
+    turns=st.lists(st.sets(st.sampled_from(["interactive", "batch"]), max_size=1), min_size=1, max_size=80),
+)
+def test_a_class_that_could_not_run_for_a_while_saves_no_starts_up(heavy: int, turns: list[set[str]]) -> None:
+    """However often the tasks of one class were unfit for a free slot, batch waits for its share of starts at most."""
+    weights = {"interactive": heavy, "batch": 1}
+    state = fairness.new_state(weights)
+    passed = 0
+    for unfit in turns:
+        ranked = fairness.order(state, weights, ["interactive", "batch"])
+        chosen = next(name for name in ranked if name not in unfit)
+        fairness.serve(state, weights, chosen)
+        passed = 0 if chosen == "batch" or "batch" in unfit else passed + 1
+        assert passed <= heavy
