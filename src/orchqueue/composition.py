@@ -124,7 +124,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
             gate,
             access,
             limits := _edge_limits(config),
-            lambda pools: telemetry.render(pools, gate.first_token_figures()),
+            telemetry.render,
             telemetry.log,
         )
         server = EdgeServer(app, runtime.streams, limits, tls)

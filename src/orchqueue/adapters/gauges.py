@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from orchqueue.adapters.metrics import Labels, MetricsRegistry
-from orchqueue.core.snapshots import FirstTokenFigures, PoolPicture, ReplicaPicture
+from orchqueue.core.snapshots import PoolPicture, ReplicaPicture
 
 Series = Iterator[tuple[Labels, float]]
 FIRST_TOKEN_SLO = "first_token"
@@ -16,7 +16,6 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 def set_gauges(
     metrics: MetricsRegistry,
     pools: Sequence[PoolPicture],
-    figures: Sequence[FirstTokenFigures] = (),
     resident_bytes: Callable[[int], int | None] | None = None,
 ) -> None:
     """Bring every gauge up to date before a scrape. Reads of the replicas' processes block: call it off the loop."""
@@ -25,12 +24,7 @@ def set_gauges(
     metrics.replace_gauge("kv_cache_usage_ratio", _figures(pools, lambda replica: replica.kv_usage_ratio))
     metrics.replace_gauge("vram_used_bytes", _vram(pools))
     metrics.replace_gauge("host_ram_used_bytes", _figures(pools, lambda replica: _resident(replica, read)))
-    ratios = [
-        ((entry.priority, FIRST_TOKEN_SLO), entry.attained_ratio)
-        for entry in figures
-        if entry.attained_ratio is not None
-    ]
-    metrics.replace_gauge("slo_attainment_ratio", ratios)
+    metrics.replace_gauge("slo_attainment_ratio", _attainment(pools))
 
 
 def read_resident_bytes(pid: int) -> int | None:
@@ -54,6 +48,12 @@ def _figures(pools: Sequence[PoolPicture], read: Callable[[ReplicaPicture], floa
             value = read(replica)
             if value is not None:
                 yield (pool.engine, _version(pool), pool.pool_id, replica.replica_id), value
+
+
+def _attainment(pools: Sequence[PoolPicture]) -> Series:
+    seen = sum(pool.first_tokens_seen for pool in pools)
+    if seen:
+        yield ("interactive", FIRST_TOKEN_SLO), sum(pool.first_tokens_in_time for pool in pools) / seen
 
 
 def _vram(pools: Sequence[PoolPicture]) -> Series:

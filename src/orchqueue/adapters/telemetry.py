@@ -11,7 +11,7 @@ from orchqueue.adapters.gauges import set_gauges
 from orchqueue.adapters.log_lines import json_line, text_line
 from orchqueue.adapters.log_sink import LogSink
 from orchqueue.adapters.metrics import CONTENT_TYPE, MetricsRegistry, read_contract
-from orchqueue.core.snapshots import FirstTokenFigures, PoolPicture
+from orchqueue.core.snapshots import PoolPicture
 from orchqueue.ports.clock import Clock
 from orchqueue.ports.telemetry import LogValue
 
@@ -56,13 +56,13 @@ class MetricsTelemetry:
             line = self._line(self._clock.now_ms(), "error", "log_line_unwritable", {"detail": f"{event}: {error!r}"})
         self._sink.write(line)
 
-    def render(self, pools: Sequence[PoolPicture], figures: Sequence[FirstTokenFigures] = ()) -> bytes:
+    def render(self, pools: Sequence[PoolPicture]) -> bytes:
         """Bring the gauges up to date and write the exposition text.
 
         Cost: milliseconds; call it in a thread, with pictures that were taken on the loop.
         """
         with self._rendering:
-            set_gauges(self.metrics, pools, figures)
+            set_gauges(self.metrics, pools)
             return self.metrics.render()
 
     @property

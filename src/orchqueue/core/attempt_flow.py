@@ -46,7 +46,8 @@ def _first_token(state: State, task: Task, now_ms: int) -> None:
     task.first_token_at_ms = now_ms
     pool = state.pools[task.pool_id]
     waited = now_ms - task.accepted_at_ms
-    state.first_tokens_ms[task.spec.priority].append(waited)
+    if task.spec.priority == "interactive":
+        pool.interactive_first_tokens_ms.append(waited)
     state.emit(
         Observe("latency_first_token_ms", labels.of_pool(pool, task.spec.priority), waited),
         ClearTimer(("first_token", task.key)),

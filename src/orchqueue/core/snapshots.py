@@ -54,7 +54,10 @@ class ReplicaPicture(msgspec.Struct, frozen=True):
 
 
 class PoolPicture(msgspec.Struct, frozen=True):
-    """One pool. `depths` and `running` are keyed by priority; `mode`: serving, draining or reloading."""
+    """One pool. `depths` and `running` are keyed by priority; `mode`: serving, draining or reloading.
+
+    `first_tokens_in_time` of the latest `first_tokens_seen` interactive tasks had their first token within the objective.
+    """
 
     pool_id: str
     engine: str
@@ -75,11 +78,5 @@ class PoolPicture(msgspec.Struct, frozen=True):
     running: dict[str, int]
     replicas: tuple[ReplicaPicture, ...]
     set_key: str
-
-
-class FirstTokenFigures(msgspec.Struct, frozen=True):
-    """Attainment of the first-token objective over what finished lately, by priority."""
-
-    priority: str
-    attained_ratio: float | None
-    samples: int
+    first_tokens_in_time: int = 0
+    first_tokens_seen: int = 0

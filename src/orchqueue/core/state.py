@@ -22,6 +22,8 @@ from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
 from orchqueue.core.slots import Slots
 from orchqueue.core.task import Task
 
+SLO_SAMPLES = 512
+
 PoolMode = Literal["serving", "draining", "drained", "verifying", "reloading"]
 
 
@@ -91,6 +93,7 @@ class Pool:
         self.reload_failed = False
         self.last_error: str | None = None
         self.learned_tokens: dict[str, int] = {}
+        self.interactive_first_tokens_ms: deque[int] = deque(maxlen=SLO_SAMPLES)
         self.readmission: dict[str, Readmission] = {c.name: Readmission() for c in settings.classes}
         self.rate_tokens_milli: dict[str, int] = {}
         self.rate_refilled_at_ms: dict[str, int] = {}
@@ -159,7 +162,6 @@ class State:
         self.attempts: dict[AttemptId, Attempt] = {}
         self.slots = Slots()
         self.sessions = Sessions(settings.sessions)
-        self.first_tokens_ms: dict[str, deque[int]] = {name: deque(maxlen=512) for name in ("interactive", "batch")}
         self.last_seq = 0
         self.last_attempt = 0
         self.shutting_down = False

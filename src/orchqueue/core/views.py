@@ -11,7 +11,7 @@ from orchqueue.core.ids import SessionKey, TaskKey
 from orchqueue.core.outcome import CANCELED, Outcome
 from orchqueue.core.records import Ended
 from orchqueue.core.replica_states import ReplicaState
-from orchqueue.core.snapshots import FirstTokenFigures, PoolPicture, ReplicaPicture, SessionPicture, TaskPicture
+from orchqueue.core.snapshots import PoolPicture, ReplicaPicture, SessionPicture, TaskPicture
 from orchqueue.core.state import Pool, Replica, State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState
@@ -110,6 +110,10 @@ def _pool(state: State, pool: Pool) -> PoolPicture:
         running=running,
         replicas=tuple(_replica(state, r) for r in pool.replicas.values()),
         set_key="|".join(pool.set_key),
+        first_tokens_in_time=sum(
+            waited <= state.settings.slo_first_token_ms for waited in pool.interactive_first_tokens_ms
+        ),
+        first_tokens_seen=len(pool.interactive_first_tokens_ms),
     )
 
 
@@ -127,16 +131,6 @@ def _replica(state: State, replica: Replica) -> ReplicaPicture:
         decode_us_per_token=replica.rates.decode_us or None,
         prefill_us_per_token=replica.rates.prefill_us or None,
     )
-
-
-def first_token_figures(state: State) -> tuple[FirstTokenFigures, ...]:
-    """Picture how many of the latest interactive tasks had their first token in time.
-
-    Req: ORCH-3041
-    """
-    latest = state.first_tokens_ms["interactive"]
-    in_time = sum(waited <= state.settings.slo_first_token_ms for waited in latest)
-    return (FirstTokenFigures("interactive", in_time / len(latest) if latest else None, len(latest)),)
 
 
 def tell_readers(state: State, now_ms: int) -> None:

@@ -18,6 +18,7 @@ from orchqueue.http.problems import unset
 from orchqueue.schema import control
 
 MICROS_PER_S = 1_000_000
+FIRST_TOKEN_TARGET_RATIO = 0.95
 
 
 def pool_info(pool: PoolPicture) -> control.PoolInfo:
@@ -139,8 +140,19 @@ def _replica_set(key: str, pools: list[PoolPicture]) -> control.ReplicaSet:
         queue_depth=waiting,
         slots_total=slots_total,
         slots_free=slots_free,
-        slo=[],
+        slo=[_first_token_attainment(pools)],
         quant=unset(first.quant),
+    )
+
+
+def _first_token_attainment(pools: list[PoolPicture]) -> control.SloAttainment:
+    seen = sum(pool.first_tokens_seen for pool in pools)
+    kept = sum(pool.first_tokens_in_time for pool in pools)
+    return control.SloAttainment(
+        priority="interactive",
+        slo="first_token",
+        target_ratio=FIRST_TOKEN_TARGET_RATIO,
+        attainment_ratio=round(kept / seen, 4) if seen else None,
     )
 
 

@@ -30,7 +30,7 @@ from orchqueue.core.ids import PoolId, ReplyId, SessionKey, TaskId, TaskKey, Ten
 from orchqueue.core.outcome import Fault, Outcome, Refusal
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.settings import Settings
-from orchqueue.core.snapshots import FirstTokenFigures, PoolPicture, SessionPicture, TaskPicture
+from orchqueue.core.snapshots import PoolPicture, SessionPicture, TaskPicture
 from orchqueue.core.task_states import TaskState
 from orchqueue.ports.clock import Clock
 from orchqueue.runtime.loop import Loop
@@ -161,10 +161,6 @@ class Gate:
     def pools(self) -> tuple[PoolPicture, ...]:
         """Look at all pools."""
         return views.pools(self._loop.core.state)
-
-    def first_token_figures(self) -> tuple[FirstTokenFigures, ...]:
-        """Look at how well first tokens keep their objective."""
-        return views.first_token_figures(self._loop.core.state)
 
     def readiness(self) -> list[str]:
         """List why no task can be taken now, empty when one can."""

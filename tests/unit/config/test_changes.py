@@ -18,8 +18,11 @@ def test_policies_change_live_and_structure_waits() -> None:
     """Queue and timeouts are taken over, replicas and port are named as waiting, and the rest stays as it was."""
     old = read(embedded_text())
     new = read(
-        embedded_text().replace("capacity: 256", "capacity: 9").replace("replicas: 2", "replicas: 3")
-        + "    timeouts: {wall_ms: 1234}\nserver: {port: 9999}\nsessions: {max_turns: 3}\n"
+        embedded_text()
+        .replace("capacity: 256", "capacity: 9")
+        .replace("replicas: 2", "replicas: 3")
+        .replace("wall_ms: 300000", "wall_ms: 1234")
+        + "server: {port: 9999}\nsessions: {max_turns: 3}\n"
     )
     changes = merge(old, new)
     assert changes.applied == ("/pools/0/queue/capacity", "/pools/0/timeouts/wall_ms", "/sessions/max_turns")

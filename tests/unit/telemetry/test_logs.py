@@ -16,7 +16,7 @@ from orchqueue.adapters.log_lines import REQUIRED, WITHHELD, json_line, text_lin
 from orchqueue.adapters.log_sink import QUEUE_LIMIT_LINES, LogSink
 from orchqueue.adapters.telemetry import MetricsTelemetry
 from orchqueue.core.events import ReplicaFacts
-from orchqueue.core.snapshots import FirstTokenFigures, PoolPicture, ReplicaPicture
+from orchqueue.core.snapshots import PoolPicture, ReplicaPicture
 from orchqueue.ports.telemetry import LogValue, Telemetry
 from tests.waiting import until
 
@@ -183,14 +183,14 @@ def _pool(kv_usage_ratio: float | None, depth: int, replica_state: str = "ready"
     )  # fmt: skip
     return PoolPicture(
         "p", "llamacpp", "m", 2048, None, True, True, ("completion",), "v1", "cuda", "serving", True, True, None, 256,
-        {"interactive": depth, "batch": 0}, {}, (replica,), "set",
+        {"interactive": depth, "batch": 0}, {}, (replica,), "set", 0 if state == "backoff" else 99, 0 if state == "backoff" else 100,
     )  # fmt: skip
 
 
 def test_gauges_come_from_the_cores_pictures(log_file: tuple[Path, int]) -> None:
     """Depths, KV use, memory and attainment are as the picture says at the moment of the scrape."""
     telemetry = MetricsTelemetry(_Clock(), descriptor=log_file[1])
-    text = telemetry.render([_pool(0.25, 4)], [FirstTokenFigures("interactive", 0.99, 10)]).decode()
+    text = telemetry.render([_pool(0.25, 4)]).decode()
     labels = 'engine="llamacpp",engine_version="1.0",pool_id="p"'
     assert f'queue_depth{{{labels},priority="interactive"}} 4.0' in text
     assert f'queue_depth{{{labels},priority="batch"}} 0.0' in text
