@@ -94,6 +94,7 @@ class Interpreter:
         self._decided = 0
         self._committed = 0
         self._stalled = False
+        self._stall_reason = ""
 
     def carry_out(self, effects: Iterable[fx.AnyEffect]) -> None:
         """Take one event's effects: what may pass passes, the rest is queued for `flush`.
@@ -109,6 +110,9 @@ class Interpreter:
             elif isinstance(effect, fx.BEHIND_BARRIER):
                 if self._passes_stall(effect):
                     self._act(effect)
+                elif self._stalled and isinstance(effect, fx.Accept):
+                    # Decided before the core knew of the stall.
+                    self._withdraw([effect])
                 else:
                     self._deferred.append(Deferred(self._decided, effect, self._ports.clock.now_ms()))
             else:
@@ -155,27 +159,26 @@ class Interpreter:
 
     def stalled(self, reason: str) -> None:
         """Learn that a commit failed: whoever was not answered yet is told no, and its acceptance is taken back."""
-        refusal = Refusal(
-            Outcome.JOURNAL_DOWN,
-            f"the journal cannot be written ({reason}), so the task was not accepted; try again soon",
-            retry_after_ms=1_000,
-        )
-        withdrawn: list[TaskKey] = []
-        kept: deque[Deferred] = deque()
-        for deferred in self._deferred:
-            effect = deferred.effect
-            if isinstance(effect, fx.Accept):
-                self._ports.replies.resolve(effect.reply, refusal)
-                if not effect.repeated:
-                    withdrawn.append(effect.key)
-            else:
-                kept.append(deferred)
-        self._deferred = kept
+        accepts = [d.effect for d in self._deferred if isinstance(d.effect, fx.Accept)]
+        self._deferred = deque(d for d in self._deferred if not isinstance(d.effect, fx.Accept))
+        self._stall_reason = reason
         if not self._stalled:
             self._stalled = True
             self._post(JournalStalled(reason))
+        self._withdraw(accepts)
+
+    def _withdraw(self, accepts: list[fx.Accept]) -> None:
+        """Refuse those who wait for these answers; what they posted is taken back, unless an earlier post stands."""
+        refusal = Refusal(
+            Outcome.JOURNAL_DOWN,
+            f"the journal cannot be written ({self._stall_reason}), so the task was not accepted; try again soon",
+            retry_after_ms=1_000,
+        )
+        for accept in accepts:
+            self._ports.replies.resolve(accept.reply, refusal)
+        withdrawn = tuple(accept.key for accept in accepts if not accept.repeated)
         if withdrawn:
-            self._post(AcceptsWithdrawn(tuple(withdrawn)))
+            self._post(AcceptsWithdrawn(withdrawn))
 
     def healed(self) -> None:
         """Learn that commits succeed again."""
@@ -183,13 +186,15 @@ class Interpreter:
         self._post(JournalHealed())
 
     def tick(self) -> None:
-        """Let ends go that have waited too long for a stalled journal, marked as not durable."""
+        """Let ends go that have waited too long for a stalled journal, marked as not durable.
+
+        Where the stream's opening waits too, nobody can be reading.
+        """
         if not self._stalled:
             return
         limit_ms = self._ports.clock.now_ms() - self._stall_ms
-        late = {
-            d.effect.key: d.effect for d in self._deferred if isinstance(d.effect, fx.Finish) and d.since_ms <= limit_ms
-        }
+        waiting = (d.effect for d in self._deferred if d.since_ms <= limit_ms)
+        late = {e.key: e for e in waiting if isinstance(e, fx.Finish) and e.key in self._ports.streams}
         if late:
             self._deferred = deque(d for d in self._deferred if not self._belongs_to(d.effect, late))
             for effect in late.values():

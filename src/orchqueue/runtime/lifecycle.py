@@ -103,7 +103,7 @@ class Runtime:
         while True:
             await asyncio.sleep(interval_ms / 1000)
             self.loop.mailbox.post(Ticked())
-            self.loop.interpreter.tick()
+            self.loop.tick()
             since_streams_ms += interval_ms
             if since_streams_ms >= TICK_MS:
                 since_streams_ms = 0

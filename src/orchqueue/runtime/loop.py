@@ -117,6 +117,10 @@ class Loop:
         """Hear from the journal."""
         self._guarded(self.interpreter.healed)
 
+    def tick(self) -> None:
+        """Let go what has waited too long for a stalled journal."""
+        self._guarded(self.interpreter.tick)
+
     def _guarded(self, act: Callable[[], None]) -> None:
         """Act while whatever fires meanwhile is only queued."""
         if self._closed:

@@ -1,0 +1,86 @@
+"""While the journal cannot commit, nothing is promised that a healed journal would not keep."""
+
+
+import pytest
+
+from orchqueue.core.effects import Accept
+from orchqueue.core.ids import TaskId, task_key
+from orchqueue.core.outcome import Outcome, Refusal
+from tests.unit.runtime.rig import TENANT, Rig
+from tests.unit.runtime.test_barrier import started, submit, turns
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    """Give a started runtime."""
+    rig = Rig()
+    await started(rig)
+    return rig
+
+
+@pytest.mark.req("ORCH-4013")
+async def test_repeat_read_during_the_stall_is_turned_away_like_the_first(rig: Rig) -> None:
+    """Who posts again just before the stall is known gets no 202 for the task that is being taken back."""
+    first = submit(rig)
+    await turns()
+    again = submit(rig)
+    await turns(1)
+    assert not again.done()
+    rig.journal.watcher.stalled("no space left")
+    await turns()
+    assert isinstance(first.result(), Refusal)
+    answer = again.result()
+    assert isinstance(answer, Refusal)
+    assert answer.outcome is Outcome.JOURNAL_DOWN
+    rig.journal.watcher.healed()
+    rig.journal.commit()
+    await turns()
+    assert await rig.gate.task(task_key(TENANT, TaskId("t1"))) is None
+
+
+@pytest.mark.req("ORCH-4013")
+async def test_newcomer_read_before_the_stall_is_known_is_turned_away_at_once(rig: Rig) -> None:
+    """A request that stood in the mailbox when the disk failed is not left without an answer until it heals."""
+    late = submit(rig)
+    await turns(1)
+    rig.journal.watcher.stalled("no space left")
+    await turns()
+    assert isinstance(late.result(), Refusal)
+    rig.journal.watcher.healed()
+    rig.journal.commit()
+    await turns()
+    again = submit(rig)
+    await turns()
+    rig.journal.commit()
+    await turns()
+    accept = again.result()
+    assert isinstance(accept, Accept)
+    assert not accept.repeated
+
+
+@pytest.mark.req("ORCH-4013")
+async def test_withdrawn_task_has_no_reader_to_tell_its_end(rig: Rig) -> None:
+    """A task that was taken back before its stream was opened does not stop the late ends of others."""
+    answer = submit(rig)
+    await turns()
+    rig.journal.watcher.stalled("no space left")
+    await turns()
+    assert isinstance(answer.result(), Refusal)
+    rig.clock.at_ms += 60_000
+    rig.runtime.loop.tick()
+    rig.journal.watcher.healed()
+    rig.journal.commit()
+    await turns()
+    assert rig.bugs == []
+    assert task_key(TENANT, TaskId("t1")) not in rig.runtime.streams
+
+
+async def test_bug_in_a_tick_ends_the_process(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the pulse is told like any other bug: a daemon without heartbeats must not live on."""
+
+    def explode() -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(rig.runtime.loop.interpreter, "tick", explode)
+    rig.runtime.loop.tick()
+    assert [str(b) for b in rig.bugs] == ["planted"]
