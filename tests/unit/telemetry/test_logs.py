@@ -181,9 +181,10 @@ def _pool(kv_usage_ratio: float | None, depth: int, replica_state: str = "ready"
     replica = ReplicaPicture(
         "p-0", replica_state, 1, 1, 0, None, facts, kv_usage_ratio, 1 << 30, None, None
     )  # fmt: skip
+    seen = int(replica_state == "ready")
     return PoolPicture(
         "p", "llamacpp", "m", 2048, None, True, True, ("completion",), "v1", "cuda", "serving", True, True, None, 256,
-        {"interactive": depth, "batch": 0}, {}, (replica,), "set", 0 if state == "backoff" else 99, 0 if state == "backoff" else 100,
+        {"interactive": depth, "batch": 0}, {}, (replica,), "set", 99 * seen, 100 * seen,
     )  # fmt: skip
 
 
