@@ -15,9 +15,12 @@ from orchqueue.core.task_states import TaskTrigger
 
 
 def dispatch(state: State, now_ms: int) -> None:
-    """Start what can be started. Runs once at the end of every `handle` that may have changed anything."""
+    """Start what can be started. Runs once at the end of every `handle` that may have changed anything.
+
+    While the journal stalls no start could be carried out: it would only use up its task's time limits.
+    """
     state.dirty = False
-    if state.shutting_down:
+    if state.shutting_down or state.journal_problem is not None:
         return
     while True:
         match, passed = choose(state, now_ms)

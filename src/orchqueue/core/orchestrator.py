@@ -118,6 +118,7 @@ class Orchestrator:
                 state.journal_problem = event.reason
             case ev.JournalHealed():
                 state.journal_problem = None
+                state.dirty = True
             case ev.AcceptsWithdrawn():
                 task_flow.on_accepts_withdrawn(state, event, now_ms)
             case ev.TaskRecovered():
