@@ -53,6 +53,7 @@ def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
     state.emit(Count("preload_outcomes_total", (pool.settings.engine, pool.pool_id, "ready")))
     state.emit(_note("info", "replica_ready", pool, replica))
     replica_of_reload_ready(state, pool, now_ms)
+    _give_up_strict(state, pool, now_ms)
     state.dirty = True
 
 
@@ -104,6 +105,7 @@ def on_lost(state: State, event: ReplicaLost, now_ms: int) -> None:
     else:
         replica_of_reload_lost(state, pool, replica.last_error, now_ms)
     _give_up_waiting(state, pool, now_ms)
+    _give_up_strict(state, pool, now_ms)
     state.dirty = True
 
 
@@ -157,6 +159,22 @@ def _give_up_waiting(state: State, pool: Pool, now_ms: int) -> None:
     for line in pool.queue.lines.values():
         for task in list(line):
             end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, text, retry_after_ms=max(1, wait_ms))
+
+
+def _give_up_strict(state: State, pool: Pool, now_ms: int) -> None:
+    """End what was promised equal outputs, once every replica of the set has failed to prove that it gives them.
+
+    Req: ORCH-3047
+    """
+    if pool.mode == "reloading":
+        return
+    members = (pool, *state.siblings(pool))
+    for replica in (r for p in members for r in p.replicas.values()):
+        if replica.facts.strict_proven if replica.facts else replica.state is not ReplicaState.BROKEN:
+            return
+    text = f"pool {pool.pool_id} gives no equal outputs any more; send the task again without determinism strict"
+    for task in [t for p in members for line in p.queue.lines.values() for t in line if t.strict]:
+        end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, text, retry_after_ms=1_000)
 
 
 def on_healthy(state: State, event: ReplicaHealthy) -> None:
