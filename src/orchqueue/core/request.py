@@ -25,7 +25,10 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Explicit overrides of the sampler profile; None leaves the profile's value."""
+    """Explicit overrides of the sampler profile; None leaves the profile's value.
+
+    Shape: `json_schema` is JSON text.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
@@ -34,7 +37,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     repeat_penalty: float | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool | None = None
-    json_schema: msgspec.Raw | None = None
+    json_schema: str | None = None
     grammar: str | None = None
 
 

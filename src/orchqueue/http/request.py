@@ -76,7 +76,7 @@ def _sampling(value: Mapping[str, JsonValue]) -> Sampling:
     sampling = msgspec.convert(plain, Sampling)
     if "json_schema" not in value:
         return sampling
-    return msgspec.structs.replace(sampling, json_schema=msgspec.Raw(msgspec.json.encode(value["json_schema"])))
+    return msgspec.structs.replace(sampling, json_schema=msgspec.json.encode(value["json_schema"]).decode())
 
 
 def _checked(body: bytes, schema: str) -> tuple[JsonValue, list[data.Fault]]:

@@ -117,8 +117,8 @@ async def test_grammar_binds(replica: LlamacppReplica) -> None:
 
 async def test_json_schema_binds(replica: LlamacppReplica) -> None:
     """With a schema the text is JSON."""
-    schema = b'{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}'
-    spec = TaskSpec(prompt="ok?", seed=1, max_tokens=80, sampling=Sampling(json_schema=msgspec.Raw(schema)))
+    schema = '{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}'
+    spec = TaskSpec(prompt="ok?", seed=1, max_tokens=80, sampling=Sampling(json_schema=schema))
     run = await decode(replica, spec)
     assert run.completion is not None, run.failure
     assert run.completion.finish_reason == "stop"
@@ -135,7 +135,7 @@ async def test_json_schema_binds(replica: LlamacppReplica) -> None:
         TaskSpec(prompt="x", seed=-1, max_tokens=2),
         TaskSpec(prompt="x", seed=1, max_tokens=0),
         TaskSpec(inputs=("x",), workload="embedding", seed=1),
-        TaskSpec(prompt="x", seed=1, sampling=Sampling(json_schema=msgspec.Raw(b'{"type":"nonsense"}'))),
+        TaskSpec(prompt="x", seed=1, sampling=Sampling(json_schema='{"type":"nonsense"}')),
     ],
     ids=[
         "too-long",

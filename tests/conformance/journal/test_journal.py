@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from orchqueue.core.request import Message, PlacementWish, Sampling, TaskSpec
 from orchqueue.ports.errors import JournalError
 from tests.conformance.journal.bed import (
     Bed,
@@ -71,6 +73,46 @@ async def test_waiting_tasks_come_back_in_order_of_acceptance(bed: Bed) -> None:
     assert [task.task_id for task, _ in found] == [name for name in names if name != names[5]]
     assert [task.task_id for task, was_bound in found if was_bound] == [names[3]]
     assert found[0][0] == accepted(names[0], prompt=f"prompt of {names[0]} é🙂")
+    later.close()
+
+
+async def test_a_task_with_every_field_comes_back_equal(bed: Bed) -> None:
+    """Nothing that a client can ask for is lost or makes the journal unreadable."""
+    sampling = Sampling(0.5, 0.9, 5, 0.1, 1.1, ("a", "b"), True, '{"type":"object"}', 'root ::= "a"')
+    wish = PlacementWish("prefer", ("p",), ("q",))
+    spec = TaskSpec(
+        prompt="p",
+        messages=(Message("user", "é"),),
+        inputs=("i",),
+        workload="rerank",
+        session_id="s",
+        model_ref="repo:a/b",
+        engine="llamacpp",
+        ctx=8,
+        priority="batch",
+        seed=3,
+        determinism="strict",
+        sampler_profile_version="greedy-v1",
+        sampling=sampling,
+        max_tokens=4,
+        deadline_ms=5,
+        expected_tokens=6,
+        kv_hint="cold",
+        on_disconnect="continue",
+        placement=wish,
+    )
+    usual = TaskSpec()
+    for filled, plain in ((spec, usual), (sampling, usual.sampling), (wish, usual.placement)):
+        alike = [f for f in filled.__struct_fields__ if getattr(filled, f) == getattr(plain, f)]
+        assert alike == [], "give this test another value for every field"
+    full = msgspec.structs.replace(accepted("full"), spec=spec)
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    await watcher.reach(journal.append([full]))
+    journal.close()
+    later = bed.journal()
+    assert [task for task, _ in later.recover().unfinished()] == [full]
     later.close()
 
 

@@ -1,6 +1,5 @@
 """How tasks are said in llama.cpp's words."""
 
-import msgspec
 import pytest
 
 from orchqueue.adapters.engines.profiles import UnservableError, sampler_params
@@ -37,18 +36,18 @@ def test_an_unknown_profile_is_unservable() -> None:
 
 @pytest.mark.parametrize(
     "schema",
-    [b'{"type":"nonsense"}', b'{"$ref":"http://127.0.0.1:9/x"}', b'{"$ref":"file:///etc/hostname"}', b'"text"', b"[1]",
-     b'{"type":"string","pattern":"("}', b'{"$schema":"http://example.test/x"}'],
+    ['{"type":"nonsense"}', '{"$ref":"http://127.0.0.1:9/x"}', '{"$ref":"file:///etc/hostname"}', '"text"', "[1]",
+     '{"type":"string","pattern":"("}', '{"$schema":"http://example.test/x"}'],
 )  # fmt: skip
-def test_what_is_no_schema_is_unservable(schema: bytes) -> None:
+def test_what_is_no_schema_is_unservable(schema: str) -> None:
     """A broken schema and one that refers outside are refused before anything is sent or fetched."""
     with pytest.raises(UnservableError, match="json_schema"):
-        SchemaGuard(msgspec.Raw(schema))
+        SchemaGuard(schema)
 
 
 def test_the_guard_judges_the_whole_text() -> None:
     """Text in pieces is judged as one document."""
-    guard = SchemaGuard(msgspec.Raw(b'{"type":"object","required":["a"]}'))
+    guard = SchemaGuard('{"type":"object","required":["a"]}')
     guard.take('{"a"')
     assert guard.judge()
     guard.take(": 1}")

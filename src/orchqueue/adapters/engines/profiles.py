@@ -72,7 +72,7 @@ def sampler_params(spec: TaskSpec, profile: str) -> dict[str, JsonValue]:
             params[name] = value
     params["stop"] = list(sampling.stop)
     if sampling.json_schema is not None:
-        params["json_schema"] = sampling.json_schema
+        params["json_schema"] = msgspec.Raw(sampling.json_schema.encode())
     _refuse_cut(sampling)
     return params
 

@@ -22,13 +22,13 @@ def _refuse_reference(uri: str) -> NoReturn:
 class SchemaGuard:
     """Watches one attempt's text."""
 
-    def __init__(self, schema: msgspec.Raw) -> None:
+    def __init__(self, schema: str) -> None:
         """Compile the schema.
 
         Errors: UnservableError when it is none.
         """
         try:
-            self._validator = jsonschema_rs.validator_for(bytes(schema).decode(), retriever=_refuse_reference)
+            self._validator = jsonschema_rs.validator_for(schema, retriever=_refuse_reference)
         except (ValueError, jsonschema_rs.ReferencingError) as error:
             raise UnservableError(f"json_schema: {str(error).partition(chr(10))[0][:300]}") from error
         self._texts: list[str] = []
