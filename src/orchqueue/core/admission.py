@@ -88,8 +88,7 @@ def _wanted(pool: Pool, spec: TaskSpec) -> bool:
     return (
         (spec.model_ref is None or spec.model_ref == pool.model_ref)
         and (spec.engine is None or spec.engine == pool.settings.engine)
-        and (spec.placement.mode != "pin" or pool.pool_id in spec.placement.pool_ids)
-        and pool.pool_id not in spec.placement.avoid
+        and spec.placement.allows(pool.pool_id)
     )
 
 

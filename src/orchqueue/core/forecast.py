@@ -92,7 +92,7 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int) -> Forecast:
     ahead_ms = prompt_ms + service_ms(0, tokens, rates)
     slots = slots_free_in_ms(state, pool, now_ms)
     for sibling in state.siblings(pool):
-        if not len(sibling.queue) and sibling.dispatching:
+        if not len(sibling.queue) and sibling.dispatching and task.spec.placement.allows(sibling.pool_id):
             slots.extend(wait for wait in slots_free_in_ms(state, sibling, now_ms) if wait == 0)
     if not slots:
         return Forecast(count, comes_up_in_ms(pool, now_ms) + ahead_ms, rates.basis)

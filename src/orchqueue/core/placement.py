@@ -114,14 +114,10 @@ def _first_eligible(
 
 
 def _may_run(task: Task, source: Pool, pool: Pool, replica: Replica) -> bool:
-    spec = task.spec
     if task.strict and (replica.facts is None or not replica.facts.strict_proven):
         return False
-    if source is not pool:
-        if spec.placement.mode == "pin" and pool.pool_id not in spec.placement.pool_ids:
-            return False
-        if pool.pool_id in spec.placement.avoid:
-            return False
+    if source is not pool and not task.spec.placement.allows(pool.pool_id):
+        return False
     if replica.replica_id in task.tried:
         return not any(r.ready and r.replica_id not in task.tried for r in pool.replicas.values())
     return True

@@ -60,10 +60,8 @@ def _move_to_siblings(state: State, pool: Pool) -> None:
     siblings = [p for p in state.siblings(pool) if p.serving and p.ready]
     waiting = sorted((t for line in pool.queue.lines.values() for t in line), key=lambda t: t.seq)
     for task in waiting:
-        if task.spec.placement.mode == "pin":
-            continue
         for sibling in sorted(siblings, key=lambda p: (len(p.queue), p.pool_id)):
-            if sibling.pool_id in task.spec.placement.avoid:
+            if not task.spec.placement.allows(sibling.pool_id):
                 continue
             room = sibling.queue.make_room(task.spec.priority)
             if isinstance(room, Full) or room.victim is not None:

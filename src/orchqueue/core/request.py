@@ -48,6 +48,15 @@ class PlacementWish(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     pool_ids: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
 
+    def allows(self, pool_id: str) -> bool:
+        """Tell whether the task may run in a pool.
+
+        >>> wish = PlacementWish("pin", ("a", "b"), avoid=("b",))
+        >>> wish.allows("a"), wish.allows("b"), wish.allows("c")
+        (True, False, False)
+        """
+        return pool_id not in self.avoid and (self.mode != "pin" or pool_id in self.pool_ids)
+
 
 class TaskSpec(msgspec.Struct, frozen=True, gc=False):
     """A task request: decoded known fields with defaults filled in.

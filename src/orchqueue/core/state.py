@@ -118,12 +118,15 @@ class Pool:
     def set_key(self) -> tuple[str, ...]:
         """Identify the replica set: pools with equal keys give equal outputs.
 
+        The name counts beside the digest: of an engine that runs elsewhere the digest is only what the engine says.
+
         Req: ORCH-3045
         """
         s = self.settings
         return (
             s.engine,
-            self.model_digest or self.model_ref,
+            self.model_ref,
+            self.model_digest,
             s.quant or "",
             str(s.ctx),
             self.engine_version,
