@@ -23,12 +23,14 @@ HEAD_MAX_BYTES = 64 * 1024
 class Faults(msgspec.Struct, forbid_unknown_fields=True):
     """What goes wrong. Counts are tokens into a stream; 0 or less: never. `times`: for how many completions, −1 all.
 
-    `not_deterministic`: the same request gives other texts. `ignore_abort_ms`: a slot works on after its client has gone.
+    `queue_ms`: a request takes that long to reach a slot, and is not cancelled on the way. `not_deterministic`: the same request
+    gives other texts. `ignore_abort_ms`: a slot works on after its client has gone.
     """
 
     times: int = -1
     status: int = 0
     first_token_delay_ms: int = 0
+    queue_ms: int = 0
     silent_after: int = 0
     eof_after: int = 0
     error_after: int = 0
@@ -89,6 +91,7 @@ class SimulatedLlamacpp:
         self._prompt_tokens = 0
         self._predicted_tokens = 0
         self._deferred = 0
+        self._begun = 0
 
     async def serve(self, host: str, port: int) -> asyncio.Server:
         """Listen."""
@@ -162,6 +165,7 @@ class SimulatedLlamacpp:
             "tokens_predicted_total": self._predicted_tokens,
             "requests_processing": sum(slot.busy for slot in self._slots),
             "requests_deferred": self._deferred,
+            "simulated_requests_begun_total": self._begun,
         }
         return "".join(f"llamacpp:{name} {value}\n" for name, value in figures.items())
 
@@ -191,6 +195,7 @@ class SimulatedLlamacpp:
             text = f"request ({prompt_tokens} tokens) exceeds the available context size ({self.settings.ctx} tokens)"
             _answer(writer, 400, _error(400, text))
             return False
+        await asyncio.sleep(faults.queue_ms / 1000)
         work = asyncio.ensure_future(self._decode(writer, params, output, prompt_tokens, faults))
         gone = asyncio.ensure_future(reader.read(1))
         try:
@@ -214,6 +219,7 @@ class SimulatedLlamacpp:
             self._deferred -= 1
         slot = next(slot for slot in self._slots if not slot.busy)
         slot.busy = True
+        self._begun += 1
         slot.marker = float(params.get("mirostat_tau", 5.0))
         slot.prompt_tokens = prompt_tokens
         stream = _Stream(writer, faults, self._cuts)

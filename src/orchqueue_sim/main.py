@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from orchqueue_sim.campaign import add_commands
 from orchqueue_sim.engine_llamacpp import Faults, SimSettings, SimulatedLlamacpp
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+def build_parser(*, simulations: bool = True) -> argparse.ArgumentParser:
+    """Describe the command line; without its simulations it does not load the core, and engines start faster."""
     parser = argparse.ArgumentParser(
         prog="orchq-sim", description="Simulated parts for tests. Their text means nothing."
     )
@@ -33,7 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_argument("--api-key", default="")
     engine.add_argument("--loading-ms", type=int, default=0)
     engine.add_argument("--faults", default="{}", help="JSON object, as POST /sim/faults takes it")
-    add_commands(commands)
+    if simulations:
+        from orchqueue_sim.campaign import add_commands
+
+        add_commands(commands)
     return parser
 
 
@@ -52,7 +54,8 @@ async def serve_engine(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser(simulations=words[:1] != ["engine"]).parse_args(words)
     if "act" in args:
         return int(args.act(args))
     try:

@@ -6,6 +6,7 @@ import pytest
 
 from orchqueue.adapters.engines.connection import parse_endpoint, request
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica
+from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt
 from orchqueue.adapters.engines.selftest import Description
 from orchqueue.core.request import Message, Sampling, TaskSpec
 from orchqueue.ports.errors import EngineError
@@ -207,10 +208,8 @@ async def test_a_silent_engine_can_be_aborted(simulate: StartSimulated) -> None:
 
 async def test_an_ignored_schema_is_told(simulate: StartSimulated) -> None:
     """When the engine's text does not match the schema, the attempt fails instead of ending well."""
-    import msgspec
-
     engine = await simulate()
-    schema = msgspec.Raw(b'{"type":"object","required":["other"]}')
+    schema = '{"type":"object","required":["other"]}'
     run = await decode(engine.replica(), TaskSpec(prompt="x", seed=1, sampling=Sampling(json_schema=schema)))
     assert run.completion is None
     assert run.failure is not None
@@ -230,3 +229,48 @@ async def test_a_context_below_the_promise_fails_the_self_test(simulate: StartSi
     replica = LlamacppReplica(parse_endpoint(engine.url), Description(ctx=2048), allow_simulated=True)
     with pytest.raises(EngineError, match=r"512 tokens.*promises 2048"):
         await replica.self_test()
+
+
+@pytest.mark.req("ORCH-3017")
+async def test_a_request_on_its_way_to_a_slot_is_waited_for(simulate: StartSimulated) -> None:
+    """An abort before the request reached a slot closes only when it has come there and gone."""
+    engine = await simulate()
+    await engine.set_faults(queue_ms=300)
+    replica = engine.replica()
+    run = begin(replica, LONG)
+    assert run.handle is not None
+    attempt = run.handle
+    assert isinstance(attempt, LlamacppAttempt)
+    await until_async(lambda: attempt.sent, what="the request to be sent")
+    attempt.abort()
+    await run.closed_event.wait()
+    figures = await request(parse_endpoint(engine.url), "GET", "/metrics")
+    assert b"simulated_requests_begun_total 1" in figures.body
+    assert await idle(replica)
+
+
+@pytest.mark.req("ORCH-3017")
+async def test_nothing_follows_an_abort_in_the_same_read() -> None:
+    """When text and end come in one read, an abort inside the text leaves out the end."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1]
+        if path == b"/completion":
+            events = b'data: {"content":"a"}\n\ndata: {"content":"b","stop":true,"stop_type":"eos"}\n\n'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + events)
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    replica = LlamacppReplica(parse_endpoint(f"http://127.0.0.1:{port}"))
+    whole = await decode(replica, SPEC)
+    assert (whole.text, whole.completion is not None) == ("ab", True)
+    run = begin(replica, SPEC, on_first=lambda handle: handle.abort())
+    await run.closed_event.wait()
+    assert run.reads == [("a", "b")]
+    assert run.completion is None
+    server.close()
+    await server.wait_closed()

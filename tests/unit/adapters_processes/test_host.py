@@ -3,22 +3,26 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from orchqueue.adapters.models import ModelStore
 from orchqueue.adapters.processes import fit, host
-from orchqueue.adapters.processes.host import LlamacppExternalHost, LlamacppSpawnHost
+from orchqueue.adapters.processes.host import LlamacppExternalHost, LlamacppSpawnHost, SpawnedReplica
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.core.events import CrashCause
 from orchqueue.core.ids import ReplicaId
-from orchqueue.core.request import TaskSpec
+from orchqueue.core.request import Sampling, TaskSpec
 from orchqueue.ports.errors import EngineError, ProcessError
+from orchqueue.ports.process import OnExit
 from tests.conformance.engine.conftest import MODEL, StartSimulated, begin
 from tests.waiting import until_async
 
 REPLICA = ReplicaId("pool-0")
+ENDLESS = Sampling(ignore_eos=True)
 
 
 class Exits(list[tuple[CrashCause, str]]):
@@ -26,6 +30,23 @@ class Exits(list[tuple[CrashCause, str]]):
 
     def __call__(self, cause: CrashCause, detail: str) -> None:
         self.append((cause, detail))
+
+
+BringUp = Callable[..., Awaitable[SpawnedReplica]]
+
+
+@pytest_asyncio.fixture
+async def bring_up(tmp_path: Path) -> AsyncIterator[BringUp]:
+    """Launch real engines that end with the test."""
+    started: list[SpawnedReplica] = []
+
+    async def start(settings: SpawnSettings, model: str = MODEL, exits: OnExit | None = None) -> SpawnedReplica:
+        started.append(await spawn_host(tmp_path, settings).launch(REPLICA, model, Exits() if exits is None else exits))
+        return started[-1]
+
+    yield start
+    for running in started:
+        await running.stop()
 
 
 def spawn_host(tmp_path: Path, settings: SpawnSettings) -> LlamacppSpawnHost:
@@ -36,18 +57,16 @@ def spawn_host(tmp_path: Path, settings: SpawnSettings) -> LlamacppSpawnHost:
 @pytest.mark.real_engine
 @pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-3001", "ORCH-3038")
-async def test_a_real_engine_is_killed_under_load(tmp_path: Path) -> None:
+async def test_a_real_engine_is_killed_under_load(bring_up: BringUp, tmp_path: Path) -> None:
     """A kill -9 of the real engine loses its attempt, is told with its cause, and leaves nothing behind."""
     exits = Exits()
-    running = await spawn_host(tmp_path, SpawnSettings("pool", 1024, allow_cpu=True, replicas=2)).launch(
-        REPLICA, MODEL, exits
-    )
+    running = await bring_up(SpawnSettings("pool", 1024, allow_cpu=True, replicas=2), exits=exits)
     facts = await running.replica.self_test()
     assert facts.strict_proven, facts.selftest_note
     assert facts.kv_bytes_per_token == 23_040
     assert facts.engine_version.startswith("xllamacpp-")
     assert facts.ctx == 1024
-    attempt = begin(running.replica, TaskSpec(prompt="Tell me everything", seed=1, max_tokens=900))
+    attempt = begin(running.replica, TaskSpec(prompt="Tell me everything", seed=1, max_tokens=900, sampling=ENDLESS))
     await attempt.first_text.wait()
     assert running.pid is not None
     os.kill(running.pid, signal.SIGKILL)
@@ -64,9 +83,9 @@ async def test_a_real_engine_is_killed_under_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_engine
-async def test_strangers_cannot_use_a_spawned_engine(tmp_path: Path) -> None:
+async def test_strangers_cannot_use_a_spawned_engine(bring_up: BringUp) -> None:
     """A spawned engine answers only to the key that its host made."""
-    running = await spawn_host(tmp_path, SpawnSettings("pool", 256, allow_cpu=True)).launch(REPLICA, MODEL, Exits())
+    running = await bring_up(SpawnSettings("pool", 256, allow_cpu=True))
     external = LlamacppExternalHost({REPLICA: running.url})
     stranger = await external.launch(REPLICA, MODEL, Exits())
     attempt = begin(stranger.replica, TaskSpec(prompt="hi", seed=1, max_tokens=2))
@@ -74,7 +93,6 @@ async def test_strangers_cannot_use_a_spawned_engine(tmp_path: Path) -> None:
     assert attempt.failure is not None
     assert "401" in attempt.failure[1]
     await stranger.stop()
-    await running.stop()
 
 
 @pytest.mark.req("ORCH-3001")
@@ -168,13 +186,15 @@ async def test_a_loading_engine_is_waited_for(simulate: StartSimulated) -> None:
 
 @pytest.mark.real_engine
 @pytest.mark.timeout(60)
-async def test_a_real_engine_with_two_slots(tmp_path: Path) -> None:
+async def test_a_real_engine_with_two_slots(bring_up: BringUp) -> None:
     """Two slots have the whole ctx each, decode at once, and are not strict."""
-    settings = SpawnSettings("pool", 512, slots=2, strict=False, allow_cpu=True)
-    running = await spawn_host(tmp_path, settings).launch(REPLICA, MODEL, Exits())
+    running = await bring_up(SpawnSettings("pool", 512, slots=2, strict=False, allow_cpu=True))
     facts = await running.replica.self_test()
     assert (facts.slots_total, facts.ctx, facts.strict_proven) == (2, 512, False)
-    runs = [begin(running.replica, TaskSpec(prompt="Tell me more", seed=seed, max_tokens=400)) for seed in (1, 2)]
+    runs = [
+        begin(running.replica, TaskSpec(prompt="Tell me more", seed=seed, max_tokens=400, sampling=ENDLESS))
+        for seed in (1, 2)
+    ]
     for run in runs:
         await run.first_text.wait()
     assert not any(run.closed_event.is_set() for run in runs)
@@ -182,13 +202,11 @@ async def test_a_real_engine_with_two_slots(tmp_path: Path) -> None:
         assert run.handle is not None
         run.handle.abort()
         await run.closed_event.wait()
-    await running.stop()
 
 
 @pytest.mark.real_engine
-async def test_a_context_beyond_the_models_is_refused(tmp_path: Path) -> None:
+async def test_a_context_beyond_the_models_is_refused(bring_up: BringUp) -> None:
     """A ctx that the engine cuts down to what the model was made for does not pass for the whole."""
-    running = await spawn_host(tmp_path, SpawnSettings("pool", 16_384, allow_cpu=True)).launch(REPLICA, MODEL, Exits())
+    running = await bring_up(SpawnSettings("pool", 16_384, allow_cpu=True))
     with pytest.raises(EngineError, match="promises 16384"):
         await running.replica.self_test()
-    await running.stop()

@@ -84,7 +84,7 @@ class LlamacppAttempt:
         if self._over:
             return
         self._over = True
-        if self._sent():
+        if self.sent:
             self._leave()
         else:
             self._task.cancel()
@@ -172,7 +172,9 @@ class LlamacppAttempt:
         except (EngineError, OSError, TimeoutError) as error:
             self._fail_unsent("lost", f"{self._endpoint.url}: {str(error) or type(error).__name__}")
 
-    def _sent(self) -> bool:
+    @property
+    def sent(self) -> bool:
+        """Tell whether the engine may have seen the request."""
         return self._connection is not None and self._connection.sent
 
     def _fail_unsent(self, failure: AttemptFailure, detail: str) -> None:
