@@ -186,7 +186,9 @@ class Streams:
         self.readers -= 1
         if not log.readers and self._followed.get(log.key) is log:
             del self._followed[log.key]
-        self.detached(log.key, len(log.readers))
+        # Readers of a forgotten log say nothing of a newer task of the same name.
+        if self._logs.get(log.key) is log:
+            self.detached(log.key, len(log.readers))
 
 
 def _restored_started(

@@ -7,6 +7,7 @@ import pytest
 from orchqueue.core.effects import EmitMetrics
 from orchqueue.core.outcome import Outcome
 from orchqueue.runtime.stream_frames import Position, parse_position
+from orchqueue.runtime.stream_log import Reader
 from orchqueue.runtime.streams import AttachRefusal, Streams
 from tests.unit.runtime_streams.reading import (
     KEY,
@@ -322,3 +323,20 @@ def test_release_ends_or_drops_every_reader(streams: Streams) -> None:
     streams.release_readers()
     assert (quick.over, slow.over) == ("ended", "dropped")
     assert streams.readers == 0
+
+
+@pytest.mark.req("ORCH-3026")
+def test_late_reader_of_a_forgotten_task_says_nothing_of_the_next_one_of_that_name() -> None:
+    """A slow reader that leaves its old log does not count as leaving the new task, which is read by another."""
+    left: list[int] = []
+    made = Streams(detached=lambda _, readers: left.append(readers))
+    made.open(KEY)
+    slow = made.attach(KEY, None, Recorder())
+    assert isinstance(slow, Reader)
+    made.finish(KEY, ended())
+    made.forget(KEY)
+    made.open(KEY)
+    attach(made)
+    slow.detach()
+    assert left == []
+    assert made.readers == 1
