@@ -91,6 +91,11 @@ class Auditor:
                 for track in list(self.tracks.values()):
                     if track.replica_id == event.replica_id:
                         self._failed(track.key, track.attempt_id)
+            case ev.AcceptsWithdrawn():
+                for key in event.keys:
+                    session_id = self.tracks[key].spec.session_id if key in self.tracks else None
+                    if session_id is not None:
+                        self._turns.withdrawn((tenant_of(key), session_id))
             case ev.SessionDeleteRequested():
                 self._turns.deleted(event.session)
             case ev.SettingsReplaced():

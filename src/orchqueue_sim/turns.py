@@ -41,6 +41,14 @@ class Turns:
             return f"session {key[1]} was refused after {turns} of {self._limits.max_turns} turns"
         return ""
 
+    def withdrawn(self, key: SessionKey) -> None:
+        """Uncount a turn whose client was told that it was not accepted."""
+        turns, until_ms = self._had.get(key, (0, 0))
+        if turns > 1:
+            self._had[key] = (turns - 1, until_ms)
+        else:
+            self._had.pop(key, None)
+
     def deleted(self, key: SessionKey) -> None:
         """Forget a session."""
         self._had.pop(key, None)

@@ -55,6 +55,15 @@ class Sessions:
         session.turns += 1
         return session
 
+    def take_turn_back(self, key: SessionKey) -> None:
+        """Undo a turn whose acceptance was withdrawn; a session of which nothing is left never was."""
+        session = self._sessions.get(key)
+        if session is None:
+            return
+        session.turns -= 1
+        if session.turns <= 0:
+            del self._sessions[key]
+
     def evict(self, key: SessionKey) -> Session | None:
         """Forget a session."""
         return self._sessions.pop(key, None)

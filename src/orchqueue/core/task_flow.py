@@ -198,6 +198,8 @@ def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
     # Numbered here and not when it was asked for: while its prompt was counted others may have been accepted.
     task.seq = state.next_seq()
     task.accepted_at_ms = now_ms
+    # Whoever pages through the tasks relies on them standing in that order.
+    state.tasks[task.key] = state.tasks.pop(task.key)
     pool.queue.push(task)
     if task.session is not None:
         session = state.sessions.count_turn(task.session, now_ms)
@@ -279,8 +281,10 @@ def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> 
     Req: ORCH-4013
     """
     for key in event.keys:
-        task = state.active.get(key)
-        if task is not None:
+        task = state.tasks.get(key)
+        if task is not None and task.session is not None:
+            state.sessions.take_turn_back(task.session)
+        if task is not None and task.state is not TaskState.ENDED:
             end(state, task, Outcome.JOURNAL_DOWN, now_ms, "withdrawn: the journal could not be written")
         if key in state.retained:
             forget(state, key)
@@ -295,6 +299,8 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     Req: ORCH-4011
     """
     task = _from_record(state, event.accepted)
+    # The machine's clock may have been set back since.
+    task.accepted_at_ms = min(task.accepted_at_ms, now_ms)
     pool, homeless = state.pools.get(event.accepted.pool_id), False
     if pool is None or admission.model_replaced(pool, task.spec):
         fit = admission.fitting_pools(state, task.spec)

@@ -31,3 +31,39 @@ def test_strict_tasks_end_when_no_replica_can_keep_the_promise_any_more() -> Non
     (told,) = core.wanted(fx.Finish)
     assert (told.key, told.ended.outcome) == (key("strict"), Outcome.POOL_UNAVAILABLE)
     assert core.starts == ["other"]
+
+
+@pytest.mark.req("ORCH-4013", "ORCH-3022")
+def test_withdrawn_acceptance_uses_up_no_turn() -> None:
+    """Who is told 503 at its last turn may send it again; a session that had only withdrawn turns never was."""
+    core = Driver()
+    for turn in range(8):
+        core.submit(f"t{turn}", session_id="s")
+    core.submit("fresh", session_id="only")
+    core.handle(ev.JournalStalled("disk full"))
+    core.handle(ev.AcceptsWithdrawn((key("t7"), key("fresh"))))
+    core.handle(ev.JournalHealed())
+    assert core.core.state.sessions.find((TENANT, "only"), core.now_ms) is None
+    assert core.wanted(fx.Accept, core.submit("t7", session_id="s"))
+    core.submit("t8", session_id="s")
+    assert [f.pointer for f in core.refusal().refusal.faults] == ["/session_id"]
+
+
+@pytest.mark.req("ORCH-4001")
+def test_tasks_stand_in_order_of_acceptance_when_one_was_counted_meanwhile() -> None:
+    """A list paged by acceptance leaves no task out."""
+    core = Driver()
+    core.submit("slow", prompt="x" * 300)
+    core.submit("quick")
+    core.handle(ev.PromptCounted(key("slow"), 10))
+    assert [t.task_id for t in core.core.state.tasks.values()] == ["quick", "slow"]
+    assert [t.seq for t in core.core.state.tasks.values()] == sorted(t.seq for t in core.core.state.tasks.values())
+
+
+@pytest.mark.req("ORCH-4011")
+def test_clock_set_back_between_two_lives_gives_no_negative_wait() -> None:
+    """A task that seems to come from the future has waited for nothing."""
+    core = Driver()
+    core.handle(recovered("t", accepted_at_ms=core.now_ms + 3_600_000))
+    (started,) = core.wanted(fx.EmitStarted)
+    assert started.queue_time_ms == 0
