@@ -5,9 +5,11 @@ import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from orchqueue.adapters.processes.identity import lives, read_identity
 from orchqueue.adapters.processes.launched import end_leftovers, launch_process
@@ -39,16 +41,28 @@ def glob(directory: Path, pattern: str) -> list[Path]:
     return list(directory.glob(pattern))
 
 
-async def owned_by_another(
-    directory: Path, program: str, grace_s: float
-) -> tuple[asyncio.subprocess.Process, int, int]:
-    """Start an owner process; give it, its engine's pid and its launcher's."""
-    owner = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", OWNER, str(directory), program, str(grace_s), stdout=asyncio.subprocess.PIPE
-    )
-    assert owner.stdout is not None
-    engine, launcher = (await owner.stdout.readline()).split()
-    return owner, int(engine), int(launcher)
+Own = Callable[[Path, str, float], Awaitable[tuple[asyncio.subprocess.Process, int, int]]]
+
+
+@pytest_asyncio.fixture
+async def own() -> AsyncIterator[Own]:
+    """Start owner processes that end with the test; give each with its engine's pid and its launcher's."""
+    owners: list[asyncio.subprocess.Process] = []
+
+    async def start(directory: Path, program: str, grace_s: float) -> tuple[asyncio.subprocess.Process, int, int]:
+        owner = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", OWNER, str(directory), program, str(grace_s), stdout=asyncio.subprocess.PIPE
+        )
+        owners.append(owner)
+        assert owner.stdout is not None
+        engine, launcher = (await owner.stdout.readline()).split()
+        return owner, int(engine), int(launcher)
+
+    yield start
+    for owner in owners:
+        if owner.returncode is None:
+            owner.kill()
+        await owner.wait()
 
 
 async def test_the_port_is_told_and_stop_leaves_nothing(launch: Launch, tmp_path: Path) -> None:
@@ -117,9 +131,9 @@ async def test_a_killed_launcher_takes_its_engine_along(launch: Launch) -> None:
 
 
 @pytest.mark.parametrize("program", ["STAY", "STUBBORN"])
-async def test_nothing_outlives_a_killed_owner(tmp_path: Path, program: str) -> None:
+async def test_nothing_outlives_a_killed_owner(own: Own, tmp_path: Path, program: str) -> None:
     """After kill -9 of the owner engine, launcher and files are gone when the grace is over."""
-    owner, engine_pid, launcher_pid = await owned_by_another(tmp_path / "r", program, 0.3)
+    owner, engine_pid, launcher_pid = await own(tmp_path / "r", program, 0.3)
     engine, launcher = pin(engine_pid), pin(launcher_pid)
     owner.kill()
     await owner.wait()
@@ -127,10 +141,10 @@ async def test_nothing_outlives_a_killed_owner(tmp_path: Path, program: str) -> 
     await until_async(lambda: not list((tmp_path / "r").glob("*.[js]*")), what="their files to go")
 
 
-async def test_an_adopted_engine_lives_on(tmp_path: Path) -> None:
+async def test_an_adopted_engine_lives_on(own: Own, tmp_path: Path) -> None:
     """Who connects with the token before the grace is over owns the engine; a wrong token owns nothing."""
-    owner, engine_pid, _ = await owned_by_another(tmp_path / "r", "STAY", 0.5)
-    other_owner, orphan_pid, _ = await owned_by_another(tmp_path / "s", "STAY", 0.5)
+    owner, engine_pid, _ = await own(tmp_path / "r", "STAY", 0.5)
+    other_owner, orphan_pid, _ = await own(tmp_path / "s", "STAY", 0.5)
     engine, orphan = pin(engine_pid), pin(orphan_pid)
     path = next(iter(glob(tmp_path / "r", "*.sock")))
     identity = read_identity(path.with_suffix(".json"))
@@ -153,10 +167,10 @@ async def test_an_adopted_engine_lives_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hang", [False, True], ids=["answering", "hanging"])
-async def test_leftovers_are_ended(tmp_path: Path, hang: bool) -> None:
+async def test_leftovers_are_ended(own: Own, tmp_path: Path, hang: bool) -> None:
     """A new daemon ends what an earlier one left, also when the launcher does not answer."""
     directory = tmp_path / ("deep" * 30) / "replicas"
-    owner, engine_pid, launcher_pid = await owned_by_another(directory, "STAY", 60.0)
+    owner, engine_pid, launcher_pid = await own(directory, "STAY", 60.0)
     engine, launcher = pin(engine_pid), pin(launcher_pid)
     owner.kill()
     await owner.wait()
