@@ -145,6 +145,9 @@ class Supervision:
             await asyncio.sleep(0.2)
             self._lose(replica_id, life, "selftest", str(error))
             return
+        except Exception as error:  # noqa: BLE001 - a bug in an adapter must not leave the replica starting for ever
+            self._lose(replica_id, life, "never_ready", _unexpected(error))
+            return
         if life.over:
             return
         life.ready = True
@@ -192,7 +195,7 @@ class Supervision:
         if life.running is not None:
             try:
                 await life.running.stop()
-            except PortError:
+            except Exception:  # noqa: BLE001 - a failed stop must not keep the replica from its next start
                 # It is down as far as we can take it; the next launch tells what is wrong.
                 return
 
@@ -214,6 +217,8 @@ class Supervision:
                     problem = ""
         except (EngineError, TimeoutError) as error:
             problem = str(error) or f"no answer within {PROBE_TIMEOUT_S:g} s"
+        except Exception as error:  # noqa: BLE001 - nobody else would take the suspicion away
+            problem = _unexpected(error)
         if not problem and not life.over:
             self._post(ReplicaHealthy(replica_id))
         elif problem:
@@ -225,6 +230,8 @@ class Supervision:
             await self._hosts[pool_id].verify_model(model_ref)
         except PortError as error:
             problem = str(error)
+        except Exception as error:  # noqa: BLE001 - without an answer the pool would be verifying for ever
+            problem = _unexpected(error)
         self._post(ModelVerified(pool_id, model_ref, problem))
 
     async def _count(self, key: TaskKey, replica_id: ReplicaId, spec: TaskSpec, timeout_ms: int) -> None:
@@ -234,7 +241,7 @@ class Supervision:
             try:
                 async with asyncio.timeout(timeout_ms / 1000):
                     tokens = await engine.count_prompt(spec)
-            except (EngineError, TimeoutError):
+            except Exception:  # noqa: BLE001 - whatever it was, the client waits and an estimate will do
                 tokens = None
         self._post(PromptCounted(key, tokens))
 
@@ -242,3 +249,7 @@ class Supervision:
         # The KV goes with the next prompt in any case.
         with suppress(EngineError):
             await engine.evict_session("/".join(session))
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {error}; this is a bug, please report it"

@@ -311,3 +311,48 @@ async def test_close_takes_everything_down(bench: Bench) -> None:
     (lost,) = bench.said(ReplicaLost)
     assert isinstance(lost, ReplicaLost)
     assert "shutting down" in lost.detail
+
+
+@pytest.mark.req("ORCH-3038")
+async def test_a_bug_in_an_adapter_still_gets_every_effect_its_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no port may raise is told as a loss or a problem, so that nothing waits for ever."""
+
+    async def explode(*_args: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(bench.world.engine, "self_test", explode)
+    bench.supervision.start(ID, "m")
+    await until_async(lambda: bench.said(ReplicaLost))
+    monkeypatch.undo()
+    await bench.start()
+    for name in ("health", "count_prompt"):
+        monkeypatch.setattr(bench.world.engine, name, explode)
+    monkeypatch.setattr(bench.world, "verify_model", explode)
+    bench.supervision.count_prompt(KEY, ID, TaskSpec(prompt="x"), 1_000)
+    bench.supervision.verify_model(POOL, "m")
+    await until_async(lambda: len(bench.said(PromptCounted, ModelVerified)) == 2)
+    bench.supervision.probe(ID)
+    await until_async(lambda: len(bench.said(ReplicaLost)) == 2)
+    lost = [event.detail for event in bench.said(ReplicaLost) if isinstance(event, ReplicaLost)]
+    assert all("ValueError: planted" in detail for detail in lost)
+    assert [e.tokens for e in bench.said(PromptCounted) if isinstance(e, PromptCounted)] == [None]
+
+
+async def test_a_stop_that_fails_unexpectedly_does_not_keep_the_replica_down(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica counts as stopped and can be started again."""
+    await bench.start()
+    running = bench.world.alive[-1]
+
+    async def explode() -> None:
+        bench.world.alive.remove(running)
+        raise ProcessLookupError("planted")
+
+    monkeypatch.setattr(running, "stop", explode)
+    bench.supervision.stop(ID)
+    await until_async(lambda: bench.said(ReplicaStopped))
+    bench.supervision.start(ID, "m")
+    await until_async(lambda: len(bench.said(ReplicaReady)) == 2)
