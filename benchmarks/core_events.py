@@ -21,9 +21,11 @@ from orchqueue.core.events import (
     AttemptCompleted,
     CancelRequested,
     ChunksArrived,
+    ReaderAttached,
     ReplicaFacts,
     ReplicaReady,
     TaskSubmitted,
+    Ticked,
 )
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, TaskId, TaskKey, Tenant, task_key
 from orchqueue.core.orchestrator import Orchestrator
@@ -150,6 +152,16 @@ def many_slots(slots: int, tasks: int) -> float:
     return median([bench.submit(slots + number)[1] for number in range(tasks)]) / 1000
 
 
+def interval_us(bench: Bench) -> float:
+    """Time what the core does for every metrics interval."""
+    took: list[int] = []
+    for _ in range(5):
+        begun = perf_counter_ns()
+        bench.core.handle(bench.now_ms, Ticked())
+        took.append(perf_counter_ns() - begun)
+    return median(took) / 1000
+
+
 def deep(report: Report, depth: int, samples: int) -> None:
     """Time the core with many waiting tasks."""
     bench = Bench(8)
@@ -178,6 +190,11 @@ def deep(report: Report, depth: int, samples: int) -> None:
         bench.core.handle(bench.now_ms, CancelRequested(ReplyId(number), key))
         canceled.append(perf_counter_ns() - begun)
     report.add(f"cancel anywhere in the queue, {depth} waiting", median(canceled) / 1000, "µs")
+    report.add(f"metrics interval, nobody reads, {depth} waiting", interval_us(bench), "µs")
+    for key in keys[-2_000:-1_000]:
+        bench.core.handle(bench.now_ms, ReaderAttached(key, 1))
+    followed = len(bench.core.state.followed)
+    report.add(f"metrics interval, {followed} read, {depth} waiting", interval_us(bench), "µs")
 
 
 def rss_bytes() -> int:

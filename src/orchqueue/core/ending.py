@@ -51,6 +51,7 @@ def end(
     state.emit(*(ClearTimer((kind, task.key)) for kind in TASK_TIMERS))
     _count(state, task, pool, ended)
     del state.active[task.key]
+    state.followed.pop(task.key, None)
     retain(state, task, now_ms)
     state.dirty = True
 

@@ -5,10 +5,13 @@ Req: ORCH-3029, ORCH-2007
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import msgspec
 
 from orchqueue.core.effects import Basis
 from orchqueue.core.estimate import Rates, remaining_tokens, service_ms, start_after_ms
+from orchqueue.core.ids import PoolId
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.state import Attempt, Pool, Replica, State
 from orchqueue.core.task import Task
@@ -16,6 +19,8 @@ from orchqueue.core.task import Task
 FALLBACK_START_MS = 5_000
 DRAINED_RETRY_MS = 30_000
 CAUTION = {"measured": (5, 4), "selftest": (3, 2), "none": (2, 1)}
+
+FreeSlots: TypeAlias = dict[PoolId, list[int]]
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -82,21 +87,32 @@ def comes_up_in_ms(pool: Pool, now_ms: int) -> int:
     return min(waits, default=FALLBACK_START_MS)
 
 
-def start_of(state: State, pool: Pool, task: Task, now_ms: int) -> Forecast:
-    """Predict position and start of a waiting task."""
+def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: FreeSlots | None = None) -> Forecast:
+    """Predict position and start of a waiting task.
+
+    `free_in_ms` remembers each pool's slots for whoever predicts many starts at one instant.
+    """
     rates = pool_rates(pool)
     count, tokens = pool.queue.ahead(task)
     if count == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
         return Forecast(0, 0, rates.basis)
     prompt_ms = count * service_ms(_typical_prompt(pool, task), 0, rates)
     ahead_ms = prompt_ms + service_ms(0, tokens, rates)
-    slots = slots_free_in_ms(state, pool, now_ms)
+    known = {} if free_in_ms is None else free_in_ms
+    slots = _slots_once(state, pool, now_ms, known)
     for sibling in state.siblings(pool):
         if not len(sibling.queue) and sibling.dispatching and task.spec.placement.allows(sibling.pool_id):
-            slots.extend(wait for wait in slots_free_in_ms(state, sibling, now_ms) if wait == 0)
+            slots = [*slots, *(wait for wait in _slots_once(state, sibling, now_ms, known) if wait == 0)]
     if not slots:
         return Forecast(count, comes_up_in_ms(pool, now_ms) + ahead_ms, rates.basis)
     return Forecast(count, start_after_ms(slots, ahead_ms), rates.basis)
+
+
+def _slots_once(state: State, pool: Pool, now_ms: int, known: FreeSlots) -> list[int]:
+    found = known.get(pool.pool_id)
+    if found is None:
+        found = known[pool.pool_id] = sorted(slots_free_in_ms(state, pool, now_ms))
+    return found
 
 
 def _typical_prompt(pool: Pool, task: Task) -> int:

@@ -38,6 +38,8 @@ def violations(state: State) -> list[str]:
     ended = {k for k, t in state.tasks.items() if t.state is TaskState.ENDED}
     if ended != set(state.retained):
         found.append("ended and retained tasks differ")
+    if set(state.followed) != {k for k, t in state.active.items() if t.readers}:
+        found.append("followed tasks are not those that are read")
     if set(state.active) | ended != set(state.tasks):
         found.append("some task is neither active nor ended")
     return found

@@ -160,6 +160,7 @@ class State:
         self.replicas = {r.replica_id: r for p in self.pools.values() for r in p.replicas.values()}
         self.tasks: dict[TaskKey, Task] = {}
         self.active: dict[TaskKey, Task] = {}
+        self.followed: dict[TaskKey, Task] = {}
         self.retained: OrderedDict[TaskKey, int] = OrderedDict()
         self.retained_bytes = 0
         self.attempts: dict[AttemptId, Attempt] = {}

@@ -34,7 +34,7 @@ from orchqueue.core.events import (
     TaskSubmitted,
 )
 from orchqueue.core.forecast import expected_tokens, retry_after_full, start_of
-from orchqueue.core.ids import ReplyId, Tenant, task_id_of, task_key
+from orchqueue.core.ids import ReplyId, SessionKey, Tenant, task_id_of, task_key
 from orchqueue.core.outcome import MEANINGS, Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
 from orchqueue.core.records import Accepted
@@ -115,8 +115,15 @@ def _no_turn(state: State, tenant: Tenant, spec: TaskSpec, now_ms: int) -> Refus
     """Refuse a turn beyond the session's last; that ends the session."""
     refusal = admission.no_turn_left(state, tenant, spec, now_ms)
     if refusal is not None and spec.session_id is not None:
-        state.sessions.evict((tenant, spec.session_id))
+        _evict(state, (tenant, spec.session_id))
     return refusal
+
+
+def _evict(state: State, key: SessionKey) -> None:
+    session = state.sessions.evict(key)
+    if session is not None and session.warm_on is not None:
+        state.emit(EvictKv(session.warm_on, key))
+    state.emit(ClearTimer(("session", "/".join(key))))
 
 
 def _stopped(state: State) -> Refusal | None:
@@ -248,6 +255,7 @@ def on_reader_attached(state: State, event: ReaderAttached) -> None:
     task = state.active.get(event.key)
     if task is not None:
         task.readers, task.reader_seen = event.readers, True
+        state.followed[task.key] = task
         state.emit(ClearTimer(("disconnect", task.key)))
 
 
@@ -260,6 +268,8 @@ def on_reader_detached(state: State, event: ReaderDetached, now_ms: int) -> None
     if task is None:
         return
     task.readers, task.unread_since_ms = event.readers, now_ms
+    if event.readers == 0:
+        state.followed.pop(task.key, None)
     if event.readers == 0 and task.spec.cancels_on_disconnect:
         state.emit(SetTimer(("disconnect", task.key), now_ms + state.settings.disconnect_grace_ms))
 
@@ -269,10 +279,8 @@ def on_session_delete(state: State, event: SessionDeleteRequested) -> None:
 
     Req: ORCH-2005
     """
-    session = state.sessions.evict(event.session)
-    if session is not None and session.warm_on is not None:
-        state.emit(EvictKv(session.warm_on, event.session))
-    state.emit(ClearTimer(("session", "/".join(event.session))), Done(event.reply))
+    _evict(state, event.session)
+    state.emit(Done(event.reply))
 
 
 def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> None:

@@ -6,7 +6,7 @@ Req: ORCH-2002, ORCH-2004, ORCH-2103, ORCH-2104
 from __future__ import annotations
 
 from orchqueue.core.effects import EmitMetrics
-from orchqueue.core.forecast import on_time_probability, pool_rates, start_of
+from orchqueue.core.forecast import FreeSlots, on_time_probability, pool_rates, start_of
 from orchqueue.core.ids import SessionKey, TaskKey
 from orchqueue.core.outcome import CANCELED, Outcome
 from orchqueue.core.records import Ended
@@ -136,14 +136,16 @@ def _replica(state: State, replica: Replica) -> ReplicaPicture:
 def tell_readers(state: State, now_ms: int) -> None:
     """Send every task that is read its live figures.
 
+    Cost: nothing for tasks that nobody follows; the running attempts are looked at once a pool.
     Req: ORCH-2002
     """
-    for found in state.active.values():
-        if not found.readers or found.state is TaskState.COUNTING:
+    free_in_ms: FreeSlots = {}
+    for found in state.followed.values():
+        if found.state is TaskState.COUNTING:
             continue
         pool = state.pools[found.pool_id]
         if found.state is TaskState.WAITING:
-            forecast = start_of(state, pool, found, now_ms)
+            forecast = start_of(state, pool, found, now_ms, free_in_ms)
             chance = on_time_probability(found, forecast.start_in_ms, pool_rates(pool), now_ms)
             state.emit(EmitMetrics(found.key, forecast.position, forecast.start_in_ms, on_time_probability=chance))
             continue
