@@ -10,7 +10,7 @@ from typing import assert_never
 from orchqueue.core import attempt_flow, pool_flow, replica_flow, task_flow, timer_flow, views
 from orchqueue.core import events as ev
 from orchqueue.core.dispatch import dispatch
-from orchqueue.core.effects import AnyEffect
+from orchqueue.core.effects import AnyEffect, Note
 from orchqueue.core.settings import Settings
 from orchqueue.core.state import State
 
@@ -116,8 +116,10 @@ class Orchestrator:
                 state.shutting_down = True
             case ev.JournalStalled():
                 state.journal_problem = event.reason
+                state.emit(Note("error", "journal_stalled", {"detail": event.reason}))
             case ev.JournalHealed():
                 state.journal_problem = None
+                state.emit(Note("info", "journal_healed", {}))
                 state.dirty = True
             case ev.AcceptsWithdrawn():
                 task_flow.on_accepts_withdrawn(state, event, now_ms)
