@@ -191,7 +191,7 @@ def deep(report: Report, depth: int, samples: int) -> None:
         canceled.append(perf_counter_ns() - begun)
     report.add(f"cancel anywhere in the queue, {depth} waiting", median(canceled) / 1000, "µs")
     report.add(f"metrics interval, nobody reads, {depth} waiting", interval_us(bench), "µs")
-    for key in keys[-2_000:-1_000]:
+    for key in keys[-2 * samples : -samples]:
         bench.core.handle(bench.now_ms, ReaderAttached(key, 1))
     followed = len(bench.core.state.followed)
     report.add(f"metrics interval, {followed} read, {depth} waiting", interval_us(bench), "µs")
