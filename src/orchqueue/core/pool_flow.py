@@ -51,7 +51,8 @@ def on_drain(state: State, event: DrainRequested, now_ms: int) -> None:
         pool.mode = "draining"
         _move_to_siblings(state, pool)
         state.emit(SetTimer(("drain", pool.pool_id), pool.drain_at_ms))
-    state.emit(Done(event.reply, {"pool_id": pool.pool_id, "mode": pool.mode}))
+    left_ms = max(0, pool.drain_at_ms - now_ms)
+    state.emit(Done(event.reply, {"pool_id": pool.pool_id, "mode": pool.mode, "deadline_ms": left_ms}))
     state.emit(Note("info", "pool_drain", {"pool_id": pool.pool_id, "engine": pool.settings.engine}))
     state.dirty = True
 
@@ -130,7 +131,8 @@ def _begin_reload(state: State, reply: ReplyId, pool: Pool, model_ref: str) -> N
     pool.wanted_model_ref = model_ref
     pool.last_error = None
     state.emit(ClearTimer(("drain", pool.pool_id)))
-    state.emit(VerifyModel(pool.pool_id, model_ref), Done(reply, {"pool_id": pool.pool_id, "mode": "reloading"}))
+    detail: dict[str, str | int] = {"pool_id": pool.pool_id, "mode": "reloading", "model_ref": model_ref}
+    state.emit(VerifyModel(pool.pool_id, model_ref), Done(reply, detail))
 
 
 def on_verified(state: State, event: ModelVerified, now_ms: int) -> None:

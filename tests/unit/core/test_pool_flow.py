@@ -112,3 +112,24 @@ def test_a_model_replaced_while_a_prompt_was_counted_is_unknown() -> None:
     core.ready("pr0")
     core.handle(ev.PromptCounted(key("t"), 10))
     assert [f.pointer for f in core.refusal().refusal.faults] == ["/model_ref"]
+
+
+@pytest.mark.req("ORCH-2101")
+def test_a_drain_is_answered_with_the_deadline_that_holds() -> None:
+    """A later deadline than the first is not promised: the answer tells what is left of the shortest."""
+    core = Driver()
+    core.submit("runs")
+    for deadline_ms in (3_000, 9_000, 1_000):
+        core.handle(ev.DrainRequested(core.reply(), P, deadline_ms), after_ms=500)
+    assert [d.detail["deadline_ms"] for d in core.wanted(fx.Done)] == [3_000, 2_500, 1_000]
+
+
+@pytest.mark.req("ORCH-3034")
+def test_a_rollback_is_answered_with_the_model_that_comes_back() -> None:
+    """Nobody has to remember what was served before."""
+    core = Driver()
+    reload(core, "new")
+    core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
+    core.ready("pr0")
+    core.handle(ev.RollbackRequested(core.reply(), P))
+    assert core.wanted(fx.Done)[-1].detail["model_ref"] == "m"
