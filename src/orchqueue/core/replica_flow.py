@@ -152,13 +152,14 @@ def _fail_attempts(state: State, replica: Replica, event: ReplicaLost, now_ms: i
 
 def _give_up_waiting(state: State, pool: Pool, now_ms: int) -> None:
     """End what waits for replicas that are all given up, so that clients need not wait for the breaker."""
-    if any(r.state is not ReplicaState.BROKEN for p in (pool, *state.siblings(pool)) for r in p.replicas.values()):
+    members = (pool, *state.siblings(pool))
+    replicas = [r for p in members for r in p.replicas.values()]
+    if any(r.state is not ReplicaState.BROKEN for r in replicas):
         return
-    wait_ms = min(r.retry_at_ms for r in pool.replicas.values()) - now_ms
-    text = f"every replica of pool {pool.pool_id} failed repeatedly; send the task again later"
-    for line in pool.queue.lines.values():
-        for task in list(line):
-            end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, text, retry_after_ms=max(1, wait_ms))
+    wait_ms = max(1, min(r.retry_at_ms for r in replicas) - now_ms)
+    for task in [t for p in members for line in p.queue.lines.values() for t in line]:
+        text = f"every replica of pool {task.pool_id} failed repeatedly; send the task again later"
+        end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, text, retry_after_ms=wait_ms)
 
 
 def _give_up_strict(state: State, pool: Pool, now_ms: int) -> None:

@@ -42,7 +42,7 @@ def _replica_timer(state: State, kind: str, replica_id: ReplicaId, now_ms: int) 
     replica = state.replicas[replica_id]
     if kind == "restart" and replica.state in (ReplicaState.BACKOFF, ReplicaState.BROKEN):
         start_replica(state, replica, now_ms)
-    elif kind == "stable" and replica.state is ReplicaState.READY:
+    elif kind == "stable" and replica.state in (ReplicaState.READY, ReplicaState.SUSPECT):
         replica.failures_in_row = 0
     elif kind == "cool":
         replica.cooling = False

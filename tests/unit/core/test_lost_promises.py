@@ -4,10 +4,12 @@ import pytest
 
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
-from orchqueue.core.ids import PoolId, TaskId
+from orchqueue.core.ids import PoolId, ReplicaId, TaskId
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.records import Accepted
-from orchqueue.core.request import TaskSpec
+from orchqueue.core.replica_states import ReplicaState
+from orchqueue.core.request import PlacementWish, TaskSpec
+from orchqueue.core.settings import Supervision
 from tests.unit.core.driving import TENANT, Driver, key, pool_settings
 
 
@@ -67,3 +69,39 @@ def test_clock_set_back_between_two_lives_gives_no_negative_wait() -> None:
     core.handle(recovered("t", accepted_at_ms=core.now_ms + 3_600_000))
     (started,) = core.wanted(fx.EmitStarted)
     assert started.queue_time_ms == 0
+
+
+@pytest.mark.req("ORCH-3039")
+def test_tasks_of_every_pool_of_a_set_are_told_when_its_last_replica_is_given_up() -> None:
+    """What waits in the pool that failed first does not wait for the breaker while its sibling's tasks are told."""
+    once = Supervision(breaker_failures=1)
+    core = Driver(pool_settings("p", supervision=once), pool_settings("q", supervision=once))
+    pin = {
+        "p": PlacementWish(mode="pin", pool_ids=(PoolId("p"),)),
+        "q": PlacementWish(mode="pin", pool_ids=(PoolId("q"),)),
+    }
+    core.submit("runs", placement=pin["p"])
+    core.submit("early", placement=pin["p"])
+    core.submit("other", placement=pin["q"])
+    core.submit("late", placement=pin["q"])
+    core.handle(ev.ReplicaLost(ReplicaId("pr0"), "exit", "scripted"))
+    assert core.wanted(fx.Finish) == []
+    core.handle(ev.ReplicaLost(ReplicaId("qr0"), "exit", "scripted"))
+    told = {f.key: f.ended.outcome for f in core.wanted(fx.Finish)}
+    assert told == {key(name): Outcome.POOL_UNAVAILABLE for name in ("runs", "early", "other", "late")}
+
+
+@pytest.mark.req("ORCH-3038")
+def test_replica_that_is_suspected_as_its_stable_time_ends_has_been_stable() -> None:
+    """A short doubt at the wrong moment does not keep old failures counted for the rest of its life."""
+    core = Driver(pool_settings(supervision=Supervision(breaker_failures=2)))
+    lost = ev.ReplicaLost(ReplicaId("pr0"), "exit", "scripted")
+    core.handle(lost)
+    core.handle(ev.TimerFired(("restart", "pr0")))
+    core.ready("pr0")
+    core.submit("t")
+    core.fail(1)
+    core.handle(ev.TimerFired(("stable", "pr0")), after_ms=300_000)
+    core.handle(ev.ReplicaHealthy(ReplicaId("pr0")))
+    core.handle(lost)
+    assert core.core.state.replicas[ReplicaId("pr0")].state is ReplicaState.BACKOFF
