@@ -65,7 +65,7 @@ class Streams:
         self.readers = 0
         self._stall_ticks = -(-stalled_reader_ms // TICK_MS) + 1
         self._logs: dict[TaskKey, StreamLog] = {}
-        self._followed: dict[TaskKey, StreamLog] = {}
+        self._followed: dict[StreamLog, None] = {}
 
     def __contains__(self, key: TaskKey) -> bool:
         return key in self._logs
@@ -88,7 +88,7 @@ class Streams:
 
     def metrics(self, effect: EmitMetrics) -> None:
         """Send a `metrics` event to readers that keep up; it is not kept."""
-        log = self._followed.get(effect.key)
+        log = self._logs.get(effect.key)
         if log is not None and log.live:
             log.send_unkept(metrics_frame(effect))
 
@@ -152,7 +152,7 @@ class Streams:
             reader.log = None
             return AttachRefusal.MISMATCH
         log.readers.append(reader)
-        self._followed[key] = log
+        self._followed[log] = None
         self.readers += 1
         self.attached(key, len(log.readers))
         return reader
@@ -162,7 +162,7 @@ class Streams:
 
         A stream hears something at least every 15 s; a reader that took nothing for `stalled_reader_ms`, to the next tick, is dropped.
         """
-        for log in tuple(self._followed.values()):
+        for log in tuple(self._followed):
             log.quiet_ticks += 1
             if log.quiet_ticks >= HEARTBEAT_TICKS:
                 log.quiet_ticks = 0
@@ -172,7 +172,7 @@ class Streams:
 
     def release_readers(self) -> None:
         """Let every reader go, for shutdown: they may resume at the next start."""
-        for log in tuple(self._followed.values()):
+        for log in tuple(self._followed):
             log.release()
 
     def _drop_stalled(self, log: StreamLog) -> None:
@@ -184,8 +184,8 @@ class Streams:
 
     def _on_leave(self, log: StreamLog, _reader: Reader) -> None:
         self.readers -= 1
-        if not log.readers and self._followed.get(log.key) is log:
-            del self._followed[log.key]
+        if not log.readers:
+            self._followed.pop(log, None)
         # Readers of a forgotten log say nothing of a newer task of the same name.
         if self._logs.get(log.key) is log:
             self.detached(log.key, len(log.readers))

@@ -340,3 +340,19 @@ def test_late_reader_of_a_forgotten_task_says_nothing_of_the_next_one_of_that_na
     slow.detach()
     assert left == []
     assert made.readers == 1
+
+
+def test_stalled_reader_of_a_forgotten_task_is_dropped_although_the_next_one_is_followed() -> None:
+    """A new task of the same name does not hide the readers of the old log from the clean-up."""
+    made = Streams()
+    made.open(KEY)
+    stalled = attach(made, resume=False)
+    made.finish(KEY, ended())
+    made.forget(KEY)
+    made.open(KEY)
+    follower = attach(made)
+    for _ in range(20):
+        made.tick()
+    assert stalled.over == "dropped"
+    assert follower.over is None
+    assert made.readers == 1
