@@ -49,9 +49,12 @@ async def test_same_seed_gives_the_same_bytes_on_both_replicas(embedded: Daemon)
     async with AsyncClient(embedded.url) as client:
         wanted = TaskRequest(prompt="Once upon a time", seed=1001, max_tokens=24)
         others = [TaskRequest(prompt="word " * n, seed=n, max_tokens=8) for n in range(1, 7)]
-        streams = [await client.run(r) for pair in zip([wanted] * 6, others, strict=True) for r in pair]
-        results = [await s.result() for s in streams]
-    same = results[0::2]
+        await until_async(lambda: idle(client), what="both replicas idle")
+        # The first two find both replicas free and take one each.
+        order = [wanted, wanted, *(r for pair in zip(others, [wanted] * 6, strict=True) for r in pair)]
+        streams = [(r is wanted, await client.run(r)) for r in order]
+        results = [(is_wanted, await s.result()) for is_wanted, s in streams]
+    same = [r for is_wanted, r in results if is_wanted]
     assert len({r.text for r in same}) == 1
     assert {r.started.replica_id for r in same if r.started} == {"smollm2-0", "smollm2-1"}
     assert {r.started.determinism for r in same if r.started} == {"strict"}
@@ -101,11 +104,7 @@ async def test_cancel_while_decoding_stops_the_stream_and_frees_the_slot(embedde
         assert result.text == told
         await client.cancel(stream.task_id)
 
-        async def free() -> bool:
-            health = await client.pool_health("smollm2")
-            return sum(r.slots_free for r in health.replicas) == 2
-
-        await until_async(free)
+        await until_async(lambda: idle(client))
         assert (await client.task(stream.task_id)).text == told
 
 
@@ -320,6 +319,12 @@ def test_second_daemon_on_the_same_data_is_refused(embedded: Daemon) -> None:
     second.process.wait(30)
     assert second.stop() == 3
     assert str(embedded.process.pid) in "\n".join(second.log)
+
+
+async def idle(client: AsyncClient) -> bool:
+    """Tell whether every slot of both replicas is free."""
+    health = await client.pool_health("smollm2")
+    return sum(replica.slots_free for replica in health.replicas) == 2
 
 
 async def pause(milliseconds: int) -> None:

@@ -35,7 +35,7 @@ PLANTS = [
     ("types", "X = 1  # type: ignore\n", "unused-ignore"),
     ("dependencies", "import numpy\n", "DEP001 'numpy' imported but missing"),
     ("dependencies", "import pytest\n", "DEP004 'pytest' imported but declared as a dev dependency"),
-    ("dependencies", "", "DEP002 'starlette' defined as a dependency but not used"),
+    ("dependencies", "", "DEP002 'uvicorn' defined as a dependency but not used"),
     ("spelling", "# I reci" + "eve it.\n", "receive"),
 ]
 

@@ -1,6 +1,5 @@
 """While the journal cannot commit, nothing is promised that a healed journal would not keep."""
 
-
 import pytest
 
 from orchqueue.core.effects import Accept
