@@ -171,6 +171,8 @@ class LlamacppAttempt:
             self._fail_unsent(error.failure, str(error))
         except (EngineError, OSError, TimeoutError) as error:
             self._fail_unsent("lost", f"{self._endpoint.url}: {str(error) or type(error).__name__}")
+        except Exception as error:  # noqa: BLE001 - a bug here would hold the slot until the task's time is over
+            self._fail_unsent("rejected", f"the request could not be made: {type(error).__name__}: {error}")
 
     @property
     def sent(self) -> bool:
