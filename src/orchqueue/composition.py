@@ -178,6 +178,7 @@ def _host(pool: Pool, replicas_dir: Path, models: ModelStore) -> ReplicaHost:
     if pool.launch.mode == "external":
         return LlamacppExternalHost(
             dict(zip(names, pool.launch.urls, strict=True)),
+            model_ref=pool.model,
             model_sha256=pool.model_sha256,
             strict=is_strict(pool),
             ctx=pool.ctx,
@@ -193,6 +194,7 @@ def _host(pool: Pool, replicas_dir: Path, models: ModelStore) -> ReplicaHost:
         tensor_split=pool.tensor_split,
         args=pool.launch.args,
         env=pool.launch.env,
+        model_ref=pool.model,
         model_sha256=pool.model_sha256,
         replicas=len(names),
     )

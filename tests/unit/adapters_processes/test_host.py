@@ -210,3 +210,29 @@ async def test_a_context_beyond_the_models_is_refused(bring_up: BringUp) -> None
     running = await bring_up(SpawnSettings("pool", 16_384, allow_cpu=True))
     with pytest.raises(EngineError, match="promises 16384"):
         await running.replica.self_test()
+
+
+@pytest.mark.req("ORCH-2102", "ORCH-3037")
+async def test_a_reloads_model_is_looked_at_before_anything_stops(tmp_path: Path) -> None:
+    """A file that is no model is refused while it is only verified; the configured checksum binds the configured model alone."""
+    rubbish = tmp_path / "rubbish.gguf"
+    rubbish.write_bytes(b"not a model")
+    pinned = spawn_host(
+        tmp_path, SpawnSettings("pool", 512, allow_cpu=True, model_ref="file:/old", model_sha256="0" * 64)
+    )
+    with pytest.raises(ProcessError, match="cannot load this model"):
+        await pinned.verify_model(f"file:{rubbish}")
+    assert len(await pinned.verify_model(MODEL)) == 64
+    strict = spawn_host(tmp_path, SpawnSettings("pool", 512, allow_cpu=True, model_ref=MODEL, model_sha256="0" * 64))
+    with pytest.raises(ProcessError) as refused:
+        await strict.verify_model(MODEL)
+    assert refused.value.cause == "checksum"
+
+
+@pytest.mark.req("ORCH-2102")
+async def test_external_engines_cannot_be_given_another_model() -> None:
+    """A reload of an external pool with another model is refused; with its own it only connects anew."""
+    outside = LlamacppExternalHost({REPLICA: "http://127.0.0.1:9"}, model_ref="repo:a/b", model_sha256="1" * 64)
+    assert await outside.verify_model("repo:a/b") == "1" * 64
+    with pytest.raises(ProcessError, match="run elsewhere"):
+        await outside.verify_model("repo:c/d")

@@ -131,8 +131,10 @@ class LlamacppSpawnHost:
         self._orphan_grace_s = orphan_grace_s
 
     async def verify_model(self, model_ref: str) -> str:
-        """Compare the model's checksum."""
-        return (await self._models.verify(model_ref, self._settings.model_sha256)).sha256
+        """Compare the model's checksum, and look whether it is a model at all."""
+        model = await self._models.verify(model_ref, self._settings.expected_sha256(model_ref))
+        await self._kv_bytes_per_token(model)
+        return model.sha256
 
     async def launch(self, replica_id: ReplicaId, model_ref: str, on_exit: OnExit) -> SpawnedReplica:
         """Start a replica.
@@ -142,7 +144,7 @@ class LlamacppSpawnHost:
         3. It must answer healthy, with our key.
         """
         gpus = check_device(self._settings, self._settings.devices.get(replica_id, ()))
-        model = await self._models.verify(model_ref, self._settings.model_sha256)
+        model = await self._models.verify(model_ref, self._settings.expected_sha256(model_ref))
         kv_bytes = await self._check_fit(model, gpus)
         key = secrets.token_hex(16)
         server = server_settings(self._settings, str(model.path), key, len(gpus))
@@ -183,10 +185,7 @@ class LlamacppSpawnHost:
         return port
 
     async def _check_fit(self, model: ModelFile, gpus: list[int]) -> int:
-        try:
-            per_token = kv_bytes_per_token(await asyncio.to_thread(read_metadata, model.path))
-        except (GgufError, OSError) as error:
-            raise ProcessError("never_ready", f"llama.cpp cannot load this model: {error}") from error
+        per_token = await self._kv_bytes_per_token(model)
         kv_bytes = per_token * self._settings.ctx * self._settings.slots
         if gpus:
             shares = self._settings.tensor_split or tuple(1 / len(gpus) for _ in gpus)
@@ -195,19 +194,27 @@ class LlamacppSpawnHost:
             check_fit(model.size_bytes, kv_bytes, [host_available_bytes()], [1.0], "host memory")
         return per_token
 
+    @staticmethod
+    async def _kv_bytes_per_token(model: ModelFile) -> int:
+        try:
+            return kv_bytes_per_token(await asyncio.to_thread(read_metadata, model.path))
+        except (GgufError, OSError) as error:
+            raise ProcessError("never_ready", f"llama.cpp cannot load this model: {error}") from error
+
 
 class LlamacppExternalHost:
     """Connects to servers that run already. Implements `ports.process.ReplicaHost`.
 
-    `urls`: the base URL of each replica. `model_sha256`: what the operator says the digest is. `ctx`: tokens that the pool
+    `urls`: the base URL of each replica. `model_ref`: what they serve. `model_sha256`: what the operator says the digest is. `ctx`: tokens that the pool
     promises for one task.
     """
 
     def __init__(
-        self, urls: Mapping[ReplicaId, str], *, model_sha256: str | None = None, strict: bool = True, ctx: int = 0,
+        self, urls: Mapping[ReplicaId, str], *, model_ref: str = "", model_sha256: str | None = None, strict: bool = True, ctx: int = 0,
         allow_simulated: bool = False, health_interval_s: float = HEALTH_INTERVAL_S, api_key: str = "",
     ) -> None:  # fmt: skip
         self._endpoints = {replica_id: parse_endpoint(url, api_key) for replica_id, url in urls.items()}
+        self._model_ref = model_ref
         self._model_sha256 = model_sha256
         self._strict = strict
         self._ctx = ctx
@@ -215,8 +222,14 @@ class LlamacppExternalHost:
         self._health_interval_s = health_interval_s
 
     async def verify_model(self, model_ref: str) -> str:
-        """Give what the operator said: the file is on another machine."""
-        del model_ref
+        """Give what the operator said: the file is on another machine.
+
+        Errors: ProcessError for another model: only who runs the engines can load it.
+        """
+        if model_ref != self._model_ref:
+            raise ProcessError(
+                "never_ready", f"the engines run elsewhere and serve {self._model_ref}; load another model there"
+            )
         return self._model_sha256 or ""
 
     async def launch(self, replica_id: ReplicaId, model_ref: str, on_exit: OnExit) -> _Endpoint:

@@ -29,8 +29,13 @@ class SpawnSettings(msgspec.Struct, frozen=True):
     tensor_split: tuple[float, ...] = ()
     args: Mapping[str, Value] = MappingProxyType({})
     env: Mapping[str, str] = MappingProxyType({})
+    model_ref: str = ""
     model_sha256: str | None = None
     replicas: int = 1
+
+    def expected_sha256(self, model_ref: str) -> str | None:
+        """Give the checksum that the configuration demands: it speaks of the configured model only, not of a reload's."""
+        return self.model_sha256 if model_ref == self.model_ref else None
 
 
 class LaunchArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
