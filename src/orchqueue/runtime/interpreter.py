@@ -94,6 +94,7 @@ class Interpreter:
         self._decided = 0
         self._committed = 0
         self._stalled = False
+        self._unopened: set[TaskKey] = set()
         self._stall_reason = ""
 
     def carry_out(self, effects: Iterable[fx.AnyEffect]) -> None:
@@ -114,6 +115,8 @@ class Interpreter:
                     # Decided before the core knew of the stall.
                     self._withdraw([effect])
                 else:
+                    if isinstance(effect, fx.OpenStream):
+                        self._unopened.add(effect.key)
                     self._deferred.append(Deferred(self._decided, effect, self._ports.clock.now_ms()))
             else:
                 self._pass(effect)
@@ -129,7 +132,9 @@ class Interpreter:
     def _with_text(self, record: AnyRecord) -> AnyRecord:
         if not isinstance(record, Ended):
             return record
-        text = self._ports.streams.text(task_key(record.tenant, record.task_id))
+        key = task_key(record.tenant, record.task_id)
+        # While its own stream waits to be opened, the log of that name is a forgotten task's.
+        text = "" if key in self._unopened else self._ports.streams.text(key)
         return msgspec.structs.replace(record, text=text)
 
     def _passes_stall(self, effect: fx.AnyEffect) -> bool:
@@ -214,6 +219,7 @@ class Interpreter:
             case fx.Done():
                 ports.replies.resolve(effect.reply, effect)
             case fx.OpenStream():
+                self._unopened.discard(effect.key)
                 ports.streams.open(effect.key, effect.correlation_id)
             case fx.EmitStarted():
                 ports.streams.started(effect)

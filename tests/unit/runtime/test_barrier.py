@@ -260,3 +260,27 @@ async def test_bug_in_the_core_stops_everything(rig: Rig, monkeypatch: pytest.Mo
 
 def _explode(now_ms: int, event: object) -> list[object]:
     raise RuntimeError("planted")
+
+
+@pytest.mark.req("ORCH-3024", "ORCH-4011")
+async def test_end_of_a_reused_id_does_not_record_the_forgotten_tasks_text(rig: Rig) -> None:
+    """A task that ends before its stream is opened records its own empty text, not that of the forgotten task."""
+    key = task_key(TENANT, TaskId("t1"))
+    submit(rig)
+    await turns()
+    rig.journal.commit()
+    sink = rig.replicas.engines["p-0"].attempts[0].sink
+    sink.chunks(("old text",), 2)
+    sink.completed(completion())
+    sink.closed()
+    rig.journal.commit()
+    rig.runtime.loop.fire(("retention", key))
+    again = submit(rig)
+    cancel = asyncio.create_task(rig.gate.cancel(key))
+    await turns()
+    ended = [record for record in rig.journal.records if isinstance(record, Ended)]
+    assert [record.text for record in ended] == ["old text", ""]
+    rig.journal.commit()
+    await turns()
+    assert cancel.result() is None
+    assert isinstance(again.result(), Accept)
