@@ -33,6 +33,7 @@ from orchqueue.ports.process import ReplicaHost, RunningReplica
 
 SCRAPE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 5.0
+EXIT_TOLD_WITHIN_S = 1.0
 
 Post = Callable[[AnyEvent], None]
 
@@ -43,8 +44,12 @@ class _Life:
     def __init__(self) -> None:
         self.running: RunningReplica | None = None
         self.ready = False
-        self.over = False
+        self.ended = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.ended.is_set()
 
 
 class Supervision:
@@ -141,9 +146,7 @@ class Supervision:
             self._lose(replica_id, life, error.cause, str(error))
             return
         except PortError as error:
-            # A process that died under the test tells its own cause, which says more than the broken connection.
-            await asyncio.sleep(0.2)
-            self._lose(replica_id, life, "selftest", str(error))
+            await self._lose_unless_it_exits(replica_id, life, "selftest", str(error))
             return
         except Exception as error:  # noqa: BLE001 - a bug in an adapter must not leave the replica starting for ever
             self._lose(replica_id, life, "never_ready", _unexpected(error))
@@ -170,18 +173,25 @@ class Supervision:
     def _lose(self, replica_id: ReplicaId, life: _Life, cause: CrashCause, detail: str) -> None:
         if life.over:
             return
-        life.over = True
+        life.ended.set()
         life.ready = False
         self._post(ReplicaLost(replica_id, cause, detail))
         if self._lives.get(replica_id) is life:
             self._end(replica_id)
+
+    async def _lose_unless_it_exits(self, replica_id: ReplicaId, life: _Life, cause: CrashCause, detail: str) -> None:
+        """Let a process that died tell its own cause, which says more than the connection that broke with it."""
+        if life.running is not None and life.running.pid is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(life.ended.wait(), EXIT_TOLD_WITHIN_S)
+        self._lose(replica_id, life, cause, detail)
 
     def _end(self, replica_id: ReplicaId) -> None:
         """Begin to take down what there is; `_ended` waits for it."""
         life = self._lives.pop(replica_id, None)
         if life is None:
             return
-        life.over = True
+        life.ended.set()
         life.ready = False
         self._endings[replica_id] = self._spawn(self._take_down(life, self._endings.get(replica_id)))
 
@@ -222,7 +232,7 @@ class Supervision:
         if not problem and not life.over:
             self._post(ReplicaHealthy(replica_id))
         elif problem:
-            self._lose(replica_id, life, "health", problem)
+            await self._lose_unless_it_exits(replica_id, life, "health", problem)
 
     async def _verify(self, pool_id: PoolId, model_ref: str) -> None:
         problem = ""

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from orchqueue.adapters.models import ModelStore
-from orchqueue.adapters.processes import fit, host
+from orchqueue.adapters.processes import fit, host, launched
 from orchqueue.adapters.processes.host import LlamacppExternalHost, LlamacppSpawnHost, SpawnedReplica
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.core.events import CrashCause
@@ -152,6 +152,43 @@ async def test_three_failed_health_polls_are_a_loss(simulate: StartSimulated) ->
     await running.stop()
     assert [cause for cause, _ in exits] == ["health"]
     assert "loading" in exits[0][1]
+
+
+class Killed:
+    """Stands for the launched process and for its engine: nobody answers, and the launcher tells of the exit a moment later."""
+
+    def __init__(self) -> None:
+        self.exited: asyncio.Future[launched.Exit] = asyncio.get_running_loop().create_future()
+        self.asked = 0
+
+    async def health(self) -> bool:
+        """Fail as a connection to a killed engine does."""
+        self.asked += 1
+        raise EngineError("connection reset by peer")
+
+    def tail(self) -> str:
+        """Give no last words."""
+        return ""
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.req("ORCH-3038")
+async def test_an_exit_says_more_than_failed_health_polls() -> None:
+    """A spawned engine that was killed is lost by its signal, though health polls noticed first."""
+    exits, killed = Exits(), Killed()
+    running = SpawnedReplica(killed, killed, exits, 0.001, 0)  # type: ignore[arg-type]
+    await until_async(lambda: killed.asked >= host.HEALTH_FAILURES, what="the polls to fail")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    killed.exited.set_result(launched.Exit(-signal.SIGKILL, asked=False))
+    await until_async(lambda: exits, what="the loss to be told")
+    await running.stop()
+    assert [cause for cause, _ in exits] == ["signal"]
 
 
 async def test_a_stop_that_was_asked_for_is_not_a_loss(simulate: StartSimulated) -> None:

@@ -23,6 +23,7 @@ from orchqueue.core.request import TaskSpec
 from orchqueue.ports.engine import AttemptHandle, AttemptSink, Scrape
 from orchqueue.ports.errors import EngineError, ProcessError
 from orchqueue.ports.process import OnExit
+from orchqueue.runtime import supervision
 from orchqueue.runtime.supervision import Supervision
 from tests.waiting import until_async
 
@@ -41,9 +42,11 @@ class Engine:
         self.tokens: int | None = 7
         self.evicted: list[str] = []
         self.never = False
+        self.asked = 0
 
     async def health(self) -> bool:
         """Answer or raise."""
+        self.asked += 1
         if isinstance(self.healthy, EngineError):
             raise self.healthy
         return self.healthy
@@ -85,7 +88,7 @@ class Running:
         self.world = world
         self.on_exit = on_exit
         self.replica = world.engine
-        self.pid = 42
+        self.pid: int | None = 42
         self.url = "http://fake"
 
     async def stop(self) -> None:
@@ -266,6 +269,30 @@ async def test_a_probe_that_finds_none(bench: Bench, answer: bool | EngineError)
     (lost,) = bench.said(ReplicaLost, ReplicaHealthy)
     assert isinstance(lost, ReplicaLost)
     assert lost.cause == "health"
+
+
+@pytest.mark.req("ORCH-3038")
+async def test_the_exit_of_a_probed_replica_is_the_cause(bench: Bench) -> None:
+    """A probe that fails because the process was killed leaves it to the exit to say why, though it comes later."""
+    await bench.start()
+    bench.world.engine.healthy = EngineError("connection reset")
+    bench.supervision.probe(ID)
+    await until_async(lambda: bench.world.engine.asked)
+    bench.world.crash()
+    await until_async(lambda: not bench.world.alive)
+    assert bench.said(ReplicaLost, ReplicaHealthy) == [ReplicaLost(ID, "signal", "it fell over")]
+
+
+@pytest.mark.req("ORCH-3038")
+async def test_an_endpoint_has_no_exit_to_wait_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of a replica that is no process of ours is told at once."""
+    monkeypatch.setattr(supervision, "EXIT_TOLD_WITHIN_S", 3600)
+    await bench.start()
+    bench.world.alive[-1].pid = None
+    bench.world.engine.healthy = EngineError("connection refused")
+    bench.supervision.probe(ID)
+    await until_async(lambda: bench.said(ReplicaLost))
+    assert bench.said(ReplicaLost) == [ReplicaLost(ID, "health", "connection refused")]
 
 
 async def test_a_model_is_verified(bench: Bench) -> None:

@@ -35,6 +35,7 @@ from orchqueue.ports.process import OnExit
 
 HEALTH_INTERVAL_S = 3.0
 HEALTH_FAILURES = 3
+EXIT_TOLD_WITHIN_S = 1.0
 READY_POLL_S = 0.1
 CONNECT_TIMEOUT_S = 10.0
 SERVER_MODULE = "orchqueue.adapters.engines.llamacpp_server"
@@ -82,7 +83,11 @@ class _Endpoint:
             await asyncio.sleep(self._interval_s)
             problem = await _unhealthy(self._replica)
             failures = failures + 1 if problem else 0
+        await self._let_exit_tell()
         self.tell("health", f"{failures} health polls failed in a row: {problem}")
+
+    async def _let_exit_tell(self) -> None:
+        """Wait for what says more than a failed poll: nothing, where the process is not ours."""
 
 
 class SpawnedReplica(_Endpoint):
@@ -100,6 +105,10 @@ class SpawnedReplica(_Endpoint):
         """End the process: TERM, 5 s, KILL."""
         await super().stop()
         await self._process.stop()
+
+    async def _let_exit_tell(self) -> None:
+        await asyncio.wait({self._process.exited}, timeout=EXIT_TOLD_WITHIN_S)
+        # Its callback has told by now: it was added first.
 
     def _ended(self, ended: asyncio.Future[Exit]) -> None:
         if not ended.cancelled():
