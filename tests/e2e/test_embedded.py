@@ -76,11 +76,13 @@ def test_health_shows_the_cpu_and_every_replica(embedded: Daemon) -> None:
 @pytest.mark.req("ORCH-2001")
 def test_plain_curl_works(embedded: Daemon) -> None:
     """What the README shows works with curl and no header at all: 202 for a post, a stream where one is asked for."""
-    post = ["curl", "-s", "-d", '{"prompt":"hi","max_tokens":4}', f"{embedded.url}/v1/tasks"]
+    body = '{"prompt":"Why is the sky blue?","max_tokens":16}'
+    post = ["curl", "-s", "-d", body, f"{embedded.url}/v1/tasks"]
     admission = json.loads(subprocess.run(post, capture_output=True, check=True, timeout=60).stdout)
     follow = ["curl", "-sN", f"{embedded.url}/v1/tasks/{admission['task_id']}/stream"]
     text = subprocess.run(follow, capture_output=True, check=True, timeout=60).stdout.decode()
     assert text.count("event: end") == 1
+    assert text.count("event: token") > 3
     again = subprocess.run(follow, capture_output=True, check=True, timeout=60).stdout.decode()
     assert again.count("event: token") == text.count("event: token")
     at_once = ["curl", "-sN", "-H", "Accept: text/event-stream", *post[2:]]

@@ -173,12 +173,13 @@ async def execute_capabilities(context: Context, _: Namespace) -> int:
             pool.slots,
             ",".join(pool.workloads),
             pool.determinism,
+            pool.prompt_form,
             ",".join(pool.sampler_profile_versions),
         )
         for pool in capabilities.pools
     ]
     context.output.note(f"API {capabilities.api_version}, orchestratord {capabilities.version}")
-    header = ("POOL", "ENGINE", "VERSION", "CTX", "SLOTS", "WORKLOADS", "DETERMINISM", "PROFILES")
+    header = ("POOL", "ENGINE", "VERSION", "CTX", "SLOTS", "WORKLOADS", "DETERMINISM", "PROMPT", "PROFILES")
     context.output.table(header, rows)
     return 0
 

@@ -94,6 +94,7 @@ def _pool_settings(pool: Pool) -> PoolSettings:
         device_class=device_class(pool),
         launch_digest=launch_digest(pool),
         sampler_profile_version=pool.sampler_profile_version,
+        prompt_form=pool.prompt_form,
         require_same_engine_version=pool.require_same_engine_version,
         capacity=pool.queue.capacity,
         classes=_classes(pool),

@@ -183,6 +183,12 @@ class Pool(Section, frozen=True):
     sampler_profile_version: Annotated[
         Literal["v1", "greedy-v1"], Meta(description="Profile of tasks that name none.")
     ] = "v1"
+    prompt_form: Annotated[
+        Literal["raw", "chat"],
+        Meta(
+            description="How a bare `prompt` reaches the model: as it is, or as a chat of one message, which an instruct model expects."
+        ),
+    ] = "raw"
     launch: Launch = Launch()
     queue: Queue = Queue()
     admission: Admission = Admission()

@@ -124,6 +124,7 @@ def count_prompt(pool: Pool, spec: TaskSpec) -> Counted | None:
 
     None when only the tokenizer can tell whether it fits.
     """
+    spec = pool.engine_spec(spec)
     bound = spec.prompt_bytes + 1
     if spec.messages is not None:
         facts = next((r.facts for r in pool.replicas.values() if r.facts is not None), None)

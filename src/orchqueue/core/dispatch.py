@@ -85,7 +85,7 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
         )
     cache = not task.strict and task.spec.kv_hint == "reuse"
     replica.resident = [*replica.resident, task.session if cache else None][-state.slots.total(replica.replica_id) :]
-    state.emit(StartAttempt(attempt_id, task.key, replica.replica_id, task.spec, task.profile, cache))
+    state.emit(StartAttempt(attempt_id, task.key, replica.replica_id, pool.engine_spec(task.spec), task.profile, cache))
     timeouts = pool.settings.timeouts
     state.emit(SetTimer(("wall", task.key), now_ms + timeouts.wall_ms))
     if timeouts.first_token_ms is not None:

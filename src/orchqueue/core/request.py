@@ -96,6 +96,15 @@ class TaskSpec(msgspec.Struct, frozen=True, gc=False):
             return sum(len(m.content.encode()) + len(m.role) for m in self.messages)
         return sum(len(text.encode()) for text in self.inputs or ())
 
+    def as_chat(self) -> TaskSpec:
+        """Say a bare prompt as the one message of a chat, so that the model's own template is put around it.
+
+        Req: ORCH-4036
+        """
+        if self.prompt is None:
+            return self
+        return msgspec.structs.replace(self, prompt=None, messages=(Message("user", self.prompt),))
+
     @property
     def cancels_on_disconnect(self) -> bool:
         """Tell whether the task ends when its last reader is gone.

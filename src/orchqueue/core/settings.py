@@ -56,6 +56,7 @@ class ReplicaSettings(msgspec.Struct, frozen=True):
 class PoolSettings(msgspec.Struct, frozen=True):
     """One engine, model and settings with its queue.
 
+    `prompt_form`: a bare prompt goes to the engine as it is, or as a chat of one message through the model's template.
     `launch_digest` covers every flag the engine is launched with: replicas whose flags differ are not of one set.
     """
 
@@ -71,6 +72,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
     device_class: str = "cpu"
     launch_digest: str = ""
     sampler_profile_version: str = "v1"
+    prompt_form: Literal["raw", "chat"] = "raw"
     require_same_engine_version: bool = True
     workloads: tuple[Workload, ...] = ("completion",)
     capacity: int = 256

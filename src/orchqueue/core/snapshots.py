@@ -5,6 +5,8 @@ Units: instants in unix milliseconds.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from orchqueue.core.effects import Basis
@@ -78,5 +80,6 @@ class PoolPicture(msgspec.Struct, frozen=True):
     running: dict[str, int]
     replicas: tuple[ReplicaPicture, ...]
     set_key: str
+    prompt_form: Literal["raw", "chat"] = "raw"
     first_tokens_in_time: int = 0
     first_tokens_seen: int = 0

@@ -17,6 +17,7 @@ from orchqueue.core.events import ReplicaFacts
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, SessionKey, TaskKey
 from orchqueue.core.queue import PoolQueue
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger, next_replica_state
+from orchqueue.core.request import TaskSpec
 from orchqueue.core.sessions import Sessions
 from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
 from orchqueue.core.slots import Slots
@@ -131,9 +132,14 @@ class Pool:
             str(s.ctx),
             self.engine_version,
             s.sampler_profile_version,
+            s.prompt_form,
             s.launch_digest,
             s.device_class,
         )
+
+    def engine_spec(self, spec: TaskSpec) -> TaskSpec:
+        """Put a request into the form that this pool's engine gets."""
+        return spec.as_chat() if self.settings.prompt_form == "chat" else spec
 
     @property
     def serving(self) -> bool:

@@ -87,7 +87,7 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     if ready is None:
         _settle(state, task, pool, admission.guess_prompt(event.spec), now_ms)
         return
-    state.emit(CountPrompt(key, ready.replica_id, event.spec, admission.COUNT_TIMEOUT_MS))
+    state.emit(CountPrompt(key, ready.replica_id, pool.engine_spec(event.spec), admission.COUNT_TIMEOUT_MS))
 
 
 def on_counted(state: State, event: PromptCounted, now_ms: int) -> None:

@@ -110,6 +110,7 @@ def _pool(state: State, pool: Pool) -> PoolPicture:
         running=running,
         replicas=tuple(_replica(state, r) for r in pool.replicas.values()),
         set_key="|".join(pool.set_key),
+        prompt_form=pool.settings.prompt_form,
         first_tokens_in_time=sum(
             waited <= state.settings.slo_first_token_ms for waited in pool.interactive_first_tokens_ms
         ),

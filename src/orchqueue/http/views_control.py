@@ -89,6 +89,7 @@ def pool_capabilities(pool: PoolPicture) -> control.PoolCapabilities:
         slots=_slots_total(pool),
         workloads=[cast("Workload", workload) for workload in pool.workloads],
         determinism=_determinism(pool),
+        prompt_form=pool.prompt_form,
         sampler_profile_versions=list(PROFILES),
         limits=control.PoolLimits(max_tokens=max(1, pool.ctx - 1), queue_capacity=pool.capacity),
     )

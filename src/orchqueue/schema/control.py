@@ -161,6 +161,12 @@ class PoolCapabilities(Wire, frozen=True, kw_only=True, omit_defaults=True):
         Meta(description="What it can be asked for.", max_length=3),
     ]
     determinism: Determinism
+    prompt_form: Annotated[
+        Literal["raw", "chat"],
+        Meta(
+            description="How a bare prompt reaches the model: as it is, or as a chat of one message through its template."
+        ),
+    ]
     sampler_profile_versions: Annotated[
         list[SamplerProfileName],
         Meta(description="The profiles that it knows.", max_length=16),

@@ -575,7 +575,7 @@ class TaskRequest(Wire, frozen=True, kw_only=True, omit_defaults=True):
         Annotated[
             str,
             Meta(
-                description="Text to continue, given to the model as it is.",
+                description="Text for the model: to continue as it is, or to answer where the pool puts its chat template around it (`prompt_form` in the capabilities).",
                 max_length=8388608,
                 min_length=1,
             ),

@@ -133,6 +133,7 @@ def _capabilities_body() -> dict[str, object]:
                 "slots": match.integer(2),
                 "workloads": match.each_like(one_of("completion", "embedding", "rerank"), min=1),
                 "determinism": one_of("strict", "best_effort"),
+                "prompt_form": one_of("raw", "chat"),
                 "sampler_profile_versions": match.each_like(match.like("v1"), min=1),
                 "limits": {"max_tokens": match.integer(2048), "queue_capacity": match.integer(256)},
             },

@@ -102,6 +102,7 @@ CAPABILITIES = {
             "slots": 2,
             "workloads": ["completion"],
             "determinism": "strict",
+            "prompt_form": "chat",
             "sampler_profile_versions": ["v1", "greedy-v1"],
             "limits": {"max_tokens": 2048, "queue_capacity": 256},
         }
