@@ -205,7 +205,7 @@ async def test_an_endpoint_that_never_answers_is_told(
     simulate: StartSimulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody at the URL: never ready, with the URL and the reason."""
-    monkeypatch.setattr(host, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(host, "UNREACHABLE_S", 0.2)
     engine = await simulate()
     await engine.end()
     with pytest.raises(ProcessError, match=engine.url) as caught:
@@ -213,8 +213,9 @@ async def test_an_endpoint_that_never_answers_is_told(
     assert caught.value.cause == "never_ready"
 
 
-async def test_a_loading_engine_is_waited_for(simulate: StartSimulated) -> None:
-    """An engine that still loads is healthy later."""
+async def test_a_loading_engine_is_waited_for(simulate: StartSimulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that still loads is healthy later, though it takes longer than one that does not answer may."""
+    monkeypatch.setattr(host, "UNREACHABLE_S", 0.0)
     engine = await simulate("--loading-ms", "300")
     running = await LlamacppExternalHost({REPLICA: engine.url}).launch(REPLICA, "x", Exits())
     assert await running.replica.health()

@@ -38,6 +38,9 @@ HEALTH_FAILURES = 3
 EXIT_TOLD_WITHIN_S = 1.0
 READY_POLL_S = 0.1
 CONNECT_TIMEOUT_S = 10.0
+UNREACHABLE_S = 2.0
+LOADING_TIMEOUT_S = 600.0
+LOADING = "it is loading"
 SERVER_MODULE = "orchqueue.adapters.engines.llamacpp_server"
 
 
@@ -214,8 +217,8 @@ class LlamacppSpawnHost:
 class LlamacppExternalHost:
     """Connects to servers that run already. Implements `ports.process.ReplicaHost`.
 
-    `urls`: the base URL of each replica. `model_ref`: what they serve. `model_sha256`: what the operator says the digest is. `ctx`: tokens that the pool
-    promises for one task.
+    `urls`: the base URL of each replica. `model_ref`: what they serve. `model_sha256`: what the operator says the digest is.
+    `ctx`: tokens that the pool promises for one task.
     """
 
     def __init__(
@@ -242,34 +245,44 @@ class LlamacppExternalHost:
         return self._model_sha256 or ""
 
     async def launch(self, replica_id: ReplicaId, model_ref: str, on_exit: OnExit) -> _Endpoint:
-        """Connect to a replica and see it healthy."""
+        """Connect to a replica and see it healthy.
+
+        One that loads is waited for; one that does not answer is told soon, so that its backoff and its reason show.
+        """
         del model_ref
         description = Description(model_digest=self._model_sha256, strict=self._strict, ctx=self._ctx)
         replica = LlamacppReplica(self._endpoints[replica_id], description, allow_simulated=self._allow_simulated)
-        await await_healthy(replica, CONNECT_TIMEOUT_S)
+        await await_healthy(replica, LOADING_TIMEOUT_S, UNREACHABLE_S)
         return _Endpoint(replica, on_exit, self._health_interval_s)
 
 
-async def await_healthy(replica: LlamacppReplica, timeout_s: float) -> None:
+async def await_healthy(replica: LlamacppReplica, timeout_s: float, unreachable_s: float | None = None) -> None:
     """Return when the replica answers healthy.
+
+    `unreachable_s`: how long it may fail to answer at all; as long as it may take to load where not given.
 
     Errors: ProcessError with the last problem.
     """
     loop = asyncio.get_running_loop()
-    until_s = loop.time() + timeout_s
-    problem = await _unhealthy(replica)
-    while problem and loop.time() < until_s:
+    began_s = answered_s = loop.time()
+    patience_s = timeout_s if unreachable_s is None else unreachable_s
+    while True:
+        try:
+            if await replica.health():
+                return
+            answered_s = loop.time()
+            problem, since_s, limit_s = LOADING, began_s, timeout_s
+        except EngineError as error:
+            problem, since_s, limit_s = str(error), answered_s, patience_s
+        if loop.time() - since_s >= limit_s:
+            text = f"{replica.endpoint.url} was not healthy within {limit_s:g} s: {problem}"
+            raise ProcessError("never_ready", text)
         await asyncio.sleep(READY_POLL_S)
-        problem = await _unhealthy(replica)
-    if problem:
-        raise ProcessError(
-            "never_ready", f"{replica.endpoint.url} was not healthy within {timeout_s:g} s: {problem}"
-        ) from None
 
 
 async def _unhealthy(replica: LlamacppReplica) -> str:
     try:
-        return "" if await replica.health() else "it is loading"
+        return "" if await replica.health() else LOADING
     except EngineError as error:
         return str(error)
 
