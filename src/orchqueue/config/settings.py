@@ -95,6 +95,7 @@ def _pool_settings(pool: Pool) -> PoolSettings:
         launch_digest=launch_digest(pool),
         sampler_profile_version=pool.sampler_profile_version,
         prompt_form=pool.prompt_form,
+        tensor_split=pool.tensor_split,
         require_same_engine_version=pool.require_same_engine_version,
         capacity=pool.queue.capacity,
         classes=_classes(pool),

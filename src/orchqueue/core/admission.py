@@ -41,7 +41,7 @@ def fitting_pools(state: State, spec: TaskSpec) -> Fit | Refusal:
 
     1. Every name in the request is known: model, engine, pools, profile, workload.
     2. The pools left after these wishes have ctx enough.
-    3. They are one replica set; otherwise the client has to choose.
+    3. They serve one model on one engine; otherwise the client has to choose.
     4. strict is possible where it is demanded.
     """
     faults = _unknown_names(state, spec)
@@ -134,6 +134,13 @@ def count_prompt(pool: Pool, spec: TaskSpec) -> Counted | None:
     if bound + spec.max_tokens <= _room(pool, spec):
         return Counted(bound, "bytes_bound")
     return None
+
+
+def roomy_pools(pools: tuple[Pool, ...], spec: TaskSpec) -> tuple[Pool, ...]:
+    """Keep the pools into whose ctx the prompt certainly fits; where that is none, those with the widest ctx."""
+    certain = tuple(pool for pool in pools if count_prompt(pool, spec) is not None)
+    widest = max(pool.settings.ctx for pool in pools)
+    return certain or tuple(pool for pool in pools if pool.settings.ctx == widest)
 
 
 def guess_prompt(spec: TaskSpec) -> Counted:

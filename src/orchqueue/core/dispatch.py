@@ -5,7 +5,7 @@ Req: ORCH-3008, ORCH-3009
 
 from __future__ import annotations
 
-from orchqueue.core import fairness, labels
+from orchqueue.core import fairness, labels, weighing
 from orchqueue.core.admission import determinism_of
 from orchqueue.core.effects import Count, EmitStarted, Observe, Record, SetTimer, StartAttempt
 from orchqueue.core.placement import WARM_WAIT_MS, Match, WarmWait, choose
@@ -49,6 +49,7 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     pool = state.pool_of(replica)
     fairness.serve(source.share, source.queue.weights, task.spec.priority)
     source.queue.remove(task)
+    task.tries = weighing.begun(state, task, replica, now_ms)
     attempt_id = state.next_attempt()
     state.slots.acquire(replica.replica_id, attempt_id)
     state.attempts[attempt_id] = Attempt(attempt_id, task.key, replica.replica_id, now_ms)
@@ -84,6 +85,7 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
             )
         )
     cache = not task.strict and task.spec.kv_hint == "reuse"
+    task.kv_warm = cache and task.session is not None and task.session in replica.resident
     replica.resident = [*replica.resident, task.session if cache else None][-state.slots.total(replica.replica_id) :]
     state.emit(StartAttempt(attempt_id, task.key, replica.replica_id, pool.engine_spec(task.spec), task.profile, cache))
     timeouts = pool.settings.timeouts

@@ -50,6 +50,7 @@ def end(
     state.emit(Finish(task.key, ended))
     state.emit(*(ClearTimer((kind, task.key)) for kind in TASK_TIMERS))
     _count(state, task, pool, ended)
+    state.usage.end(task)
     del state.active[task.key]
     state.followed.pop(task.key, None)
     retain(state, task, now_ms)
@@ -157,6 +158,8 @@ def task_fields(state: State, task: Task) -> dict[str, str | int | float | bool 
         "queue_position": task.admission.queue_position if task.admission else None,
         "predicted_start_ms": task.admission.predicted_start_ms if task.admission else None,
         "queue_time_ms": queue_ms,
+        "kv_warmth": task.kv_warm,
+        "tensor_split": ",".join(f"{share:g}" for share in pool.settings.tensor_split) or None,
     }
 
 

@@ -70,6 +70,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
     allow_cpu: bool = False
     quant: str | None = None
     device_class: str = "cpu"
+    tensor_split: tuple[float, ...] = ()
     launch_digest: str = ""
     sampler_profile_version: str = "v1"
     prompt_form: Literal["raw", "chat"] = "raw"

@@ -10,6 +10,7 @@ from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey
 from orchqueue.core.records import Accepted, Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.task_states import TaskState, TaskTrigger, next_task_state
+from orchqueue.core.traces import Candidate, Try
 
 
 class Task(msgspec.Struct, gc=False):
@@ -56,7 +57,11 @@ class Task(msgspec.Struct, gc=False):
     passes: int = 0
     warm_wait_begun: bool = False
     warm_wait_over: bool = False
+    kv_warm: bool | None = None
     ended: Ended | None = None
+    model_ref: str = ""
+    considered: tuple[Candidate, ...] = ()
+    tries: tuple[Try, ...] = ()
 
     @property
     def key(self) -> TaskKey:
@@ -88,4 +93,5 @@ class Task(msgspec.Struct, gc=False):
             self.accepted_at_ms,
             self.client_id,
             self.correlation_id,
+            self.model_ref,
         )

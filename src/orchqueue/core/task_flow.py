@@ -57,26 +57,26 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     digest = canonical_digest(event.spec)
     known = state.tasks.get(key)
     if known is not None:
-        _repeat(state, known, event, digest)
+        _repeat(state, known, event, digest, now_ms)
         return
     stop = _stopped(state)
     if stop is not None:
-        _refuse(state, event, stop)
+        _refuse(state, event, stop, now_ms)
         return
     fit = admission.fitting_pools(state, event.spec)
     if isinstance(fit, Refusal):
-        _refuse(state, event, fit)
+        _refuse(state, event, fit, now_ms)
         return
     refusal = _no_turn(state, event.tenant, event.spec, now_ms) or admission.not_serving(fit.pools, now_ms)
     if refusal is not None:
-        _refuse(state, event, refusal, fit.pools[0])
+        _refuse(state, event, refusal, now_ms, fit.pools[0])
         return
     task = Task(
         event.task_id, event.tenant, event.spec, digest, state.next_seq(), event.client_id, event.correlation_id
     )
     task.strict, task.profile = fit.strict, fit.profile
     task.replies = (event.reply,)
-    pool = placement.choose_pool(state, fit.pools, task)
+    pool = placement.choose_pool(state, admission.roomy_pools(fit.pools, event.spec), task)
     task.pool_id = pool.pool_id
     state.tasks[key] = state.active[key] = task
     counted = admission.count_prompt(pool, event.spec)
@@ -101,10 +101,10 @@ def on_counted(state: State, event: PromptCounted, now_ms: int) -> None:
     _settle(state, task, state.pools[task.pool_id], counted, now_ms)
 
 
-def _repeat(state: State, known: Task, event: TaskSubmitted, digest: str) -> None:
+def _repeat(state: State, known: Task, event: TaskSubmitted, digest: str, now_ms: int) -> None:
     if known.digest != digest:
         fault = Fault("/task_id", "this task_id already names a task with another body; use a new one")
-        _refuse(state, event, Refusal(Outcome.CONFLICT, fault.message, (fault,), task_id=event.task_id))
+        _refuse(state, event, Refusal(Outcome.CONFLICT, fault.message, (fault,), task_id=event.task_id), now_ms)
     elif known.admission is None:
         known.replies = (*known.replies, event.reply)
     else:
@@ -136,9 +136,10 @@ def _stopped(state: State) -> Refusal | None:
     return None
 
 
-def _refuse(state: State, event: TaskSubmitted, refusal: Refusal, pool: Pool | None = None) -> None:
+def _refuse(state: State, event: TaskSubmitted, refusal: Refusal, now_ms: int, pool: Pool | None = None) -> None:
     refusal = msgspec.structs.replace(refusal, task_id=event.task_id)
     state.emit(Refuse(event.reply, refusal))
+    state.refusals.note(task_key(event.tenant, event.task_id), refusal, now_ms)
     _count_refusal(state, refusal, pool)
     fields: dict[str, str | int | float | bool | None] = {
         "job_id": event.task_id,
@@ -174,14 +175,14 @@ def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, no
         or admission.over_rate(pool, task.spec.priority, now_ms)
     )
     if refusal is not None:
-        _turn_away(state, task, pool, refusal)
+        _turn_away(state, task, pool, refusal, now_ms)
         return
     room = pool.queue.make_room(task.spec.priority)
     if isinstance(room, Full):
         wait_ms = retry_after_full(state, pool, task.spec.priority, now_ms)
         text = f"the {task.spec.priority} queue of pool {pool.pool_id} is full; come back in {wait_ms} ms"
         full = Refusal(room.outcome, text, (), wait_ms, pool.settings.engine, pool.pool_id)
-        _turn_away(state, task, pool, full)
+        _turn_away(state, task, pool, full, now_ms)
         return
     if room.victim is not None:
         wait_ms = retry_after_full(state, pool, room.victim.spec.priority, now_ms)
@@ -192,9 +193,10 @@ def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, no
     _admit(state, task, pool, now_ms)
 
 
-def _turn_away(state: State, task: Task, pool: Pool, refusal: Refusal) -> None:
+def _turn_away(state: State, task: Task, pool: Pool, refusal: Refusal, now_ms: int) -> None:
     refusal = msgspec.structs.replace(refusal, task_id=task.task_id)
     state.emit(*(Refuse(reply, refusal) for reply in task.replies))
+    state.refusals.note(task.key, refusal, now_ms)
     _count_refusal(state, refusal, pool)
     state.emit(Note("info", "task_refused", task_fields(state, task) | {"outcome": refusal.outcome.value}))
     del state.tasks[task.key], state.active[task.key]
@@ -205,6 +207,9 @@ def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
     # Numbered here and not when it was asked for: while its prompt was counted others may have been accepted.
     task.seq = state.next_seq()
     task.accepted_at_ms = now_ms
+    task.model_ref = pool.model_ref
+    state.usage.accept(task)
+    state.refusals.forget(task.key)
     # Whoever pages through the tasks relies on them standing in that order.
     state.tasks[task.key] = state.tasks.pop(task.key)
     pool.queue.push(task)

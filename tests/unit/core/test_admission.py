@@ -163,3 +163,25 @@ def test_strict_is_the_default_where_it_is_proven() -> None:
     assert core.wanted(fx.Accept)[0].determinism == "best_effort"
     core.submit("d", determinism="strict")
     assert core.refusal().refusal.faults[0].pointer == "/determinism"
+
+
+@pytest.mark.req("ORCH-3014", "ORCH-3015")
+def test_prompt_goes_to_the_pool_whose_ctx_holds_it() -> None:
+    """Of two pools with one model a prompt that only the wider one can hold waits there, however idle the other is."""
+    narrow = pool_settings("a", ctx=64)
+    wide = pool_settings("b", ctx=256)
+    core = Driver(narrow, wide)
+    core.submit("t", prompt="x" * 100, max_tokens=20)
+    (task,) = core.core.state.active.values()
+    assert task.pool_id == "b"
+
+
+@pytest.mark.req("ORCH-2052")
+def test_log_lines_tell_warmth_and_split() -> None:
+    """A task's end says whether its session's KV was found, and how the model is split over devices."""
+    core = Driver(pool_settings(strict=False, tensor_split=(0.25, 0.75)))
+    for attempt in (1, 2):
+        core.submit(f"t{attempt}", session_id="s")
+        core.complete(attempt)
+    ends = [e.fields for e in core.log if isinstance(e, fx.Note) and e.event == "task_ended"]
+    assert [(f["kv_warmth"], f["tensor_split"]) for f in ends] == [(False, "0.25,0.75"), (True, "0.25,0.75")]
