@@ -5,7 +5,7 @@ Req: ORCH-3009, ORCH-3017, ORCH-3038
 
 from __future__ import annotations
 
-from orchqueue.core import labels
+from orchqueue.core import labels, weighing
 from orchqueue.core.effects import ClearTimer, Count, EmitTokens, Note, Observe, ProbeReplica, SetTimer
 from orchqueue.core.ending import end, task_fields
 from orchqueue.core.estimate import smooth
@@ -101,6 +101,7 @@ def fail_attempt(
 ) -> None:
     """Decide what becomes of a task whose attempt failed. The attempt itself keeps its slot until it is closed."""
     task.tried = task.tried | {replica_id}
+    task.tries = weighing.failed(task, failure, now_ms)
     if failure == "lost":
         task.kills += 1
     pool = state.pools[task.pool_id]

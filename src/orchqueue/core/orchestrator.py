@@ -27,6 +27,7 @@ class Orchestrator:
 
     def begin(self, now_ms: int) -> list[AnyEffect]:
         """Have every replica started."""
+        self.state.usage.begin(now_ms)
         for replica in self.state.replicas.values():
             replica_flow.start_replica(self.state, replica, now_ms)
         return self._taken()

@@ -137,25 +137,32 @@ class PoolQueue:
         """Take a task out."""
         self.lines[task.spec.priority].remove(task)
 
-    def ahead(self, task: Task) -> tuple[int, int]:
-        """Count what will probably start before a task.
+    def ahead_by_class(self, task: Task) -> dict[str, int]:
+        """Count what will probably start before a task, class by class.
 
-        Shape: tasks, and the tokens they are expected to decode. Exact inside the class; of every other class as many
-        as its weight lets pass meanwhile.
+        Exact inside the task's own class; of every other class as many as its weight lets pass meanwhile.
+
         Cost: O(log n).
         """
         own = self.lines[task.spec.priority]
         position = own.position(task)
-        count, tokens = position, _part(own, position)
         weight = self.weights[task.spec.priority]
+        counts: dict[str, int] = {task.spec.priority: position}
         for name, line in self.lines.items():
             if line is own or not line.order:
                 continue
             turns = position if self.weights[name] < weight else position + 1
-            passing = min(len(line), turns * self.weights[name] // weight)
-            count += passing
-            tokens += _part(line, passing)
-        return count, tokens
+            counts[name] = min(len(line), turns * self.weights[name] // weight)
+        return counts
+
+    def ahead(self, task: Task) -> tuple[int, int]:
+        """Count what will probably start before a task.
+
+        Shape: tasks, and the tokens they are expected to decode.
+        Cost: O(log n).
+        """
+        counts = self.ahead_by_class(task)
+        return sum(counts.values()), sum(_part(self.lines[name], count) for name, count in counts.items())
 
 
 def _part(line: Line, count: int) -> int:

@@ -30,6 +30,7 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True, 
     accepted_at_ms: int
     client_id: str = ""
     correlation_id: str = ""
+    model_ref: str = ""
 
 
 class Bound(msgspec.Struct, frozen=True, tag="bound", gc=False):

@@ -16,12 +16,14 @@ from orchqueue.core.estimate import Rates, Readmission
 from orchqueue.core.events import ReplicaFacts
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, SessionKey, TaskKey
 from orchqueue.core.queue import PoolQueue
+from orchqueue.core.refusals import Refusals
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger, next_replica_state
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.sessions import Sessions
 from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
 from orchqueue.core.slots import Slots
 from orchqueue.core.task import Task
+from orchqueue.core.usage import Usage
 
 SLO_SAMPLES = 512
 
@@ -172,6 +174,8 @@ class State:
         self.attempts: dict[AttemptId, Attempt] = {}
         self.slots = Slots()
         self.sessions = Sessions(settings.sessions)
+        self.usage = Usage()
+        self.refusals = Refusals()
         self.last_seq = 0
         self.last_attempt = 0
         self.shutting_down = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchqueue.core import admission, labels, placement
+from orchqueue.core import admission, labels, placement, weighing
 from orchqueue.core.effects import (
     Accept,
     ClearTimer,
@@ -76,8 +76,10 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     )
     task.strict, task.profile = fit.strict, fit.profile
     task.replies = (event.reply,)
-    pool = placement.choose_pool(state, admission.roomy_pools(fit.pools, event.spec), task)
+    roomy = admission.roomy_pools(fit.pools, event.spec)
+    pool = placement.choose_pool(state, roomy, task)
     task.pool_id = pool.pool_id
+    task.considered = weighing.candidates(state, event.spec, fit.pools, roomy, pool)
     state.tasks[key] = state.active[key] = task
     counted = admission.count_prompt(pool, event.spec)
     if counted is not None:
@@ -139,7 +141,8 @@ def _stopped(state: State) -> Refusal | None:
 def _refuse(state: State, event: TaskSubmitted, refusal: Refusal, now_ms: int, pool: Pool | None = None) -> None:
     refusal = msgspec.structs.replace(refusal, task_id=event.task_id)
     state.emit(Refuse(event.reply, refusal))
-    state.refusals.note(task_key(event.tenant, event.task_id), refusal, now_ms)
+    if refusal.outcome is not Outcome.CONFLICT:
+        state.refusals.note(task_key(event.tenant, event.task_id), refusal, now_ms)
     _count_refusal(state, refusal, pool)
     fields: dict[str, str | int | float | bool | None] = {
         "job_id": event.task_id,
@@ -299,6 +302,10 @@ def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> 
             state.sessions.take_turn_back(task.session)
         if task is not None and task.state is not TaskState.ENDED:
             end(state, task, Outcome.JOURNAL_DOWN, now_ms, "withdrawn: the journal could not be written")
+        if task is not None:
+            state.usage.withdraw(task)
+            text = "not accepted: the journal could not be written; send it again"
+            state.refusals.note(key, Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000), now_ms)
         if key in state.retained:
             forget(state, key)
 
@@ -322,6 +329,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     task.pool_id = pool.pool_id
     task.cost_tokens = expected_tokens(pool, task.spec.priority, task.spec.expected_tokens, task.spec.max_tokens)
     state.tasks[task.key] = state.active[task.key] = task
+    state.usage.accept(task)
     task.move(TaskTrigger.ADMIT)
     pool.queue.push(task)
     if task.session is not None and state.sessions.turns_left(task.session, task.accepted_at_ms) > 0:
@@ -350,6 +358,8 @@ def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
     task.tokens_out, task.emitted_bytes = event.ended.tokens_out, len(event.ended.text.encode())
     task.first_bound_at_ms = event.ended.started_at_ms
     state.tasks[task.key] = task
+    state.usage.accept(task)
+    state.usage.end(task)
     retain(state, task, now_ms)
 
 
@@ -367,6 +377,7 @@ def _from_record(state: State, accepted: Accepted) -> Task:
         profile=accepted.profile,
         prompt_tokens=accepted.prompt_tokens,
         accepted_at_ms=accepted.accepted_at_ms,
+        model_ref=accepted.model_ref or accepted.spec.model_ref or "unknown",
     )
 
 

@@ -1,0 +1,185 @@
+"""An explanation in plain English, one fact a line.
+
+Req: ORCH-4003
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from orchqueue.core.explanation import Explanation, Timer, Waiting, WaitsFor
+from orchqueue.core.outcome import MEANINGS, Outcome, Refusal
+from orchqueue.core.records import Ended
+from orchqueue.core.traces import Candidate, Choice, Standing, Try
+
+OUTCOMES: dict[Outcome, str] = {
+    Outcome.COMPLETED: "It ran to its end.",
+    Outcome.CANCELED_BY_CLIENT: "It was canceled because a client asked for that.",
+    Outcome.CANCELED_ON_DISCONNECT: "It was canceled because its last reader had left.",
+    Outcome.INVALID: "It was refused because the request cannot be carried out as it is.",
+    Outcome.UNKNOWN_ID: "It was refused because something that it names is not known.",
+    Outcome.CONFLICT: "It was refused because its id already names another task.",
+    Outcome.NO_WORKLOAD: "It was refused because no fitting pool serves its workload.",
+    Outcome.REJECTED_FULL: "It was refused because the queue was full.",
+    Outcome.REJECTED_SHED: "It was refused because the queue was full and nothing less important waited there.",
+    Outcome.REJECTED_RATE: "It was refused because tasks came faster than the limit allows.",
+    Outcome.REJECTED_QUOTA: "It was refused because a quota was used up.",
+    Outcome.REJECTED_DEADLINE: "It was refused because its deadline would certainly have been missed.",
+    Outcome.REJECTED_BUSY: "It was refused because too many requests came at once.",
+    Outcome.DROPPED_NO_VICTIM: "It was refused because the queue was full and held nothing that may be dropped for it.",
+    Outcome.DROPPED_VICTIM: "It was dropped while it waited: the queue was full, and it was the oldest of the least important.",
+    Outcome.SHED_VICTIM: "It was dropped while it waited: the queue was full, and a more important task took its place.",
+    Outcome.POOL_UNREADY: "It was refused because the pool was not ready.",
+    Outcome.POOL_DRAINED: "It ended because its pool was drained before it could finish.",
+    Outcome.JOURNAL_DOWN: "It was refused because the journal could not be written.",
+    Outcome.SHUTTING_DOWN: "It was refused because the daemon was shutting down.",
+    Outcome.POOL_UNAVAILABLE: "No replica could take it.",
+    Outcome.REPLICAS_EXHAUSTED: "It ended because every replica had been tried.",
+    Outcome.ENGINE_REFUSED: "It ended because the engine refused it.",
+    Outcome.WALL_TIMEOUT: "It was ended by the limit on decoding time.",
+    Outcome.IDLE_TIMEOUT: "It was ended because the engine fell silent.",
+    Outcome.FIRST_TOKEN_TIMEOUT: "It was ended because its first token did not come in time.",
+    Outcome.DEADLINE_PASSED: "It was ended because its deadline passed.",
+    Outcome.ENGINE_LOST: "It ended because its engine was lost in the middle of the stream.",
+    Outcome.POISON: "It ended because it brought down several replicas.",
+    Outcome.INTERNAL: "It ended because of a fault in the daemon.",
+}
+WAITS: dict[WaitsFor, str] = {
+    "slot": "It waits for a slot: all are busy.",
+    "warm_replica": "A slot is free, but it waits briefly for the replica that holds its session's context.",
+    "other_replica": "A slot is free, but not for this task: it waits for a replica that it may still be tried on.",
+    "pool_loading": "It waits for the pool to load: no replica is up yet.",
+    "pool_draining": "Its pool is being drained: it starts if a slot frees before the drain's deadline.",
+    "pool_reloading": "It waits for the pool to reload its model.",
+    "live_replica": "It waits for a replica to come back: all have failed.",
+    "journal": "Nothing starts at present, because the journal cannot be written.",
+    "restart": "Nothing starts any more, because the daemon is shutting down; it is kept for the next start.",
+}
+STANDINGS: dict[Standing, str] = {
+    "chosen": "chosen",
+    "other_model": "serves another model",
+    "other_engine": "runs another engine",
+    "avoided": "the request avoids it",
+    "not_pinned": "the request is pinned elsewhere",
+    "no_workload": "does not serve this workload",
+    "ctx_too_small": "its context is too small",
+    "not_strict": "cannot promise equal outputs",
+    "prompt_may_not_fit": "the prompt might not have fitted into its context",
+    "not_ready": "was not ready",
+    "not_preferred": "the request preferred another",
+    "full": "its queue was full",
+    "more_loaded": "had more work for each slot",
+    "later_in_name": "stood equal and comes later by name",
+}
+CHOICES: dict[Choice, str] = {
+    "only_free": "the only one with a free slot",
+    "least_busy": "the least busy of those with a free slot",
+    "warm_session": "the one that holds the session's context",
+}
+
+
+def story_of(found: Explanation) -> tuple[str, ...]:
+    """Tell an explanation: what is, then where, then what was tried, then what limits it."""
+    if found.refusal is not None:
+        return tuple(_refused(found.refusal))
+    lines: list[str] = []
+    if found.waiting is not None:
+        lines += _waiting(found, found.waiting)
+    elif found.ended is not None:
+        lines += _ended(found.ended)
+    else:
+        lines.append(f"It runs on replica {found.attempts[-1].replica_id}." if found.attempts else "It runs.")
+    lines += _placed(found)
+    lines += [_attempt(number, one) for number, one in enumerate(found.attempts, _first_number(found))]
+    if found.attempts_total > len(found.attempts):
+        lines.append(f"{found.attempts_total} attempts in all; of the earlier ones no more is known.")
+    lines += [_timer(timer) for timer in found.timers]
+    return tuple(lines)
+
+
+def _first_number(found: Explanation) -> int:
+    return max(0, found.attempts_total - len(found.attempts)) + 1
+
+
+def _refused(refusal: Refusal) -> list[str]:
+    lines = [OUTCOMES[refusal.outcome], refusal.message]
+    lines += [f"{fault.pointer or '(the whole body)'}: {fault.message}" for fault in refusal.faults]
+    if refusal.retry_after_ms is not None:
+        lines.append(f"Another try was worth while {refusal.retry_after_ms} ms after the refusal.")
+    elif not refusal.meaning.retriable:
+        lines.append("The same request would be refused again.")
+    return lines
+
+
+def _waiting(found: Explanation, waiting: Waiting) -> list[str]:
+    ahead = [
+        f"{count} {one.priority} of {whose}"
+        for one in waiting.ahead
+        for count, whose in ((one.own, "your own"), (one.others, "others"))
+        if count
+    ]
+    basis = {"measured": "measured work", "selftest": "the replicas' self-test", "none": "nothing measured yet"}
+    return [
+        f"It has waited {waiting.waited_ms} ms in pool {found.pool_id}; {waiting.queue_position} tasks are before it"
+        + (f" ({', '.join(ahead)})." if ahead else "."),
+        WAITS[waiting.waits_for],
+        f"{waiting.slots_busy} of the pool's {waiting.slots_total} slots are busy.",
+        f"It should start in about {waiting.predicted_start_ms} ms; that rests on {basis[waiting.basis]}.",
+    ]
+
+
+def _ended(ended: Ended) -> list[str]:
+    lines = [OUTCOMES[ended.outcome]]
+    if ended.message:
+        lines.append(ended.message)
+    if ended.started_at_ms is None:
+        lines.append("No engine ever took it.")
+    if MEANINGS[ended.outcome].retriable and ended.retry_after_ms is not None:
+        lines.append(f"Another try was worth while {ended.retry_after_ms} ms after its end.")
+    return lines
+
+
+def _placed(found: Explanation) -> list[str]:
+    if not found.candidates:
+        return [f"Why pool {found.pool_id} was chosen is not known any more: the daemon was restarted since."]
+    chosen, *others = found.candidates
+    how = "the only pool" if not others else f"chosen among {len(found.candidates)} pools"
+    lines = [f"Pool {chosen.pool_id} was {how}; {_load(chosen)} when the task was admitted."]
+    lines += [f"Pool {one.pool_id}: {STANDINGS[one.standing]} ({_load(one)})." for one in others]
+    if found.pool_id != chosen.pool_id:
+        lines.append(f"Pool {found.pool_id} of the same replica set took it over.")
+    if found.queue_time_ms is not None:
+        lines.append(f"It waited {found.queue_time_ms} ms for its first start.")
+    return lines
+
+
+def _load(one: Candidate) -> str:
+    return f"{one.load} tasks ran or waited there on {one.slots} slots"
+
+
+def _attempt(number: int, one: Try) -> str:
+    line = f"Attempt {number} went to replica {one.replica_id}, {CHOICES[one.choice]}"
+    match one.failure:
+        case None:
+            return f"{line}."
+        case "lost":
+            return f"{line}; the connection to its engine was lost."
+        case "rejected":
+            return f"{line}; its engine refused the request."
+        case "overloaded":
+            return f"{line}; its engine was overloaded."
+        case "engine_error":
+            return f"{line}; its engine failed."
+        case _:
+            assert_never(one.failure)
+
+
+def _timer(timer: Timer) -> str:
+    what = {
+        "deadline": "The deadline is",
+        "wall": "Decoding may take",
+        "idle": "Between two tokens there may be",
+        "first_token": "The first token may take",
+    }[timer.name]
+    since = " from admission" if timer.name == "deadline" else ""
+    return f"{what} {timer.limit_ms} ms{since}{'; that limit ended it.' if timer.fired else '.'}"

@@ -1,0 +1,199 @@
+"""Who used what: counts by tenant, key, model and UTC day.
+
+It lives in memory. After a restart it is counted anew from the tasks that the journal still keeps, so only what happened
+since `since_ms` is certain to be whole.
+
+Req: ORCH-4004
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from orchqueue.core.ids import Tenant
+from orchqueue.core.outcome import CANCELED, Outcome
+from orchqueue.core.records import Ended
+from orchqueue.core.task import Task
+
+EPOCH = date(1970, 1, 1)
+DAY_MS = 86_400_000
+DAYS_AT_MOST = 400
+ROWS_AT_MOST = 100_000
+
+
+class Account(NamedTuple):
+    """Whose work it was, and for which model."""
+
+    key_id: str
+    model_ref: str
+
+
+class Amounts(msgspec.Struct, gc=False):
+    """What was used. Tokens and time are those of tasks that an engine took, counted when they ended."""
+
+    accepted: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    canceled: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    decode_ms: int = 0
+
+    def add(self, other: Amounts, times: int = 1) -> None:
+        """Add amounts, or with `times` -1 take them back."""
+        self.accepted += times * other.accepted
+        self.succeeded += times * other.succeeded
+        self.failed += times * other.failed
+        self.canceled += times * other.canceled
+        self.tokens_in += times * other.tokens_in
+        self.tokens_out += times * other.tokens_out
+        self.decode_ms += times * other.decode_ms
+
+
+def of_end(ended: Ended) -> Amounts:
+    """Tell what a task's end adds.
+
+    >>> from orchqueue.core.ids import TaskId
+    >>> of_end(Ended(Tenant("t"), TaskId("9f"), Outcome.COMPLETED, 0, 0, 3, 5, 40, started_at_ms=1)).tokens_out
+    5
+    """
+    ran = ended.started_at_ms is not None
+    return Amounts(
+        succeeded=int(ended.outcome is Outcome.COMPLETED),
+        canceled=int(ended.outcome in CANCELED),
+        failed=int(ended.outcome is not Outcome.COMPLETED and ended.outcome not in CANCELED),
+        tokens_in=ended.tokens_in if ran else 0,
+        tokens_out=ended.tokens_out if ran else 0,
+        decode_ms=ended.decode_ms if ran else 0,
+    )
+
+
+class UsageRow(msgspec.Struct, frozen=True):
+    """One account's amounts on one day. Shape: `day` as YYYY-MM-DD."""
+
+    day: str
+    account: Account
+    amounts: Amounts
+
+
+class UsagePicture(msgspec.Struct, frozen=True):
+    """A tenant's usage in some days. `complete`: everything that happened in them is counted.
+
+    Units: `since_ms` unix milliseconds.
+    """
+
+    from_day: str
+    to_day: str
+    since_ms: int
+    complete: bool
+    rows: tuple[UsageRow, ...]
+
+
+def day_name(day: int) -> str:
+    """Write a day as people do.
+
+    >>> day_name(20_000)
+    '2024-10-04'
+    """
+    return (EPOCH + timedelta(days=day)).isoformat()
+
+
+def day_number(name: str) -> int | None:
+    """Read a day; None when there is no such day.
+
+    >>> day_number("2024-10-04"), day_number("2023-02-29"), day_number("1969-12-31")
+    (20000, None, None)
+    """
+    try:
+        return day if (day := (date.fromisoformat(name) - EPOCH).days) >= 0 else None
+    except ValueError:
+        return None
+
+
+class Usage:
+    """All amounts, bounded: the oldest days go after `DAYS_AT_MOST`, and whole days when there are too many rows.
+
+    Units: days are counted from 1970-01-01 UTC.
+    """
+
+    def __init__(self, days_at_most: int = DAYS_AT_MOST, rows_at_most: int = ROWS_AT_MOST) -> None:
+        self.since_ms = 0
+        self.rows = 0
+        self._days: dict[int, dict[Tenant, dict[Account, Amounts]]] = {}
+        self._days_at_most = days_at_most
+        self._rows_at_most = rows_at_most
+
+    def begin(self, now_ms: int) -> None:
+        """Count on from here: whatever happens from now on is counted."""
+        self.since_ms = max(self.since_ms, now_ms)
+
+    def accept(self, task: Task) -> None:
+        """Count a task on the day of its admission."""
+        self._add(task, task.accepted_at_ms, Amounts(accepted=1))
+
+    def end(self, task: Task) -> None:
+        """Count a task's end, and what it used, on the day of its end."""
+        assert task.ended is not None, f"{task.key} has not ended"
+        self._add(task, task.ended.ended_at_ms, of_end(task.ended))
+
+    def withdraw(self, task: Task) -> None:
+        """Take an ended task back that never counted: its acceptance could not be made durable."""
+        assert task.ended is not None, f"{task.key} has not ended"
+        self._take(task, task.accepted_at_ms, Amounts(accepted=1))
+        self._take(task, task.ended.ended_at_ms, of_end(task.ended))
+
+    def picture(self, tenant: Tenant, from_day: int, to_day: int) -> UsagePicture:
+        """Picture a tenant's rows of some days, oldest first.
+
+        Cost: the rows given, and one look-up for each day that is kept.
+        """
+        rows = tuple(
+            UsageRow(day_name(day), account, msgspec.structs.replace(amounts))
+            for day in sorted(day for day in self._days if from_day <= day <= to_day)
+            for account, amounts in sorted(self._days[day].get(tenant, {}).items(), key=lambda item: item[0])
+        )
+        complete = from_day * DAY_MS >= self.since_ms
+        return UsagePicture(day_name(from_day), day_name(to_day), self.since_ms, complete, rows)
+
+    def _add(self, task: Task, at_ms: int, amounts: Amounts) -> None:
+        day = at_ms // DAY_MS
+        if day not in self._days:
+            self._days[day] = {}
+            self._drop_old(at_ms)
+        # A day so old that it went at once is not counted.
+        tenants = self._days.get(day)
+        if tenants is None:
+            return
+        accounts = tenants.setdefault(task.tenant, {})
+        account = Account(task.client_id, task.model_ref)
+        row = accounts.get(account)
+        if row is None:
+            row = accounts[account] = Amounts()
+            self.rows += 1
+        row.add(amounts)
+        while self.rows > self._rows_at_most:
+            self._drop(min(self._days), at_ms)
+
+    def _take(self, task: Task, at_ms: int, amounts: Amounts) -> None:
+        accounts = self._days.get(at_ms // DAY_MS, {}).get(task.tenant, {})
+        account = Account(task.client_id, task.model_ref)
+        row = accounts.get(account)
+        if row is None:
+            return
+        row.add(amounts, -1)
+        if row == Amounts():
+            del accounts[account]
+            self.rows -= 1
+
+    def _drop_old(self, at_ms: int) -> None:
+        newest = max(self._days)
+        for day in [day for day in self._days if day <= newest - self._days_at_most]:
+            self._drop(day, at_ms)
+
+    def _drop(self, day: int, at_ms: int) -> None:
+        """Forget a whole day; what is left is whole only after it, or after now where it is today."""
+        self.rows -= sum(len(accounts) for accounts in self._days.pop(day).values())
+        self.since_ms = max(self.since_ms, min((day + 1) * DAY_MS, at_ms))
