@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchqueue.cli.context import Context
 
 if TYPE_CHECKING:
-    from orchqueue.client.types import PoolHealth, PoolOperation
+    from orchqueue.client.types import PoolHealth, PoolInfo, PoolOperation
 
 POOLS_DETAILS = """examples:
   orchq pools                 one line for each pool
@@ -32,7 +32,7 @@ DRAIN_DETAILS = """examples:
   orchq drain default --deadline-ms 60000
 
 Waiting tasks move to sibling pools. What is left at the deadline ends with POOL_UNAVAILABLE. Draining again keeps the
-shorter deadline."""
+shorter deadline. A drained pool takes tasks again when it is reloaded, also with the model that it has."""
 
 RELOAD_DETAILS = """examples:
   orchq reload default bundled:smollm2-135m-instruct
@@ -71,7 +71,11 @@ def add_reload_arguments(parser: ArgumentParser) -> None:
     add_pool_argument(parser)
     parser.add_argument("model_ref", metavar="MODEL", help="file:PATH, sha256:HEX, repo:org/name or bundled:NAME")
     parser.add_argument(
-        "--canary-percent", type=int, default=100, metavar="N", help="share of tasks that try it first (100)"
+        "--canary-percent",
+        type=int,
+        default=100,
+        metavar="N",
+        help="share of tasks that try it first; now always 100",
     )
 
 
@@ -97,7 +101,7 @@ async def execute_pools(context: Context, args: Namespace) -> int:
     rows = [
         (
             pool.id,
-            "draining" if pool.draining else "ready" if pool.ready else "not ready",
+            _state(pool),
             pool.engine,
             pool.model,
             f"{pool.replicas_ready}/{pool.replicas_total}",
@@ -199,7 +203,10 @@ async def execute_reload(context: Context, args: Namespace) -> int:
     Req: ORCH-2102
     """
     async with context.client() as client:
-        return _tell(context, await client.reload(args.pool_id, args.model_ref, args.canary_percent))
+        begun = await client.reload(args.pool_id, args.model_ref, args.canary_percent)
+    if isinstance(begun.canary_percent, int) and begun.canary_percent != args.canary_percent:
+        context.output.note(f"the whole pool is replaced at once, not {args.canary_percent} percent of its tasks")
+    return _tell(context, begun)
 
 
 async def execute_rollback(context: Context, args: Namespace) -> int:
@@ -221,12 +228,18 @@ def _tell(context: Context, begun: PoolOperation) -> int:
     return 0
 
 
+def _state(pool: PoolInfo | PoolHealth) -> str:
+    if pool.mode != "serving":
+        return pool.mode
+    return "ready" if pool.ready else "not ready"
+
+
 def _show_health(health: PoolHealth, context: Context) -> None:
     output = context.output
     fields = [
         ("pool", health.id),
         ("model", health.model),
-        ("state", "draining" if health.draining else "ready" if health.ready else "not ready"),
+        ("state", _state(health)),
         ("live", "yes" if health.live else "no"),
         ("cpu allowed", "yes" if health.allow_cpu else "no"),
         ("waiting", health.metrics.queue_depth),

@@ -85,7 +85,7 @@ def _pool_settings(pool: Pool) -> PoolSettings:
         pool_id=PoolId(pool.id),
         engine=pool.engine,
         model_ref=pool.model,
-        replicas=tuple(ReplicaSettings(name, pool.devices) for name in replica_ids(pool)),
+        replicas=_replicas(pool),
         ctx=pool.ctx,
         slots=pool.slots,
         strict=is_strict(pool),
@@ -103,6 +103,12 @@ def _pool_settings(pool: Pool) -> PoolSettings:
         supervision=_supervision(pool),
         max_attempts=pool.retry.max_attempts,
     )
+
+
+def _replicas(pool: Pool) -> tuple[ReplicaSettings, ...]:
+    names = replica_ids(pool)
+    urls = pool.launch.urls or ("",) * len(names)
+    return tuple(ReplicaSettings(name, pool.devices, url) for name, url in zip(names, urls, strict=True))
 
 
 def _classes(pool: Pool) -> tuple[ClassSettings, ...]:

@@ -47,10 +47,11 @@ class Supervision(msgspec.Struct, frozen=True):
 
 
 class ReplicaSettings(msgspec.Struct, frozen=True):
-    """One engine process or endpoint of a pool."""
+    """One engine process or endpoint of a pool. `url`: where one that runs elsewhere is reached, else empty."""
 
     replica_id: ReplicaId
     devices: tuple[str, ...] = ()
+    url: str = ""
 
 
 class PoolSettings(msgspec.Struct, frozen=True):

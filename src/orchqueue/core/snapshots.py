@@ -40,7 +40,7 @@ class SessionPicture(msgspec.Struct, frozen=True):
 
 
 class ReplicaPicture(msgspec.Struct, frozen=True):
-    """One replica; `facts` None until it was ready once."""
+    """One replica; `facts` None until it was ready once. `url`: where one that runs elsewhere is configured to be."""
 
     replica_id: str
     state: str
@@ -53,10 +53,11 @@ class ReplicaPicture(msgspec.Struct, frozen=True):
     vram_used_bytes: int | None
     decode_us_per_token: int | None
     prefill_us_per_token: int | None
+    url: str = ""
 
 
 class PoolPicture(msgspec.Struct, frozen=True):
-    """One pool. `depths` and `running` are keyed by priority; `mode`: serving, draining or reloading.
+    """One pool. `depths` and `running` are keyed by priority; `mode`: serving, draining, drained or reloading.
 
     `first_tokens_in_time` of the latest `first_tokens_seen` interactive tasks had their first token within the objective.
     """

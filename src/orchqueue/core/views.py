@@ -16,6 +16,7 @@ from orchqueue.core.state import Pool, Replica, State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState
 
+DRAINED = "drained: it takes no task until it is reloaded, which may be with the model that it has"
 RUNNING = (TaskState.BOUND, TaskState.STREAMING)
 
 
@@ -104,7 +105,7 @@ def _pool(state: State, pool: Pool) -> PoolPicture:
         mode="serving" if pool.mode == "verifying" else pool.mode,
         live=any(r.state not in (ReplicaState.BROKEN, ReplicaState.BACKOFF) for r in pool.replicas.values()),
         ready=pool.serving and pool.ready and not state.shutting_down,
-        last_error=pool.last_error or (errors[0] if errors else None),
+        last_error=pool.last_error or (DRAINED if pool.mode == "drained" else errors[0] if errors else None),
         capacity=pool.queue.capacity,
         depths={name: len(line) for name, line in pool.queue.lines.items()},
         running=running,
@@ -131,6 +132,7 @@ def _replica(state: State, replica: Replica) -> ReplicaPicture:
         vram_used_bytes=replica.vram_used_bytes,
         decode_us_per_token=replica.rates.decode_us or None,
         prefill_us_per_token=replica.rates.prefill_us or None,
+        url=replica.settings.url,
     )
 
 

@@ -182,9 +182,17 @@ class PoolHealth(Wire, frozen=True, kw_only=True, omit_defaults=True):
     id: Name
     live: Annotated[bool, Meta(description="Whether any replica is up or coming up.")]
     ready: Annotated[bool, Meta(description="Whether it takes tasks now.")]
-    draining: Annotated[bool, Meta(description="Whether it is being emptied.")]
+    draining: Annotated[bool, Meta(description="Whether it is being emptied, or has been.")]
+    mode: PoolMode
     last_error: (
-        Annotated[str, Meta(description="The last failure of a replica or a reload, or null.", max_length=8192)] | None
+        Annotated[
+            str,
+            Meta(
+                description="The last failure of a replica or a reload, or what a drained pool waits for; else null.",
+                max_length=8192,
+            ),
+        ]
+        | None
     )
     model: ModelRef
     allow_cpu: Annotated[
@@ -207,7 +215,8 @@ class PoolInfo(Wire, frozen=True, kw_only=True, omit_defaults=True):
     engine: EngineName
     model: ModelRef
     ready: Annotated[bool, Meta(description="Whether it takes tasks now.")]
-    draining: Annotated[bool, Meta(description="Whether it is being emptied.")]
+    draining: Annotated[bool, Meta(description="Whether it is being emptied, or has been.")]
+    mode: PoolMode
     allow_cpu: Annotated[
         bool,
         Meta(description="Whether it may run on the CPU; never without its configuration saying so."),
@@ -303,6 +312,14 @@ class PoolMetrics(Wire, frozen=True, kw_only=True, omit_defaults=True):
     ) = UNSET
 
 
+PoolMode: TypeAlias = Annotated[
+    Literal["serving", "draining", "drained", "reloading"],
+    Meta(
+        description="Only a serving pool takes new tasks. draining empties it; a drained one stays empty until it is reloaded, which may be with the model that it has. While it is reloading its replicas are replaced; a reload whose model is only verified leaves it serving."
+    ),
+]
+
+
 class PoolOperation(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """
     What was begun.
@@ -356,7 +373,7 @@ class ReloadRequest(Wire, frozen=True, kw_only=True, omit_defaults=True):
     canary_percent: Annotated[
         int,
         Meta(
-            description="The share of tasks that shall try the new model first. The answer says the share in effect; 100 replaces at once, and is all that this version does.",
+            description="The share of tasks that shall try the new model first. This version always replaces at once, whatever is asked: the answer's own canary_percent says the share in effect, which is 100.",
             ge=1,
             le=100,
         ),

@@ -41,6 +41,7 @@ POOL = {
     "model": "bundled:m",
     "ready": True,
     "draining": False,
+    "mode": "serving",
     "allow_cpu": True,
     "ctx_tokens": 2048,
     "determinism": "strict",
@@ -57,6 +58,7 @@ HEALTH = {
     "live": True,
     "ready": True,
     "draining": False,
+    "mode": "serving",
     "last_error": None,
     "model": "bundled:m",
     "allow_cpu": True,
@@ -185,6 +187,26 @@ async def test_steering_posts_what_was_asked(
     assert (json.loads(asked.body) if asked.body else None) == body
     as_json, _ = await against(json_reply(status, answer), *argv.split(), "--json")
     assert json.loads(as_json.out) == answer
+
+
+@pytest.mark.req("ORCH-2103")
+@pytest.mark.parametrize("mode", ["draining", "drained", "reloading"])
+async def test_a_pool_that_does_not_serve_is_named_by_its_mode(mode: str) -> None:
+    """The list and the health of a pool say what is done to it."""
+    listed, _ = await against(json_reply(200, {"pools": [POOL | {"mode": mode}]}), "pools")
+    shown, _ = await against(json_reply(200, HEALTH | {"mode": mode}), "pools", "default")
+    assert [mode in ran.out.split() for ran in (listed, shown)] == [True, True]
+
+
+@pytest.mark.req("ORCH-2102")
+@pytest.mark.parametrize(("asked_percent", "told"), [(10, True), (100, False)])
+async def test_a_reload_that_is_no_canary_says_so(asked_percent: int, told: bool) -> None:
+    """Who asked for a share of the tasks is told that the whole pool is replaced."""
+    answer = {"pool_id": "default", "operation": "reload", "model": "bundled:n", "canary_percent": 100, "links": LINKS}
+    argv = ["reload", "default", "bundled:n", "--canary-percent", str(asked_percent)]
+    ran, _ = await against(json_reply(202, answer), *argv)
+    assert ran.status == 0
+    assert ("not 10 percent" in ran.err) is told
 
 
 @pytest.mark.req("ORCH-2003", "ORCH-2005")

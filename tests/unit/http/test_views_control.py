@@ -1,0 +1,56 @@
+"""What the core's pictures look like to an operator, from a core driven by hand."""
+
+import msgspec
+import pytest
+
+from orchqueue.core import events as ev
+from orchqueue.core import views
+from orchqueue.core.ids import PoolId
+from orchqueue.http.views_control import pool_health, pool_info
+from tests.unit.core.driving import Driver, pool_settings
+
+POOL = PoolId("p")
+
+
+def health(core: Driver) -> dict[str, object]:
+    """Show the driver's one pool as `GET /v1/pools/p/health` does."""
+    (pool,) = views.pools(core.core.state)
+    shown: dict[str, object] = msgspec.to_builtins(pool_health(pool))
+    brief: dict[str, object] = msgspec.to_builtins(pool_info(pool))
+    assert [brief[name] for name in ("mode", "draining")] == [shown[name] for name in ("mode", "draining")]
+    return shown
+
+
+@pytest.mark.req("ORCH-2101", "ORCH-2103")
+def test_a_drained_pool_says_so_and_what_brings_it_back() -> None:
+    """A pool is told from a broken one while it is drained and after, until a reload brings it back."""
+    core = Driver()
+    core.submit("runs")
+    modes = [health(core)]
+    core.handle(ev.DrainRequested(core.reply(), POOL, 1_000))
+    modes.append(health(core))
+    core.complete(1)
+    modes.append(health(core))
+    core.handle(ev.ReloadRequested(core.reply(), POOL, "m"))
+    core.handle(ev.ModelVerified(POOL, "m", ""))
+    modes.append(health(core))
+    assert [(shown["mode"], shown["draining"]) for shown in modes] == [
+        ("serving", False),
+        ("draining", True),
+        ("drained", True),
+        ("reloading", False),
+    ]
+    assert [shown["last_error"] is None for shown in modes] == [True, True, False, True]
+    assert "reloaded" in str(modes[2]["last_error"])
+
+
+@pytest.mark.req("ORCH-2103")
+def test_an_external_replica_shows_its_url_before_it_was_ever_ready() -> None:
+    """Who has mistyped a URL sees it beside the reason."""
+    settings = pool_settings()
+    (replica,) = settings.replicas
+    far = msgspec.structs.replace(replica, url="http://far:1")
+    core = Driver(msgspec.structs.replace(settings, replicas=(far,)), up=False)
+    replicas = health(core)["replicas"]
+    assert isinstance(replicas, list)
+    assert [(shown["url"], shown["state"]) for shown in replicas] == [("http://far:1", "starting")]
