@@ -108,7 +108,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
             to_settings(config),
             Resources(
                 clock=clock,
-                journal=_journal(config, data),
+                journal=_journal(config, data, telemetry),
                 telemetry=telemetry,
                 make_supervisor=_supervisor_maker(config, replicas_dir),
                 read_settings=_ConfigInForce(config, read_config).renew,
@@ -224,7 +224,7 @@ def _access(config: Config, data: DataDirectory, telemetry: MetricsTelemetry) ->
     return Access(ring, config.auth.allow_anonymous_loopback is True)
 
 
-def _journal(config: Config, data: DataDirectory) -> Journal:
+def _journal(config: Config, data: DataDirectory, telemetry: MetricsTelemetry) -> Journal:
     loop = asyncio.get_running_loop()
     if config.journal.durability == "memory":
 
@@ -232,7 +232,9 @@ def _journal(config: Config, data: DataDirectory) -> Journal:
             loop.call_later(delay_ms / 1000, act)
 
         return MemoryJournal(schedule, lambda: COMMIT_DELAY_MS)
-    return SqliteJournal(config.journal.path or data.file("journal.sqlite"), loop.call_soon_threadsafe)
+    path = config.journal.path or data.file("journal.sqlite")
+    telemetry.log("info", "journal", {"detail": path})
+    return SqliteJournal(path, loop.call_soon_threadsafe)
 
 
 def _edge_limits(config: Config) -> EdgeLimits:

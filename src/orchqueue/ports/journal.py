@@ -19,7 +19,7 @@ class JournalWatcher(Protocol):
         ...
 
     def stalled(self, reason: str) -> None:
-        """A commit failed; it is retried until it succeeds."""
+        """A commit failed; it is retried until it succeeds. Clients are shown the reason: words, never a path."""
         ...
 
     def healed(self) -> None:

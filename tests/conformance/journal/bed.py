@@ -45,6 +45,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self.told: list[str | int] = []
+        self.reasons: list[str] = []
 
     @property
     def seq(self) -> int:
@@ -58,6 +59,7 @@ class Watcher:
     def stalled(self, reason: str) -> None:
         asyncio.get_running_loop()
         assert reason
+        self.reasons.append(reason)
         self.told.append("stalled")
 
     def healed(self) -> None:

@@ -174,6 +174,21 @@ async def test_a_failing_disk_is_told_once_and_nothing_is_lost_or_reordered(bed:
     later.close()
 
 
+@pytest.mark.req("ORCH-4013")
+async def test_the_reason_of_a_stall_names_no_path(bed: Bed) -> None:
+    """Whoever is refused reads the reason, with a key or without: it is in words, and says nothing of the machine."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    bed.break_disk()
+    journal.append([accepted("first")])
+    await until_async(lambda: watcher.reasons, what="the stall to be told")
+    bed.mend_disk()
+    await watcher.reach(1)
+    journal.close()
+    assert [reason for reason in watcher.reasons if "/" in reason or ".sqlite" in reason] == []
+
+
 async def test_closing_commits_what_is_queued(bed: Bed) -> None:
     """A clean stop loses nothing, waited for or not."""
     journal = bed.journal()

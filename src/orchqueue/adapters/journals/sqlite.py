@@ -120,7 +120,8 @@ class SqliteJournal:
                 self._failure = f"{error} ({getattr(error, 'sqlite_errorname', 'sqlite')})"
                 if not failed:
                     failed = True
-                    self._tell_stalled(f"the journal {self._path} cannot commit: {self._failure}")
+                    # Clients read this: where the file lies is none of their business.
+                    self._tell_stalled(self._failure)
                 if not self._may_retry_after(delay_s):
                     return False
                 delay_s = min(delay_s * 2, RETRY_MAX_S)
