@@ -159,7 +159,8 @@ def too_long(pool: Pool, spec: TaskSpec, counted: Counted) -> Refusal | None:
         return None
     field = "/prompt" if spec.prompt is not None else "/messages" if spec.messages is not None else "/inputs"
     how = "estimated at" if counted.basis == "estimate" else "has"
-    text = f"the prompt {how} {counted.tokens} tokens; with max_tokens {spec.max_tokens} that is above ctx {room}"
+    length = "1 token" if counted.tokens == 1 else f"{counted.tokens} tokens"
+    text = f"the prompt {how} {length}; with max_tokens {spec.max_tokens} that is above ctx {room}"
     return _invalid([Fault(field, text), Fault("/max_tokens", f"at most {max(0, room - counted.tokens)} would fit")])
 
 

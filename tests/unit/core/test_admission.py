@@ -65,6 +65,16 @@ def test_what_cannot_fit_into_the_context_is_refused_and_never_cut(fields: dict[
     refusal = core.refusal().refusal
     assert [f.pointer for f in refusal.faults] == [pointer, "/max_tokens"]
     assert "at most 249 would fit" in refusal.faults[1].message
+    assert refusal.faults[0].message == "the prompt has 7 tokens; with max_tokens 250 that is above ctx 256"
+
+
+def test_one_token_is_named_as_one() -> None:
+    """A short prompt beside a long output is told in good English."""
+    core = Driver()
+    core.submit("t", max_tokens=256)
+    (question,) = core.wanted(fx.CountPrompt)
+    core.handle(ev.PromptCounted(question.key, 1))
+    assert core.refusal().refusal.faults[0].message.startswith("the prompt has 1 token; ")
 
 
 @pytest.mark.req("ORCH-3015")
