@@ -142,7 +142,7 @@ class Rules:
         for index, url in enumerate(pool.launch.urls):
             fault = url_fault(url)
             if fault:
-                self._say((*where, index), fault, "write http://HOST:PORT")
+                self._say((*where, index), fault, "write http://HOST:PORT or https://HOST:PORT")
             elif url.rstrip("/").lower() in seen:
                 self._say((*where, index), "the same URL is there twice", "one URL for each replica")
             seen.add(url.rstrip("/").lower())
@@ -236,15 +236,15 @@ def url_fault(url: str) -> str:
     """Say what is wrong with an engine's base URL; empty when nothing is.
 
     >>> url_fault("http://127.0.0.1:8081"), url_fault("ftp://x")
-    ('', "has the scheme 'ftp'; engines are reached over plain http")
+    ('', 'must begin with http:// or https://')
     """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         return "is no URL"
-    if parts.scheme != "http":
-        return f"has the scheme '{parts.scheme[:20]}'; engines are reached over plain http"
+    if parts.scheme not in ("http", "https"):
+        return "must begin with http:// or https://"
     if not parts.hostname or port == 0 or any(mark.isspace() for mark in url):
         return "is no URL"
     if parts.username is not None or parts.password is not None:

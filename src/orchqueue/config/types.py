@@ -34,7 +34,7 @@ class Launch(Section, frozen=True):
         Meta(description="spawn: the daemon runs the engine. external: it runs already, at `urls`."),
     ] = "spawn"
     urls: Annotated[
-        tuple[Annotated[str, Meta(min_length=8, max_length=2048)], ...],
+        tuple[Annotated[str, Meta(max_length=2048)], ...],
         Meta(description="One base URL for each replica of an external pool."),
     ] = ()
     args: Annotated[

@@ -113,11 +113,11 @@ pools:
   - id: far
     engine: llamacpp
     model: repo:org/model
-    launch: {mode: external, urls: ["http://a:1", "http://b:2", "http://c:3"]}
+    launch: {mode: external, urls: ["http://a:1", "https://b", "http://c:3"]}
 """
     (pool,) = to_settings(parse(text.encode(), "test.yaml", "/")).pools
     assert [replica.replica_id for replica in pool.replicas] == ["far-0", "far-1", "far-2"]
-    assert [replica.url for replica in pool.replicas] == ["http://a:1", "http://b:2", "http://c:3"]
+    assert [replica.url for replica in pool.replicas] == ["http://a:1", "https://b", "http://c:3"]
     assert (pool.device_class, pool.allow_cpu) == ("external", False)
 
 
