@@ -1,4 +1,4 @@
-"""`orchq task`, `orchq tasks` and `orchq cancel`: look at tasks, and end them."""
+"""`orchq task`, `orchq tasks`, `orchq explain` and `orchq cancel`: look at tasks, and end them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ TASKS_DETAILS = """examples:
   orchq tasks
   orchq tasks --state queued --priority batch --limit 200
   orchq tasks --json | jq -r 'select(.state == "failed").task_id'"""
+
+EXPLAIN_DETAILS = """examples:
+  orchq explain 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11
+  orchq explain --json 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11 | jq .waiting
+
+Why a task waits and for what, why it went where it went, every attempt, and why it ended or was refused."""
 
 CANCEL_DETAILS = """examples:
   orchq cancel 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11
@@ -85,6 +91,27 @@ async def execute_tasks(context: Context, args: Namespace) -> int:
                 break
     if not context.as_json:
         context.output.table(("TASK", "STATE", "CLASS", "POOL", "TOKENS", "CREATED", "NOTE"), rows)
+    return 0
+
+
+def add_explain_arguments(parser: ArgumentParser) -> None:
+    """Add the task."""
+    parser.add_argument("task_id", metavar="TASK", help="id of the task, also of one that was refused lately")
+
+
+async def execute_explain(context: Context, args: Namespace) -> int:
+    """Print why a task is where it is.
+
+    Req: ORCH-4003
+    """
+    async with context.client() as client:
+        found = await client.explain(args.task_id)
+    if context.as_json:
+        context.output.record(found)
+    else:
+        context.output.line(f"task {found.task_id}: {found.state}")
+        for line in found.story:
+            context.output.line(f"  {line}")
     return 0
 
 
@@ -158,5 +185,12 @@ def _instant(unix_ms: int) -> str:
 COMMANDS = (
     ("task", "show one task with its text so far", TASK_DETAILS, add_task_arguments, execute_task),
     ("tasks", "list your own tasks, newest first", TASKS_DETAILS, add_tasks_arguments, execute_tasks),
+    (
+        "explain",
+        "tell why a task waits, went where it went, ended or was refused",
+        EXPLAIN_DETAILS,
+        add_explain_arguments,
+        execute_explain,
+    ),
     ("cancel", "cancel tasks", CANCEL_DETAILS, add_cancel_arguments, execute_cancel),
 )

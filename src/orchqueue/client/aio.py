@@ -19,7 +19,16 @@ from orchqueue.client.patience import NO_RETRY, ReconnectPolicy, RetryPolicy, ba
 from orchqueue.client.stream import TaskStream
 from orchqueue.client.transport import Timeouts, Transport
 from orchqueue.client.types import Admission
-from orchqueue.schema.data import Message, SessionInfo, TaskInfo, TaskList, TaskRequest, TaskSummary
+from orchqueue.schema.data import (
+    Explanation,
+    Message,
+    SessionInfo,
+    TaskInfo,
+    TaskList,
+    TaskRequest,
+    TaskSummary,
+    Usage,
+)
 
 T = TypeVar("T")
 
@@ -169,6 +178,25 @@ class AsyncClient(ControlCalls):
         params = {name: value for name, value in wishes.items() if value is not None}
         answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", "/v1/tasks", params=params))
         return answer.as_type(TaskList)
+
+    async def explain(self, task_id: str) -> Explanation:
+        """Return why a task is where it is, or why it was refused.
+
+        Req: ORCH-4003
+        """
+        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", f"{_task_path(task_id)}/explain"))
+        return answer.as_type(Explanation)
+
+    async def usage(self, from_day: str | None = None, to_day: str | None = None) -> Usage:
+        """Return what one's own tenant used, by key, model and UTC day; the server's last 31 days unless told otherwise.
+
+        Shape: days as YYYY-MM-DD, both counted.
+        Req: ORCH-4004
+        """
+        wishes: dict[str, str | int | None] = {"from_day": from_day, "to_day": to_day}
+        params = {name: value for name, value in wishes.items() if value is not None}
+        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", "/v1/usage", params=params))
+        return answer.as_type(Usage)
 
     async def cancel(self, task_id: str) -> None:
         """Cancel a task; afterwards no token is added to it. Cancelling twice, or after the end, is no error.

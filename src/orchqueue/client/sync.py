@@ -26,7 +26,7 @@ from orchqueue.schema.control import (
     Readiness,
     ReplicaSet,
 )
-from orchqueue.schema.data import SessionInfo, TaskInfo, TaskSummary
+from orchqueue.schema.data import Explanation, SessionInfo, TaskInfo, TaskSummary, Usage
 
 T = TypeVar("T")
 OnRefusal = Callable[[Refused | Unavailable, int], None]
@@ -197,6 +197,14 @@ class Client:
         pages = self._aio.tasks(state=state, priority=priority, page_size=page_size)
         while (task := self._portal.wait(_next_or_none(pages))) is not None:
             yield task
+
+    def explain(self, task_id: str) -> Explanation:
+        """Return why a task is where it is, or why it was refused."""
+        return self._portal.wait(self._aio.explain(task_id))
+
+    def usage(self, from_day: str | None = None, to_day: str | None = None) -> Usage:
+        """Return what one's own tenant used, by key, model and UTC day."""
+        return self._portal.wait(self._aio.usage(from_day, to_day))
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task."""

@@ -22,6 +22,7 @@ from orchqueue.schema.data import (
     AdmissionResponse,
     EndEvent,
     ErrorEnvelope,
+    Explanation,
     Fault,
     Message,
     MetricsEvent,
@@ -34,6 +35,8 @@ from orchqueue.schema.data import (
     TaskRequest,
     TaskSummary,
     TokenEvent,
+    Usage,
+    UsageRow,
 )
 
 Admission: TypeAlias = AdmissionResponse
@@ -67,6 +70,7 @@ __all__ = [
     "ErrorEnvelope",
     "ErrorEvent",
     "Event",
+    "Explanation",
     "Fault",
     "Liveness",
     "Message",
@@ -87,4 +91,6 @@ __all__ = [
     "TaskRequest",
     "TaskSummary",
     "Token",
+    "Usage",
+    "UsageRow",
 ]

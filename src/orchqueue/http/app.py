@@ -19,6 +19,7 @@ from orchqueue.http.routes_control import ControlRoutes
 from orchqueue.http.routes_ops import OpsRoutes, RenderMetrics
 from orchqueue.http.routes_sessions import SessionRoutes
 from orchqueue.http.routes_tasks import TaskRoutes
+from orchqueue.http.routes_usage import UsageRoutes
 from orchqueue.http.routing import Handler, Router, read_parameters
 from orchqueue.http.sse import StreamAnswer
 from orchqueue.ports.telemetry import LogValue
@@ -129,6 +130,7 @@ def _describe(error: Exception) -> str:
 def build_app(gateway: Gateway, access: Access, limits: EdgeLimits, render_metrics: RenderMetrics, log: Log) -> App:
     """Join the contract's operations to their handlers."""
     tasks, sessions = TaskRoutes(gateway, limits), SessionRoutes(gateway)
+    usage = UsageRoutes(gateway)
     control, ops = ControlRoutes(gateway, limits), OpsRoutes(gateway, render_metrics)
     handlers: dict[str, Handler] = {
         "createTask": tasks.create,
@@ -136,6 +138,8 @@ def build_app(gateway: Gateway, access: Access, limits: EdgeLimits, render_metri
         "getTask": tasks.look,
         "streamTask": tasks.stream,
         "cancelTask": tasks.cancel,
+        "explainTask": tasks.explain,
+        "getUsage": usage.look,
         "getSession": sessions.look,
         "deleteSession": sessions.forget,
         "listPools": control.pools,

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from orchqueue.core.effects import Accept, Done
+from orchqueue.core.explanation import Explanation
 from orchqueue.core.ids import PoolId, SessionKey, TaskId, TaskKey, Tenant
 from orchqueue.core.outcome import Fault, Refusal
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.snapshots import PoolPicture, SessionPicture, TaskPicture
+from orchqueue.core.usage import UsagePicture
 from orchqueue.runtime.streams import Streams
 
 
@@ -50,6 +52,14 @@ class Gateway(Protocol):
         self, tenant: Tenant, state: str | None, priority: str | None, limit: int, cursor: str | None
     ) -> tuple[list[TaskPicture], str | None] | Fault:
         """List a tenant's tasks, newest first, and the cursor of the next page; a Fault for a foreign cursor."""
+        ...
+
+    async def explain(self, key: TaskKey) -> Explanation | None:
+        """Explain one task or a refusal."""
+        ...
+
+    async def usage(self, tenant: Tenant, from_day: int, to_day: int) -> UsagePicture:
+        """Look at a tenant's usage in some days, both counted."""
         ...
 
     async def session(self, key: SessionKey) -> SessionPicture | None:

@@ -1,6 +1,6 @@
-"""Tasks: post, look, list, follow, cancel.
+"""Tasks: post, look, list, explain, follow, cancel.
 
-Req: ORCH-2001, ORCH-2002, ORCH-2003, ORCH-4001, ORCH-4002
+Req: ORCH-2001, ORCH-2002, ORCH-2003, ORCH-4001, ORCH-4002, ORCH-4003
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from orchqueue.http.problems import Problem, invalid, not_found, problem_of
 from orchqueue.http.request import read_object, task_of
 from orchqueue.http.sse import AlreadyRead, StreamAnswer, answer_with_stream, position_in
 from orchqueue.http.views import admission, encode, task_info, task_summary
+from orchqueue.http.views_insight import explanation
 
 
 class TaskRoutes:
@@ -74,6 +75,14 @@ class TaskRoutes:
         if picture is None:
             raise _unknown(key)
         return Response(200, encode(task_info(picture, self._gateway.streams)))
+
+    async def explain(self, request: Request) -> Response:
+        """Tell why a task is where it is, or why it was refused."""
+        key = _key(request)
+        found = await self._gateway.explain(key)
+        if found is None:
+            raise _unknown(key)
+        return Response(200, encode(explanation(found)))
 
     async def stream(self, request: Request) -> Response | StreamAnswer:
         """Follow a task from its start or from where the reader left off."""

@@ -26,12 +26,15 @@ from orchqueue.core.events import (
     SettingsReplaced,
     TaskSubmitted,
 )
+from orchqueue.core.explain import explain
+from orchqueue.core.explanation import Explanation
 from orchqueue.core.ids import PoolId, ReplyId, SessionKey, TaskId, TaskKey, Tenant
 from orchqueue.core.outcome import Fault, Outcome, Refusal
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.settings import Settings
 from orchqueue.core.snapshots import PoolPicture, SessionPicture, TaskPicture
 from orchqueue.core.task_states import TaskState
+from orchqueue.core.usage import UsagePicture
 from orchqueue.ports.clock import Clock
 from orchqueue.runtime.loop import Loop
 from orchqueue.runtime.replies import Answer, Replies
@@ -151,6 +154,24 @@ class Gate:
             last_seq = task.seq
         await self._barrier()
         return found, None
+
+    async def explain(self, key: TaskKey) -> Explanation | None:
+        """Explain a task or a refusal; None when neither is known.
+
+        Req: ORCH-4003
+        """
+        found = explain(self._loop.core.state, key, self.now_ms())
+        await self._barrier()
+        return found
+
+    async def usage(self, tenant: Tenant, from_day: int, to_day: int) -> UsagePicture:
+        """Look at a tenant's usage in some days, both counted.
+
+        Req: ORCH-4004
+        """
+        picture = self._loop.core.state.usage.picture(tenant, from_day, to_day)
+        await self._barrier()
+        return picture
 
     async def session(self, key: SessionKey) -> SessionPicture | None:
         """Look at a session."""

@@ -52,6 +52,19 @@ class AdmissionResponse(Wire, frozen=True, kw_only=True, omit_defaults=True):
     ]
 
 
+class Ahead(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Tasks of one class that will probably start before this one.
+    """
+
+    priority: Priority
+    own: Annotated[
+        int,
+        Meta(description="How many are of the caller's own tenant.", ge=0, le=2147483647),
+    ]
+    others: Annotated[int, Meta(description="How many are of other tenants.", ge=0, le=2147483647)]
+
+
 AnsweredUuid: TypeAlias = Annotated[
     str,
     Meta(
@@ -59,6 +72,42 @@ AnsweredUuid: TypeAlias = Annotated[
         pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
     ),
 ]
+
+
+class Attempt(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    One try of the task on a replica.
+    """
+
+    pool_id: Name
+    replica_id: Name
+    started_at_ms: Annotated[int, Meta(description="When it was given the slot.", ge=0, le=9007199254740991)]
+    choice: Annotated[
+        Literal["only_free", "least_busy", "warm_session"],
+        Meta(description="Why this replica; warm_session holds the session's context."),
+    ]
+    free_replicas: Annotated[
+        int,
+        Meta(
+            description="Replicas of the pool that had a free slot then, this one counted.",
+            ge=0,
+            le=2147483647,
+        ),
+    ]
+    failed_at_ms: (
+        Annotated[
+            int,
+            Meta(description="When it failed, if it did.", ge=0, le=9007199254740991),
+        ]
+        | UnsetType
+    ) = UNSET
+    failure: (
+        Annotated[
+            Literal["lost", "rejected", "overloaded", "engine_error"],
+            Meta(description="How it failed: the engine was lost, refused the request, had no room, or failed."),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class AuthBody(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -76,11 +125,52 @@ Basis: TypeAlias = Annotated[
 ]
 
 
+class Candidate(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    A pool as it stood when the task was admitted.
+    """
+
+    pool_id: Name
+    standing: Annotated[
+        Literal[
+            "chosen",
+            "other_model",
+            "other_engine",
+            "avoided",
+            "not_pinned",
+            "no_workload",
+            "ctx_too_small",
+            "not_strict",
+            "prompt_may_not_fit",
+            "not_ready",
+            "not_preferred",
+            "full",
+            "more_loaded",
+            "later_in_name",
+        ],
+        Meta(description="Whether it was chosen, or the first thing that spoke against it."),
+    ]
+    load: Annotated[int, Meta(description="Tasks that ran or waited there.", ge=0, le=2147483647)]
+    slots: Annotated[
+        int,
+        Meta(description="Slots of its replicas that were up.", ge=0, le=2147483647),
+    ]
+
+
 CorrelationId: TypeAlias = Annotated[
     str,
     Meta(
         description="Names one request in answers and logs.",
         pattern="^[A-Za-z0-9._:-]{1,128}$",
+    ),
+]
+
+
+Day: TypeAlias = Annotated[
+    str,
+    Meta(
+        description="A day in UTC as YYYY-MM-DD.",
+        pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
     ),
 ]
 
@@ -204,6 +294,115 @@ class ErrorEnvelope(Wire, frozen=True, kw_only=True, omit_defaults=True):
         ]
         | UnsetType
     ) = UNSET
+
+
+class ExplainedOutcome(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    How a task ended or why it was refused.
+    """
+
+    name: Annotated[
+        str,
+        Meta(
+            description="The outcome, finer than `code`; later versions may know more.",
+            pattern="^[a-z_]{1,64}$",
+        ),
+    ]
+    retriable: Annotated[bool, Meta(description="Whether the same request may succeed later.")]
+    message: Annotated[str, Meta(description="What was said about it; may be empty.", max_length=8192)]
+    at_ms: Annotated[
+        int,
+        Meta(description="When it ended or was refused.", ge=0, le=9007199254740991),
+    ]
+    code: ErrorCode | UnsetType = UNSET
+    status: Annotated[int, Meta(description="The HTTP status of a refusal.", ge=400, le=599)] | UnsetType = UNSET
+    retry_after_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="When a retry was worth while, counted from `at_ms`.",
+                ge=1,
+                le=86400000,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    policy_label: (
+        Annotated[
+            str,
+            Meta(
+                description="The rule that refused or dropped it.",
+                pattern="^[a-z][a-z-]{0,63}$",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    faults: (
+        Annotated[
+            list[Fault],
+            Meta(
+                description="What was wrong with a refused request, up to 8.",
+                max_length=8,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Explanation(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Why a task is where it is.
+    """
+
+    task_id: AnsweredUuid
+    state: Annotated[
+        Literal["queued", "running", "succeeded", "failed", "canceled", "refused"],
+        Meta(description="As in a look at the task; refused was never admitted."),
+    ]
+    story: Annotated[
+        list[StoryItem],
+        Meta(
+            description="The same in plain English, a fact a line. For people; may change.",
+            max_length=128,
+        ),
+    ]
+    candidates: Annotated[
+        list[Candidate],
+        Meta(
+            description="The pools when it was admitted, the chosen one first; empty when that is not known any more.",
+            max_length=16,
+        ),
+    ]
+    attempts: Annotated[
+        list[Attempt],
+        Meta(
+            description="Its attempts, oldest first; the latest 32, none from before a restart.",
+            max_length=32,
+        ),
+    ]
+    attempts_total: Annotated[
+        int,
+        Meta(
+            description="How many attempts there were, also those that are not known any more.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    timers: Annotated[list[Timer], Meta(description="The limits on its time.", max_length=4)]
+    pool_id: Name | UnsetType = UNSET
+    waiting: Waiting | UnsetType = UNSET
+    queue_time_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="From admission to the first start, once it started.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    outcome: ExplainedOutcome | UnsetType = UNSET
 
 
 class Fault(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -525,6 +724,9 @@ class StartedEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
 StopItem: TypeAlias = Annotated[str, Meta(max_length=256, min_length=1)]
 
 
+StoryItem: TypeAlias = Annotated[str, Meta(max_length=8192)]
+
+
 class TaskList(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """
     One page of tasks, newest first.
@@ -789,6 +991,28 @@ class TaskInfo(TaskSummary, frozen=True, kw_only=True, omit_defaults=True):
     text: Annotated[str, Meta(description="The output so far.", max_length=1073741824)]
 
 
+class Timer(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    A limit on the task's time.
+    """
+
+    name: Annotated[
+        Literal["deadline", "wall", "idle", "first_token"],
+        Meta(
+            description="deadline: from admission to the end; wall: of decoding; idle: between two tokens; first_token: from start to first token."
+        ),
+    ]
+    limit_ms: Annotated[int, Meta(description="The limit.", ge=0, le=9007199254740991)]
+    fired: Annotated[bool, Meta(description="Whether it ended the task.")]
+    due_at_ms: (
+        Annotated[
+            int,
+            Meta(description="When it is due, while it runs.", ge=0, le=9007199254740991),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class TokenEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """
     More text. Whole characters only; may hold more than one token.
@@ -801,6 +1025,99 @@ class TokenEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
     ]
 
 
+class Usage(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    The caller's tenant's usage.
+    """
+
+    from_day: Day
+    to_day: Day
+    since_ms: Annotated[
+        int,
+        Meta(
+            description="Everything since then is counted; of what was before, only what the journal still kept at the daemon's start.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    complete: Annotated[
+        bool,
+        Meta(description="Whether everything that happened in the days asked for is counted."),
+    ]
+    rows: Annotated[
+        list[UsageRow],
+        Meta(
+            description="Oldest day first; days, keys and models without any use have none.",
+            max_length=100000,
+        ),
+    ]
+
+
+class UsageRow(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    What one key used of one model on one day.
+    """
+
+    day: Day
+    model: Annotated[
+        str,
+        Meta(
+            description="The model that the pool served at admission; `unknown` where the journal does not say.",
+            max_length=1024,
+            min_length=1,
+        ),
+    ]
+    accepted: Annotated[int, Meta(description="Tasks admitted on this day.", ge=0, le=9007199254740991)]
+    succeeded: Annotated[
+        int,
+        Meta(description="Tasks that ended well on this day.", ge=0, le=9007199254740991),
+    ]
+    failed: Annotated[
+        int,
+        Meta(
+            description="Tasks that ended with an error on this day.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    canceled: Annotated[
+        int,
+        Meta(
+            description="Tasks that were cancelled on this day.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    tokens_in: Annotated[
+        int,
+        Meta(
+            description="Tokens of the prompts of the tasks that ended on this day; of those that did not succeed as counted for admission.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    tokens_out: Annotated[int, Meta(description="Tokens of their outputs.", ge=0, le=9007199254740991)]
+    decode_ms: Annotated[
+        int,
+        Meta(
+            description="Time that replicas spent on their last attempts.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    key_id: (
+        Annotated[
+            str,
+            Meta(
+                description="The public id of the key; absent for callers without one.",
+                max_length=64,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 Uuid: TypeAlias = Annotated[
     str,
     Meta(
@@ -810,3 +1127,59 @@ Uuid: TypeAlias = Annotated[
         pattern="^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
     ),
 ]
+
+
+class Waiting(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Why a task waits, and how long it probably still does.
+    """
+
+    waits_for: Annotated[
+        Literal[
+            "slot",
+            "warm_replica",
+            "other_replica",
+            "pool_loading",
+            "pool_draining",
+            "pool_reloading",
+            "live_replica",
+            "journal",
+            "restart",
+        ],
+        Meta(
+            description="What stands between it and its start. slot: all are busy; warm_replica: one is free, but another replica holds its session's context; other_replica: one is free, but it was tried there or may not run there; live_replica: all replicas have failed; journal: nothing can be recorded; restart: the daemon is shutting down."
+        ),
+    ]
+    queue_position: Annotated[
+        int,
+        Meta(
+            description="How many tasks are before this one; the sum of `ahead`.",
+            ge=0,
+            le=2147483647,
+        ),
+    ]
+    predicted_start_ms: Annotated[
+        int,
+        Meta(
+            description="When it should start, counted from now.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    basis: Basis
+    waited_ms: Annotated[
+        int,
+        Meta(description="How long ago it was admitted.", ge=0, le=9007199254740991),
+    ]
+    slots_total: Annotated[
+        int,
+        Meta(description="Slots of the pool's replicas that are up.", ge=0, le=2147483647),
+    ]
+    slots_busy: Annotated[int, Meta(description="How many of them are busy.", ge=0, le=2147483647)]
+    ahead: Annotated[
+        list[Ahead],
+        Meta(
+            description="Who is before it: exact in its own class, of other classes as many as will probably pass it.",
+            max_length=8,
+        ),
+    ]

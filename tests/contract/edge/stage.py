@@ -11,11 +11,13 @@ import uvloop
 
 from orchqueue.core.effects import Accept, Done, EmitStarted
 from orchqueue.core.events import ReplicaFacts
+from orchqueue.core.explanation import Explanation
 from orchqueue.core.ids import PoolId, ReplicaId, ReplyId, SessionKey, TaskId, TaskKey, Tenant, task_key
 from orchqueue.core.outcome import CANCELED, Fault, Outcome, Refusal
 from orchqueue.core.records import Accepted, Ended, Receipt
 from orchqueue.core.request import TaskSpec, canonical_digest
 from orchqueue.core.snapshots import PoolPicture, ReplicaPicture, SessionPicture, TaskPicture
+from orchqueue.core.usage import Usage, UsagePicture
 from orchqueue.http.app import build_app
 from orchqueue.http.auth import Access
 from orchqueue.http.edge import EdgeProtocol
@@ -40,6 +42,9 @@ class Runtime:
         self.submissions = 0
         self.forgotten: list[SessionKey] = []
         self.sessions: dict[SessionKey, SessionPicture] = {}
+        self.explanations: dict[TaskKey, Explanation] = {}
+        self.used = Usage()
+        self.usage_asked: list[tuple[Tenant, int, int]] = []
         self.refusal: Refusal | None = None
         self.control_refusal: Refusal | None = None
         self.bug: Exception | None = None
@@ -107,6 +112,13 @@ class Runtime:
         begin = int(cursor or 0)
         more = str(begin + limit) if begin + limit < len(own) else None
         return own[begin : begin + limit], more
+
+    async def explain(self, key: TaskKey) -> Explanation | None:
+        return self.explanations.get(key)
+
+    async def usage(self, tenant: Tenant, from_day: int, to_day: int) -> UsagePicture:
+        self.usage_asked.append((tenant, from_day, to_day))
+        return self.used.picture(tenant, from_day, to_day)
 
     async def session(self, key: SessionKey) -> SessionPicture | None:
         return self.sessions.get(key)

@@ -1,0 +1,63 @@
+"""`orchq usage`: what your tenant used."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from orchqueue.cli.context import Context
+
+DETAILS = """examples:
+  orchq usage
+  orchq usage --from-day 2026-11-01 --to-day 2026-11-30
+  orchq usage --json | jq '[.rows[].tokens_out] | add'
+
+Days are UTC. After a restart of the server only what its journal still keeps is counted of the time before; a note says
+so."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the days."""
+    parser.add_argument("--from-day", metavar="DAY", help="first day as YYYY-MM-DD (30 days before the last)")
+    parser.add_argument("--to-day", metavar="DAY", help="last day as YYYY-MM-DD (today)")
+
+
+async def execute(context: Context, args: Namespace) -> int:
+    """Print the usage by day, key and model.
+
+    Req: ORCH-4004
+    """
+    async with context.client() as client:
+        usage = await client.usage(args.from_day, args.to_day)
+    if context.as_json:
+        context.output.record(usage)
+        return 0
+    context.output.table(
+        ("DAY", "KEY", "MODEL", "ACCEPTED", "SUCCEEDED", "FAILED", "CANCELED", "TOKENS IN", "TOKENS OUT", "DECODE MS"),
+        [
+            (
+                row.day,
+                row.key_id or "-",
+                row.model,
+                row.accepted,
+                row.succeeded,
+                row.failed,
+                row.canceled,
+                row.tokens_in,
+                row.tokens_out,
+                row.decode_ms,
+            )
+            for row in usage.rows
+        ],
+    )
+    if not usage.complete:
+        context.output.note(f"complete only since {_instant(usage.since_ms)}")
+    return 0
+
+
+def _instant(unix_ms: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+
+
+COMMANDS = (("usage", "show what your tenant used, by day, key and model", DETAILS, add_arguments, execute),)

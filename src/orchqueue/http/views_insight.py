@@ -1,0 +1,126 @@
+"""What usage and explanations look like to a client.
+
+Req: ORCH-4003, ORCH-4004
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from msgspec import UNSET, UnsetType
+
+from orchqueue.core.explanation import Explanation, Waiting
+from orchqueue.core.outcome import MEANINGS, Refusal
+from orchqueue.core.records import Ended
+from orchqueue.core.usage import UsagePicture, UsageRow
+from orchqueue.http.problems import unset
+from orchqueue.schema import data
+
+State = Literal["queued", "running", "succeeded", "failed", "canceled", "refused"]
+Priority = Literal["interactive", "batch"]
+
+
+def usage(picture: UsagePicture) -> data.Usage:
+    """Tell a tenant what it used."""
+    return data.Usage(
+        from_day=picture.from_day,
+        to_day=picture.to_day,
+        since_ms=picture.since_ms,
+        complete=picture.complete,
+        rows=[_row(row) for row in picture.rows],
+    )
+
+
+def _row(row: UsageRow) -> data.UsageRow:
+    amounts = row.amounts
+    return data.UsageRow(
+        day=row.day,
+        key_id=row.account.key_id or UNSET,
+        model=row.account.model_ref,
+        accepted=amounts.accepted,
+        succeeded=amounts.succeeded,
+        failed=amounts.failed,
+        canceled=amounts.canceled,
+        tokens_in=amounts.tokens_in,
+        tokens_out=amounts.tokens_out,
+        decode_ms=amounts.decode_ms,
+    )
+
+
+def explanation(found: Explanation) -> data.Explanation:
+    """Tell a client why its task is where it is."""
+    return data.Explanation(
+        task_id=found.task_id,
+        state=cast("State", found.state),
+        story=list(found.story),
+        pool_id=unset(found.pool_id),
+        waiting=UNSET if found.waiting is None else _waiting(found.waiting),
+        candidates=[
+            data.Candidate(pool_id=one.pool_id, standing=one.standing, load=one.load, slots=one.slots)
+            for one in found.candidates
+        ],
+        attempts=[
+            data.Attempt(
+                pool_id=one.pool_id,
+                replica_id=one.replica_id,
+                started_at_ms=one.started_at_ms,
+                choice=one.choice,
+                free_replicas=one.free_replicas,
+                failed_at_ms=_some(one.failed_at_ms),
+                failure=UNSET if one.failure is None else one.failure,
+            )
+            for one in found.attempts
+        ],
+        attempts_total=found.attempts_total,
+        queue_time_ms=_some(found.queue_time_ms),
+        timers=[
+            data.Timer(name=one.name, limit_ms=one.limit_ms, fired=one.fired, due_at_ms=_some(one.due_at_ms))
+            for one in found.timers
+        ],
+        outcome=_outcome(found),
+    )
+
+
+def _waiting(waiting: Waiting) -> data.Waiting:
+    return data.Waiting(
+        waits_for=waiting.waits_for,
+        queue_position=waiting.queue_position,
+        predicted_start_ms=waiting.predicted_start_ms,
+        basis=waiting.basis,
+        waited_ms=waiting.waited_ms,
+        slots_total=waiting.slots_total,
+        slots_busy=waiting.slots_busy,
+        ahead=[
+            data.Ahead(priority=cast("Priority", one.priority), own=one.own, others=one.others) for one in waiting.ahead
+        ],
+    )
+
+
+def _outcome(found: Explanation) -> data.ExplainedOutcome | UnsetType:
+    if found.ended is not None:
+        return _described(found.ended, found.ended.ended_at_ms)
+    if found.refusal is None:
+        return UNSET
+    faults = [data.Fault(pointer=fault.pointer, message=fault.message) for fault in found.refusal.faults]
+    return _described(found.refusal, found.refused_at_ms or 0, MEANINGS[found.refusal.outcome].status, faults)
+
+
+def _described(
+    what: Ended | Refusal, at_ms: int, status: int | None = None, faults: list[data.Fault] | None = None
+) -> data.ExplainedOutcome:
+    meaning = MEANINGS[what.outcome]
+    return data.ExplainedOutcome(
+        name=what.outcome.value,
+        code=UNSET if meaning.code is None else meaning.code,
+        status=_some(status),
+        retriable=meaning.retriable,
+        message=what.message,
+        at_ms=at_ms,
+        retry_after_ms=what.retry_after_ms or UNSET,
+        policy_label=unset(meaning.policy_label),
+        faults=faults or UNSET,
+    )
+
+
+def _some(value: int | None) -> int | UnsetType:
+    return UNSET if value is None else value

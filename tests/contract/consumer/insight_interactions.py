@@ -1,0 +1,204 @@
+"""What the client asks about why a task is where it is, and about what its tenant used."""
+
+from __future__ import annotations
+
+import pytest
+from pact import match
+
+from orchqueue.client import AsyncClient
+from orchqueue.client.errors import InvalidRequest, NotFound
+from tests.contract.consumer import shapes
+from tests.contract.consumer.recording import Interaction, failing
+from tests.contract.consumer.shapes import CORRELATION, NAME, OTHER_TASK_ID, POOL_ID, TASK_ID, TEXTS
+
+_READY: dict[str, dict[str, object]] = {"a ready pool": {}}
+_ENDED: dict[str, dict[str, object]] = {"a task that succeeded": {"task_id": TASK_ID, "texts": list(TEXTS)}}
+_WAITING: dict[str, dict[str, object]] = {"a task that waits": {"task_id": TASK_ID}}
+_CANDIDATE = {
+    "pool_id": match.regex(POOL_ID, regex=f"^{NAME}$"),
+    "standing": "chosen",
+    "load": match.integer(2),
+    "slots": match.integer(1),
+}
+
+
+async def _explain_waiting(client: AsyncClient) -> None:
+    found = await client.explain(TASK_ID)
+    assert (found.state, found.attempts_total) == ("queued", 0)
+    assert found.waiting
+    assert found.waiting.waits_for == "slot"
+    assert sum(one.own + one.others for one in found.waiting.ahead) == found.waiting.queue_position == 1
+    assert found.story
+
+
+async def _explain_ended(client: AsyncClient) -> None:
+    found = await client.explain(TASK_ID)
+    assert (found.state, found.candidates[0].standing, found.attempts_total) == ("succeeded", "chosen", 1)
+    assert found.outcome
+    assert found.outcome.name == "completed"
+    assert not found.waiting
+
+
+async def _usage(client: AsyncClient) -> None:
+    usage = await client.usage()
+    assert sum(row.succeeded for row in usage.rows) == 1
+
+
+async def _usage_backwards(client: AsyncClient) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await client.usage("2026-11-23", "2026-11-01")
+    assert [fault.pointer for fault in refused.value.faults] == ["/query/from_day"]
+
+
+EXPLANATIONS = (
+    Interaction(
+        "why a task waits",
+        _WAITING,
+        "GET",
+        f"/v1/tasks/{TASK_ID}/explain",
+        200,
+        _explain_waiting,
+        headers=CORRELATION,
+        body={
+            "task_id": TASK_ID,
+            "state": "queued",
+            "story": match.each_like("It waits for a slot: all are busy.", min=1),
+            "pool_id": match.regex(POOL_ID, regex=f"^{NAME}$"),
+            "waiting": {
+                "waits_for": shapes.one_of("slot", "pool_loading"),
+                "queue_position": match.integer(1),
+                "predicted_start_ms": match.integer(1840),
+                "basis": shapes.one_of("measured", "selftest", "none"),
+                "waited_ms": match.integer(120),
+                "slots_total": match.integer(1),
+                "slots_busy": match.integer(1),
+                "ahead": match.each_like(
+                    {
+                        "priority": shapes.one_of("interactive", "batch"),
+                        "own": match.integer(1),
+                        "others": match.integer(0),
+                    },
+                    min=1,
+                ),
+            },
+            "candidates": match.each_like(_CANDIDATE, min=1),
+            "attempts": [],
+            "attempts_total": 0,
+            "timers": match.each_like(
+                {
+                    "name": shapes.one_of("wall", "deadline", "idle", "first_token"),
+                    "limit_ms": match.integer(60000),
+                    "fired": False,
+                },
+                min=1,
+            ),
+        },
+    ),
+    Interaction(
+        "what became of a task that succeeded",
+        _ENDED,
+        "GET",
+        f"/v1/tasks/{TASK_ID}/explain",
+        200,
+        _explain_ended,
+        headers=CORRELATION,
+        body={
+            "task_id": TASK_ID,
+            "state": "succeeded",
+            "story": match.each_like("It ran to its end.", min=1),
+            "pool_id": match.regex(POOL_ID, regex=f"^{NAME}$"),
+            "candidates": match.each_like(_CANDIDATE, min=1),
+            "attempts": match.each_like(
+                {
+                    "pool_id": match.regex(POOL_ID, regex=f"^{NAME}$"),
+                    "replica_id": match.regex("default-0", regex=f"^{NAME}$"),
+                    "started_at_ms": match.integer(1764000001840),
+                    "choice": shapes.one_of("least_busy", "only_free", "warm_session"),
+                    "free_replicas": match.integer(2),
+                },
+                min=1,
+            ),
+            "attempts_total": match.integer(1),
+            "queue_time_ms": match.integer(1840),
+            "timers": match.each_like(
+                {
+                    "name": shapes.one_of("wall", "deadline", "idle", "first_token"),
+                    "limit_ms": match.integer(60000),
+                    "fired": False,
+                },
+                min=1,
+            ),
+            "outcome": {
+                "name": "completed",
+                "retriable": False,
+                "message": match.like(""),
+                "at_ms": match.integer(1764000002620),
+            },
+        },
+    ),
+    Interaction(
+        "why an unknown task is where it is",
+        _READY,
+        "GET",
+        f"/v1/tasks/{OTHER_TASK_ID}/explain",
+        404,
+        lambda client: _unknown(client.explain(OTHER_TASK_ID)),
+        headers=CORRELATION,
+        body=shapes.envelope("INVALID_PARAMS", "no such task", retriable=False),
+    ),
+)
+
+
+async def _unknown(call: object) -> None:
+    await failing(call, NotFound, "INVALID_PARAMS")  # type: ignore[arg-type]
+
+
+USAGE = (
+    Interaction(
+        "one's own usage",
+        _ENDED,
+        "GET",
+        "/v1/usage",
+        200,
+        _usage,
+        headers=CORRELATION,
+        body={
+            "from_day": match.regex("2026-10-24", regex=r"^\d{4}-\d{2}-\d{2}$"),
+            "to_day": match.regex("2026-11-23", regex=r"^\d{4}-\d{2}-\d{2}$"),
+            "since_ms": match.integer(1764000000000),
+            "complete": match.boolean(False),
+            "rows": match.each_like(
+                {
+                    "day": match.regex("2026-11-23", regex=r"^\d{4}-\d{2}-\d{2}$"),
+                    "model": match.like("bundled:m"),
+                    "accepted": match.integer(1),
+                    "succeeded": match.integer(1),
+                    "failed": match.integer(0),
+                    "canceled": match.integer(0),
+                    "tokens_in": match.integer(31),
+                    "tokens_out": match.integer(7),
+                    "decode_ms": match.integer(780),
+                },
+                min=1,
+            ),
+        },
+    ),
+    Interaction(
+        "the usage of days in the wrong order",
+        _READY,
+        "GET",
+        "/v1/usage",
+        400,
+        _usage_backwards,
+        query={"from_day": "2026-11-23", "to_day": "2026-11-01"},
+        headers=CORRELATION,
+        body=shapes.envelope(
+            "INVALID_PARAMS",
+            "from_day must not be after to_day",
+            retriable=False,
+            faults=[{"pointer": "/query/from_day", "message": match.like("must not be after to_day")}],
+        ),
+    ),
+)
+
+INSIGHT: tuple[Interaction, ...] = (*EXPLANATIONS, *USAGE)
