@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import signal
 import socket
 import ssl
@@ -183,6 +184,7 @@ def _host(pool: Pool, replicas_dir: Path, models: ModelStore) -> ReplicaHost:
             strict=is_strict(pool),
             ctx=pool.ctx,
             allow_simulated=pool.launch.allow_simulated,
+            api_key=os.environ.get(pool.launch.api_key_env, "") if pool.launch.api_key_env else "",
         )
     settings = SpawnSettings(
         pool_id=pool.id,

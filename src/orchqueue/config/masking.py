@@ -30,6 +30,9 @@ def masked(config: Config) -> Value:
         launch = pool["launch"]
         assert isinstance(launch, dict)
         launch["env"] = _hide(launch["env"], all_of_it=True)
+        if launch["api_key_env"] is not None:
+            # A name is no secret, but somebody may have put the key in its place.
+            launch["api_key_env"] = MASK
         launch["args"] = _hide(launch["args"], all_of_it=False)
     return tree
 

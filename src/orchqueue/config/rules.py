@@ -18,6 +18,8 @@ from orchqueue.config.problems import Path, Problem, closest, show
 from orchqueue.config.types import Config, Pool
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_KEY = re.compile(r"[!-~]+")
 _BUNDLED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -121,9 +123,13 @@ class Rules:
         if launch.mode == "spawn":
             if launch.urls:
                 self._say((*where, "urls"), "only external pools have urls", "add 'mode: external'", mode)
+            if launch.api_key_env is not None:
+                fix = "remove it: a spawned engine gets a key of its own"
+                self._say((*where, "api_key_env"), "only external pools have keys", fix, mode)
             if launch.allow_simulated:
                 self._say((*where, "allow_simulated"), "only external pools can be simulated", "remove it", mode)
             return
+        self._check_api_key(launch.api_key_env, (*where, "api_key_env"))
         if not launch.urls:
             fix = "add 'urls: [http://HOST:PORT]'"
             self._say((*where, "urls"), "an external pool needs the URL of each replica", fix)
@@ -136,6 +142,21 @@ class Rules:
         if pool.model_sha256 is not None and not pool.model.startswith("file:"):
             fix = "remove it; the engine's own digest is compared between replicas"
             self._say((*path, "model_sha256"), "an external engine's file cannot be checked from here", fix)
+
+    def _check_api_key(self, variable: str | None, where: Path) -> None:
+        """Check that the key is there, without showing what stands in the file: it might be the key itself."""
+        if variable is None:
+            return
+        key = os.environ.get(variable, "") if _VARIABLE.fullmatch(variable) else None
+        if key is None:
+            fix = "write the variable's name, such as ENGINE_API_KEY, never the key itself"
+            self._say(where, "is no name of an environment variable", fix)
+        elif not key:
+            fix = "set it where the daemon is started"
+            self._say(where, "names an environment variable that is not set", fix)
+        elif not _KEY.fullmatch(key):
+            fix = "a key is one word of printable ASCII characters"
+            self._say(where, "names an environment variable that holds no key", fix)
 
     def _check_urls(self, pool: Pool, where: Path) -> None:
         seen: set[str] = set()

@@ -45,6 +45,17 @@ class Launch(Section, frozen=True):
         dict[Annotated[str, Meta(pattern=_ENV)], str],
         Meta(description="Environment of a spawned engine. Values are never printed."),
     ] = {}
+    api_key_env: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=128,
+                description="Names the daemon's environment variable with the API key of an external pool's engines; never the key itself.",
+            ),
+        ]
+        | None
+    ) = None
     allow_simulated: Annotated[
         bool, Meta(description="Accept an engine that says it is simulated. For tests; its text means nothing.")
     ] = False

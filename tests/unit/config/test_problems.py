@@ -180,6 +180,12 @@ pools:
         (", launch: {mode: external, urls: ['http://h:1'], env: {A: b}}", "has no effect"),
         (", replicas: 3, launch: {mode: external, urls: ['http://h:1']}", "is 3, but there are 1 urls"),
         (", launch: {urls: ['http://h:1']}", "only external pools have urls"),
+        (", launch: {api_key_env: SOME_KEY}", "only external pools have keys"),
+        (", launch: {mode: external, urls: ['http://h:1'], api_key_env: NO_SUCH_KEY}", "is not set"),
+        (
+            ", launch: {mode: external, urls: ['http://h:1'], api_key_env: sk-1234}",
+            "is no name of an environment variable",
+        ),
         (", launch: {allow_simulated: true}", "only external pools can be simulated"),
         (", launch: {args: {thread: 2}}", "llamacpp has no such flag"),
         (", launch: {args: {threads: '2'}}", "must be a whole number, got '2'"),
@@ -323,3 +329,16 @@ def test_no_json_value_crashes_the_loader(value: object) -> None:
     for problem in problems_of(text):
         assert problem.message
         assert problem.render("f")
+
+
+@pytest.mark.req("ORCH-3035")
+@pytest.mark.parametrize("value", ["two words", "line\nbreak", "schlüssel"])
+def test_a_key_that_no_header_can_carry_is_refused_unseen(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the variable holds is checked, and never shown; what stands in the file is not shown either."""
+    monkeypatch.setenv("FAR_KEY", value)
+    far = ", launch: {mode: external, urls: ['http://h:1'], api_key_env: %s}"
+    for written, message in (("FAR_KEY", "holds no key"), ("sk-1234", "is no name")):
+        (problem,) = problems_of(f"pools: [{POOL % (far % written)}]")
+        assert (problem.path, problem.line) == ("pools[0].launch.api_key_env", 1)
+        assert message in problem.message
+        assert not [part for part in (value, "sk-1234") if part in problem.render("test.yaml")]
