@@ -106,9 +106,9 @@ class Orchestrator:
             case ev.DrainRequested():
                 pool_flow.on_drain(state, event, now_ms)
             case ev.ReloadRequested():
-                pool_flow.on_reload(state, event)
+                pool_flow.on_reload(state, event, now_ms)
             case ev.RollbackRequested():
-                pool_flow.on_rollback(state, event)
+                pool_flow.on_rollback(state, event, now_ms)
             case ev.ModelVerified():
                 pool_flow.on_verified(state, event, now_ms)
             case ev.SettingsReplaced():

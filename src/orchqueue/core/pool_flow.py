@@ -16,6 +16,7 @@ from orchqueue.core.events import (
     RollbackRequested,
     SettingsReplaced,
 )
+from orchqueue.core.forecast import comes_up_in_ms
 from orchqueue.core.ids import PoolId, ReplyId
 from orchqueue.core.outcome import Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
@@ -43,7 +44,7 @@ def on_drain(state: State, event: DrainRequested, now_ms: int) -> None:
     if pool is None:
         return
     if pool.mode in ("verifying", "reloading"):
-        _busy(state, event.reply, pool)
+        _busy(state, event.reply, pool, now_ms)
         return
     at_ms = now_ms + event.deadline_ms
     pool.drain_at_ms = at_ms if pool.drain_at_ms is None else min(pool.drain_at_ms, at_ms)
@@ -91,17 +92,17 @@ def settle_drain(state: State, pool: Pool) -> None:
         state.emit(ClearTimer(("drain", pool.pool_id)))
 
 
-def on_reload(state: State, event: ReloadRequested) -> None:
+def on_reload(state: State, event: ReloadRequested, now_ms: int) -> None:
     """Replace a pool's model. One at a time; the new one's checksum is verified before anything stops.
 
     Req: ORCH-2102
     """
     pool = _pool(state, event.reply, event.pool_id)
     if pool is not None:
-        _begin_reload(state, event.reply, pool, event.new_model_ref)
+        _begin_reload(state, event.reply, pool, event.new_model_ref, now_ms)
 
 
-def on_rollback(state: State, event: RollbackRequested) -> None:
+def on_rollback(state: State, event: RollbackRequested, now_ms: int) -> None:
     """Give a pool its previous model back.
 
     Req: ORCH-3034
@@ -113,18 +114,19 @@ def on_rollback(state: State, event: RollbackRequested) -> None:
         text = f"pool {pool.pool_id} has no previous model to go back to"
         state.emit(Refuse(event.reply, Refusal(Outcome.CONFLICT, text, pool_id=pool.pool_id)))
         return
-    _begin_reload(state, event.reply, pool, pool.previous_model_ref)
+    _begin_reload(state, event.reply, pool, pool.previous_model_ref, now_ms)
 
 
-def _busy(state: State, reply: ReplyId, pool: Pool) -> None:
+def _busy(state: State, reply: ReplyId, pool: Pool, now_ms: int) -> None:
     text = f"pool {pool.pool_id} is being reloaded; wait until its health says otherwise"
-    refusal = Refusal(Outcome.POOL_UNREADY, text, (), 1_000, pool.settings.engine, pool.pool_id)
+    wait_ms = max(1, comes_up_in_ms(pool, now_ms))
+    refusal = Refusal(Outcome.POOL_UNREADY, text, (), wait_ms, pool.settings.engine, pool.pool_id)
     state.emit(Refuse(reply, refusal))
 
 
-def _begin_reload(state: State, reply: ReplyId, pool: Pool, model_ref: str) -> None:
+def _begin_reload(state: State, reply: ReplyId, pool: Pool, model_ref: str, now_ms: int) -> None:
     if pool.mode in ("verifying", "reloading"):
-        _busy(state, reply, pool)
+        _busy(state, reply, pool, now_ms)
         return
     pool.mode = "verifying"
     pool.drain_at_ms = None

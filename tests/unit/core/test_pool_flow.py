@@ -133,3 +133,15 @@ def test_a_rollback_is_answered_with_the_model_that_comes_back() -> None:
     core.ready("pr0")
     core.handle(ev.RollbackRequested(core.reply(), P))
     assert core.wanted(fx.Done)[-1].detail["model_ref"] == "m"
+
+
+@pytest.mark.req("ORCH-2007", "ORCH-2102")
+def test_a_second_reload_is_told_when_the_first_is_probably_done() -> None:
+    """The time rests on how long the replicas took to start before, less what they have taken so far."""
+    core = Driver(up=False)
+    core.now_ms += 40_000
+    core.ready("pr0")
+    reload(core, "new")
+    core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
+    core.handle(ev.ReloadRequested(core.reply(), P, "newer"), after_ms=10_000)
+    assert core.refusal().refusal.retry_after_ms == 30_000
