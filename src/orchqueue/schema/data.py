@@ -258,7 +258,12 @@ class ErrorEnvelope(Wire, frozen=True, kw_only=True, omit_defaults=True):
             min_length=1,
         ),
     ]
-    retriable: Annotated[bool, Meta(description="Whether the same request may succeed later.")]
+    retriable: Annotated[
+        bool,
+        Meta(
+            description="Whether the same request may succeed later; with the label `deadline`, only with a longer deadline_ms."
+        ),
+    ]
     correlation_id: CorrelationId
     engine: EngineName | UnsetType = UNSET
     pool_id: Name | UnsetType = UNSET
@@ -859,7 +864,7 @@ class TaskRequest(Wire, frozen=True, kw_only=True, omit_defaults=True):
         Annotated[
             int,
             Meta(
-                description="The task is worthless later than this, counted from admission. A certain miss is refused.",
+                description="The task is worthless later than this, counted from admission. A certain miss is refused with 429 and the label `deadline`; only a longer one helps then.",
                 ge=1,
                 le=604800000,
             ),
