@@ -35,7 +35,7 @@ Waiting tasks move to sibling pools. What is left at the deadline ends with POOL
 shorter deadline. A drained pool takes tasks again when it is reloaded, also with the model that it has."""
 
 RELOAD_DETAILS = """examples:
-  orchq reload default bundled:smollm2-135m-instruct
+  orchq reload default bundled:smollm2-135m-instruct-q4_1
   orchq reload default file:/models/new.gguf && orchq pools default
 
 Any failure leaves the old model serving and shows in the pool's last error. 'orchq rollback' returns to it."""
