@@ -8,7 +8,6 @@ Req: ORCH-4004
 
 from __future__ import annotations
 
-from datetime import date, timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +17,6 @@ from orchqueue.core.outcome import CANCELED, Outcome
 from orchqueue.core.records import Ended
 from orchqueue.core.task import Task
 
-EPOCH = date(1970, 1, 1)
 DAY_MS = 86_400_000
 DAYS_AT_MOST = 400
 ROWS_AT_MOST = 100_000
@@ -72,9 +70,9 @@ def of_end(ended: Ended) -> Amounts:
 
 
 class UsageRow(msgspec.Struct, frozen=True):
-    """One account's amounts on one day. Shape: `day` as YYYY-MM-DD."""
+    """One account's amounts on one day."""
 
-    day: str
+    day: int
     account: Account
     amounts: Amounts
 
@@ -82,35 +80,14 @@ class UsageRow(msgspec.Struct, frozen=True):
 class UsagePicture(msgspec.Struct, frozen=True):
     """A tenant's usage in some days. `complete`: everything that happened in them is counted.
 
-    Units: `since_ms` unix milliseconds.
+    Units: days from 1970-01-01 UTC, `since_ms` unix milliseconds.
     """
 
-    from_day: str
-    to_day: str
+    from_day: int
+    to_day: int
     since_ms: int
     complete: bool
     rows: tuple[UsageRow, ...]
-
-
-def day_name(day: int) -> str:
-    """Write a day as people do.
-
-    >>> day_name(20_000)
-    '2024-10-04'
-    """
-    return (EPOCH + timedelta(days=day)).isoformat()
-
-
-def day_number(name: str) -> int | None:
-    """Read a day; None when there is no such day.
-
-    >>> day_number("2024-10-04"), day_number("2023-02-29"), day_number("1969-12-31")
-    (20000, None, None)
-    """
-    try:
-        return day if (day := (date.fromisoformat(name) - EPOCH).days) >= 0 else None
-    except ValueError:
-        return None
 
 
 class Usage:
@@ -151,12 +128,12 @@ class Usage:
         Cost: the rows given, and one look-up for each day that is kept.
         """
         rows = tuple(
-            UsageRow(day_name(day), account, msgspec.structs.replace(amounts))
+            UsageRow(day, account, msgspec.structs.replace(amounts))
             for day in sorted(day for day in self._days if from_day <= day <= to_day)
             for account, amounts in sorted(self._days[day].get(tenant, {}).items(), key=lambda item: item[0])
         )
         complete = from_day * DAY_MS >= self.since_ms
-        return UsagePicture(day_name(from_day), day_name(to_day), self.since_ms, complete, rows)
+        return UsagePicture(from_day, to_day, self.since_ms, complete, rows)
 
     def _add(self, task: Task, at_ms: int, amounts: Amounts) -> None:
         day = at_ms // DAY_MS

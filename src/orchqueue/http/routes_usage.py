@@ -6,7 +6,8 @@ Req: ORCH-4004
 from __future__ import annotations
 
 from orchqueue.core.outcome import Fault
-from orchqueue.core.usage import DAY_MS, day_name, day_number
+from orchqueue.core.usage import DAY_MS
+from orchqueue.http.days import day_name, day_number
 from orchqueue.http.gateway import Gateway
 from orchqueue.http.messages import Request, Response
 from orchqueue.http.problems import invalid

@@ -13,6 +13,7 @@ from orchqueue.core.explanation import Explanation, Waiting
 from orchqueue.core.outcome import MEANINGS, Refusal
 from orchqueue.core.records import Ended
 from orchqueue.core.usage import UsagePicture, UsageRow
+from orchqueue.http.days import day_name
 from orchqueue.http.problems import unset
 from orchqueue.schema import data
 
@@ -23,8 +24,8 @@ Priority = Literal["interactive", "batch"]
 def usage(picture: UsagePicture) -> data.Usage:
     """Tell a tenant what it used."""
     return data.Usage(
-        from_day=picture.from_day,
-        to_day=picture.to_day,
+        from_day=day_name(picture.from_day),
+        to_day=day_name(picture.to_day),
         since_ms=picture.since_ms,
         complete=picture.complete,
         rows=[_row(row) for row in picture.rows],
@@ -34,7 +35,7 @@ def usage(picture: UsagePicture) -> data.Usage:
 def _row(row: UsageRow) -> data.UsageRow:
     amounts = row.amounts
     return data.UsageRow(
-        day=row.day,
+        day=day_name(row.day),
         key_id=row.account.key_id or UNSET,
         model=row.account.model_ref,
         accepted=amounts.accepted,

@@ -10,8 +10,9 @@ from orchqueue.core.explain import explain
 from orchqueue.core.ids import TaskId, Tenant, task_key
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.request import PlacementWish, Sampling
-from orchqueue.core.usage import DAY_MS, day_name
+from orchqueue.core.usage import DAY_MS
 from orchqueue.http.auth import Access
+from orchqueue.http.days import day_name
 from tests.contract.edge.stage import LOCAL, NOW_MS, Stage, running
 from tests.contract.edge.test_access import Keys, bearer
 from tests.contract.edge.test_answers import check_declared

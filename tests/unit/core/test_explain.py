@@ -185,7 +185,7 @@ def test_each_attempt_is_told_with_why_its_replica() -> None:
 )
 def test_why_another_pool_was_not_chosen(other: dict[str, object], wish: dict[str, object], standing: Standing) -> None:
     """The first filter that a pool did not pass, or what put it behind, is kept from the moment of the choice."""
-    core = Driver(pool_settings(), pool_settings("q", **other))
+    core = Driver(pool_settings(), pool_settings("q", 1, **other))
     core.submit("t", **wish)
     assert [(one.pool_id, one.standing) for one in told(core, "t").candidates] == [("p", "chosen"), ("q", standing)]
     assert any(STANDINGS[standing] in line for line in told(core, "t").story)
