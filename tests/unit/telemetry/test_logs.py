@@ -184,7 +184,7 @@ def _pool(kv_usage_ratio: float | None, depth: int, replica_state: str = "ready"
     seen = int(replica_state == "ready")
     return PoolPicture(
         "p", "llamacpp", "m", 2048, None, True, True, ("completion",), "v1", "cuda", "serving", True, True, None, 256,
-        {"interactive": depth, "batch": 0}, {}, (replica,), "set", 99 * seen, 100 * seen,
+        {"interactive": depth, "batch": 0}, {}, (replica,), "set", first_tokens_in_time=99 * seen, first_tokens_seen=100 * seen,
     )  # fmt: skip
 
 
