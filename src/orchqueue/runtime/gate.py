@@ -184,17 +184,17 @@ class Gate:
         return views.pools(self._loop.core.state)
 
     def readiness(self) -> list[str]:
-        """List why no task can be taken now, empty when one can."""
+        """List why no task can be taken now, empty when one can.
+
+        Anybody may ask, so it names states only: what went wrong with a pool stands in its health.
+        """
         state = self._loop.core.state
         if state.shutting_down:
             return ["shutting down"]
         reasons = [] if state.journal_problem is None else [f"journal: {state.journal_problem}"]
         pools = self.pools()
         if not any(pool.ready for pool in pools):
-            reasons.extend(
-                f"pool {pool.pool_id}: {pool.last_error or ('loading' if pool.mode == 'serving' else pool.mode)}"
-                for pool in pools
-            )
+            reasons.extend(f"pool {pool.pool_id}: {_condition(pool)}" for pool in pools)
         return reasons
 
     async def _control(self, make: Callable[[ReplyId], AnyEvent]) -> Done | Refusal:
@@ -220,6 +220,12 @@ class Gate:
 
     def _reader_detached(self, key: TaskKey, readers: int) -> None:
         self._loop.mailbox.post(ReaderDetached(key, readers))
+
+
+def _condition(pool: PoolPicture) -> str:
+    if pool.mode != "serving":
+        return pool.mode
+    return "loading" if pool.live else "no live replica"
 
 
 def _encode_cursor(seq: int) -> str:

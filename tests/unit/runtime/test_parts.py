@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from orchqueue.core.ids import TaskId, TimerKey
+from orchqueue.core.events import ReplicaLost
+from orchqueue.core.ids import ReplicaId, TaskId, TimerKey
 from orchqueue.core.outcome import Fault, Refusal
 from orchqueue.runtime import loop as loop_module
 from orchqueue.runtime.timers import Timers
@@ -157,3 +158,19 @@ async def test_task_whose_only_reader_left_is_canceled_after_the_grace() -> None
     assert picture.state == "canceled"
     assert spec("t1").cancels_on_disconnect
     assert TaskId("t1") == picture.accepted.task_id
+
+
+@pytest.mark.req("ORCH-4025")
+async def test_readiness_names_states_and_no_details() -> None:
+    """Whoever may ask without a key hears what state a pool is in, not which file or address failed."""
+    rig = Rig()
+    rig.runtime.start()
+    assert rig.gate.readiness() == ["pool p: loading"]
+    for name in ("p-0", "p-1"):
+        rig.replicas.post(ReplicaLost(ReplicaId(name), "checksum", "/secret/model.gguf is damaged"))
+    await turns()
+    assert rig.gate.readiness() == ["pool p: no live replica"]
+    rig.replicas.come_up("p-0")
+    rig.runtime.begin_shutdown()
+    await turns()
+    assert rig.gate.readiness() == ["shutting down"]
