@@ -92,9 +92,13 @@ def story_of(found: Explanation) -> tuple[str, ...]:
     lines += _placed(found)
     lines += [_attempt(number, one) for number, one in enumerate(found.attempts, _first_number(found))]
     if found.attempts_total > len(found.attempts):
-        lines.append(f"{found.attempts_total} attempts in all; of the earlier ones no more is known.")
+        lines.append(f"{_counted(found.attempts_total, 'attempt')} in all; of the earlier ones no more is known.")
     lines += [_timer(timer) for timer in found.timers]
     return tuple(lines)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _first_number(found: Explanation) -> int:
@@ -103,7 +107,8 @@ def _first_number(found: Explanation) -> int:
 
 def _refused(refusal: Refusal) -> list[str]:
     lines = [OUTCOMES[refusal.outcome], refusal.message]
-    lines += [f"{fault.pointer or '(the whole body)'}: {fault.message}" for fault in refusal.faults]
+    told = (fault for fault in refusal.faults if fault.message not in refusal.message)
+    lines += [f"{fault.pointer or '(the whole body)'}: {fault.message}" for fault in told]
     if refusal.retry_after_ms is not None:
         lines.append(f"Another try was worth while {refusal.retry_after_ms} ms after the refusal.")
     elif not refusal.meaning.retriable:
@@ -120,10 +125,11 @@ def _waiting(found: Explanation, waiting: Waiting) -> list[str]:
     ]
     basis = {"measured": "measured work", "selftest": "the replicas' self-test", "none": "nothing measured yet"}
     return [
-        f"It has waited {waiting.waited_ms} ms in pool {found.pool_id}; {waiting.queue_position} tasks are before it"
+        f"It has waited {waiting.waited_ms} ms in pool {found.pool_id}; before it: "
+        + _counted(waiting.queue_position, "task")
         + (f" ({', '.join(ahead)})." if ahead else "."),
         WAITS[waiting.waits_for],
-        f"{waiting.slots_busy} of the pool's {waiting.slots_total} slots are busy.",
+        f"Busy slots of the pool: {waiting.slots_busy} of {waiting.slots_total}.",
         f"It should start in about {waiting.predicted_start_ms} ms; that rests on {basis[waiting.basis]}.",
     ]
 
@@ -140,21 +146,21 @@ def _ended(ended: Ended) -> list[str]:
 
 
 def _placed(found: Explanation) -> list[str]:
+    waited = [] if found.queue_time_ms is None else [f"It waited {found.queue_time_ms} ms for its first start."]
     if not found.candidates:
-        return [f"Why pool {found.pool_id} was chosen is not known any more: the daemon was restarted since."]
+        lost = f"Why pool {found.pool_id} was chosen is not known any more: the daemon was restarted since."
+        return [lost, *waited]
     chosen, *others = found.candidates
     how = "the only pool" if not others else f"chosen among {len(found.candidates)} pools"
     lines = [f"Pool {chosen.pool_id} was {how}; {_load(chosen)} when the task was admitted."]
     lines += [f"Pool {one.pool_id}: {STANDINGS[one.standing]} ({_load(one)})." for one in others]
     if found.pool_id != chosen.pool_id:
         lines.append(f"Pool {found.pool_id} of the same replica set took it over.")
-    if found.queue_time_ms is not None:
-        lines.append(f"It waited {found.queue_time_ms} ms for its first start.")
-    return lines
+    return [*lines, *waited]
 
 
 def _load(one: Candidate) -> str:
-    return f"{one.load} tasks ran or waited there on {one.slots} slots"
+    return f"{_counted(one.load, 'task')} ran or waited there on {_counted(one.slots, 'slot')}"
 
 
 def _attempt(number: int, one: Try) -> str:

@@ -10,7 +10,7 @@ from tests.unit.client.scripted_server import TASK_ID, json_reply
 EXPLANATION = {
     "task_id": TASK_ID,
     "state": "queued",
-    "story": ["It has waited 7 ms in pool default; 1 tasks are before it.", "It waits for a slot: all are busy."],
+    "story": ["It has waited 7 ms in pool default; before it: 1 task.", "It waits for a slot: all are busy."],
     "pool_id": "default",
     "waiting": {
         "waits_for": "slot",

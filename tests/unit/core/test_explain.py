@@ -68,7 +68,7 @@ def test_who_is_ahead_is_counted_and_never_named() -> None:
     assert found.waiting.ahead == (Ahead("interactive", 1, 2), Ahead("batch", 0, 0))
     assert found.waiting.queue_position == 3
     assert (found.waiting.slots_total, found.waiting.slots_busy) == (1, 1)
-    assert "1 interactive of your own, 2 interactive of others" in found.story[0]
+    assert "before it: 3 tasks (1 interactive of your own, 2 interactive of others)." in found.story[0]
     text = msgspec.json.encode(found).decode()
     assert [word for word in ("secret", OTHER, "k9", "mine") if word in text] == []
     core.submit("batch", priority="batch")
@@ -249,6 +249,7 @@ def test_a_refusal_is_explained_until_the_id_is_accepted() -> None:
     found = told(core, "bad")
     assert found.refusal is not None
     assert (found.state, [fault.pointer for fault in found.refusal.faults]) == ("refused", ["/ctx"])
+    assert sum("above the pool's" in line for line in found.story) == 1
     for name in ("running", "waiting", "full"):
         core.submit(name)
     full = told(core, "full")
