@@ -142,9 +142,9 @@ async def when_finished(session: Session, slots: int) -> Canceled:
 
 async def clear(session: Session, slots: int) -> None:
     """Cancel whatever still runs."""
-    page = (await session.http.get("/v1/tasks", params={"limit": 100})).json()
-    for task in page["tasks"]:
-        if task["state"] in ("queued", "running"):
+    for state in ("queued", "running"):
+        page = (await session.http.get("/v1/tasks", params={"state": state})).json()
+        for task in page["tasks"]:
             await session.http.post(f"/v1/tasks/{task['task_id']}/cancel")
     await session.until_free(slots)
 
