@@ -25,6 +25,9 @@ from orchqueue.runtime.streams import Streams
 
 BACKLOG = 1024
 MAX_SWEEP_S = 1.0
+# libuv accepts one connection for each listening descriptor and turn of the loop. Under load a turn takes tens of
+# milliseconds, and a burst of clients would wait seconds to be let in.
+ACCEPTS_PER_TURN = 16
 
 
 class EdgeServer:
@@ -72,8 +75,9 @@ class EdgeServer:
         Errors: OSError.
         """
         loop = asyncio.get_running_loop()
-        for bound in sockets:
-            listener = await loop.create_server(self._connection, sock=bound, ssl=self._tls, backlog=BACKLOG)
+        doors = [bound if door == 0 else bound.dup() for bound in sockets for door in range(ACCEPTS_PER_TURN)]
+        for door in doors:
+            listener = await loop.create_server(self._connection, sock=door, ssl=self._tls, backlog=BACKLOG)
             self._listeners.append(listener)
         self._on_sweep(loop)
 
