@@ -113,7 +113,7 @@ def test_unknown_flags_are_named() -> None:
 def test_server_settings_follow_the_device() -> None:
     """On the CPU batches are small and nothing is offloaded; on GPUs the mask and the split reach the server."""
     cpu = server_settings(SpawnSettings("p", 2048, slots=2, strict=False), "/m", "key", 0)
-    assert (cpu.gpu_devices, cpu.n_batch, cpu.cache_ram_mib, cpu.tensor_split) == (0, 32, 512, ())
+    assert (cpu.gpu_devices, cpu.n_batch, cpu.cache_ram_mib, cpu.tensor_split) == (0, 8, 512, ())
     assert cpu.threads >= 1
     pool = SpawnSettings("p", 2048, tensor_split=(0.25, 0.75), args={"n_batch": 256, "threads": 3}, env={"A": "b"})
     gpu = server_settings(pool, "/m", "key", 2)

@@ -91,7 +91,7 @@ def server_settings(settings: SpawnSettings, model_path: str, api_key: str, gpus
     """
     args = read_args(settings.args)
     cores = len(os.sched_getaffinity(0))
-    n_batch = args.n_batch or (2048 if gpus else 32)
+    n_batch = args.n_batch or (2048 if gpus else 8)
     # Strict replicas must not keep state of earlier prompts; others may, within a bound.
     cache_ram_mib = args.cache_ram_mib if args.cache_ram_mib is not None else (0 if settings.strict else 512)
     return ServerSettings(
