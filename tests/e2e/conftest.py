@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.daemon import Daemon, running
+from tests.daemon import Daemon, running
 
 
 @pytest.fixture(scope="session")

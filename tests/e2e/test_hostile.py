@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.contract.edge.hostile import CASES, judge, provoke
-from tests.e2e.daemon import Daemon, metric, running
+from tests.daemon import Daemon, metric, running
 
 ROUNDS = 3
 PATIENCE = """

@@ -1,11 +1,7 @@
 """A running daemon: its scrape keeps the contract, its log is whole and knows no content, its keys are live."""
 
 import json
-import subprocess
-import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,38 +10,12 @@ import pytest
 from orchqueue.adapters.keys import KeyStore
 from orchqueue.adapters.log_lines import REQUIRED
 from orchqueue.adapters.metrics import read_contract
-from tests.e2e.daemon import Daemon, metric, running
+from tests.daemon import metric
+from tests.simulated import serving
 from tests.waiting import until
 from tools.metrics_lint import CONTRACT_PATH, lint_scrape
 
 PROMPT = "xylophone-zebra-quartz"
-
-
-@contextmanager
-def simulated_engine() -> Iterator[str]:
-    """Run a simulated engine as a process of its own and give its URL."""
-    command = [sys.executable, "-m", "orchqueue_sim.main", "engine", "llamacpp", "--port", "0"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert child.stdout is not None
-        yield child.stdout.readline().split()[-1]
-    finally:
-        child.terminate()
-        child.communicate()
-
-
-@contextmanager
-def serving(directory: Path, rest: str = "") -> Iterator[Daemon]:
-    """Serve a simulated engine behind the real adapter."""
-    with simulated_engine() as engine_url:
-        config = directory / "orchqueue.yaml"
-        config.write_text(
-            "pools:\n  - id: sim\n    engine: llamacpp\n    model: repo:test/sim\n    ctx: 2048\n"
-            f"    launch: {{mode: external, urls: ['{engine_url}'], allow_simulated: true}}\n{rest}"
-        )
-        with running(directory / "data", config) as daemon:
-            daemon.wait_ready()
-            yield daemon
 
 
 def stream(url: str, body: dict[str, object]) -> str:
