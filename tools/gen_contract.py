@@ -145,15 +145,20 @@ def _parameters(operation: Object, planes: Mapping[str, Object]) -> Object:
     return found
 
 
+def _header_schemas(headers: Mapping[str, Object], *, required: bool) -> Object:
+    return {name: local_refs(one["schema"]) for name, one in headers.items() if one.get("required", False) is required}
+
+
 def _responses(operation: Object, planes: Mapping[str, Object]) -> Object:
     found: Object = {}
     for status, entry in as_object(operation["responses"], "responses").items():
         response = resolve(entry, planes)
-        headers = as_object(response.get("headers", {}), status)
+        headers = {name: resolve(one, planes) for name, one in as_object(response.get("headers", {}), status).items()}
         content = as_object(response.get("content", {}), status)
         found[status] = {
             "req_ids": cast("list[Json]", requirement_ids(response, f"response {status}")),
-            "headers": {name: local_refs(resolve(header, planes)["schema"]) for name, header in headers.items()},
+            "headers": _header_schemas(headers, required=True),
+            "optional_headers": _header_schemas(headers, required=False),
             "content": {
                 kind: local_refs(as_object(media, kind).get("schema", as_object(media, kind).get("itemSchema", {})))
                 for kind, media in content.items()

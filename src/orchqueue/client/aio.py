@@ -93,11 +93,19 @@ class AsyncClient(ControlCalls):
         Req: ORCH-2001, ORCH-2007, ORCH-3024
         """
         body = msgspec.json.encode(as_request(work))
+        return await self._patiently(lambda: self._post_task(body), retry, on_refusal)
+
+    async def _patiently(
+        self,
+        ask: Callable[[], Awaitable[T]],
+        retry: RetryPolicy | None,
+        on_refusal: Callable[[Refused | Unavailable, int], None] | None,
+    ) -> T:
         policy = retry or self._retry
         waited_ms = attempt = 0
         while True:
             try:
-                return await self._ask_again_when_lost(lambda: self._post_task(body))
+                return await self._ask_again_when_lost(ask)
             except (Refused, Unavailable) as refusal:
                 wait_ms = policy.wait_ms(attempt, refusal.retry_after_ms, waited_ms, self._chance)
                 if wait_ms is None:
@@ -137,6 +145,31 @@ class AsyncClient(ControlCalls):
             policy=self._reconnect,
             admission=admission,
             chance=self._chance,
+        )
+
+    async def run_at_once(
+        self,
+        work: Work,
+        *,
+        retry: RetryPolicy | None = None,
+        on_refusal: Callable[[Refused | Unavailable, int], None] | None = None,
+    ) -> TaskStream:
+        """Post a task and read its stream as the answer: one exchange instead of two.
+
+        The server's promise is in the answer's headers only, so the stream has no `admission`; a broken connection is
+        resumed as any other.
+
+        Errors: as `submit`; TaskFailed when the task is known already and failed before its first character.
+        Req: ORCH-2001, ORCH-2002, ORCH-4040
+        """
+        request = as_request(work)
+        body = msgspec.json.encode(request)
+        idle_ms = self._reconnect.idle_ms
+        response = await self._patiently(
+            lambda: self._transport.open_stream("POST", "/v1/tasks", body=body, idle_ms=idle_ms), retry, on_refusal
+        )
+        return TaskStream(
+            self._transport, str(request.task_id), policy=self._reconnect, opening=response, chance=self._chance
         )
 
     async def task(self, task_id: str) -> TaskInfo:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import quote
 
+import httpx
 import msgspec
 
 from orchqueue.client.errors import (
@@ -57,6 +58,7 @@ class TaskStream:
         last_event_id: str | None = None,
         policy: ReconnectPolicy | None = None,
         admission: Admission | None = None,
+        opening: httpx.Response | None = None,
         chance: random.Random | None = None,
     ) -> None:
         self.task_id = task_id
@@ -73,7 +75,8 @@ class TaskStream:
         self._resume_id = last_event_id or ""
         self._transcript = Transcript(begin)
         # A task that was just admitted, or a connection that once stood, shows that the address is right.
-        self._was_reached = admission is not None
+        self._was_reached = admission is not None or opening is not None
+        self._opening = opening
         self._nothing_follows = False
         self._events = self._follow()
 
@@ -93,6 +96,9 @@ class TaskStream:
 
     async def aclose(self) -> None:
         """Close the connection; the task goes on or not as its `on_disconnect` says."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            await opening.aclose()
         await self._events.aclose()
 
     @property
@@ -164,7 +170,12 @@ class TaskStream:
 
     async def _one_connection(self) -> AsyncGenerator[Event, None]:
         parser = SseParser()
-        async with self._transport.open_stream(self._path, self._resume_id, self._policy.idle_ms) as response:
+        response, self._opening = self._opening, None
+        if response is None:
+            response = await self._transport.open_stream(
+                "GET", self._path, last_event_id=self._resume_id, idle_ms=self._policy.idle_ms
+            )
+        async with aclosing(response):
             self._was_reached = True
             if response.status_code == 204:
                 self._nothing_follows = True

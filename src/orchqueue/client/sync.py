@@ -182,6 +182,12 @@ class Client:
         """Post a task and follow it."""
         return Stream(self._portal, self._portal.wait(self._aio.run(work, retry=retry, on_refusal=on_refusal)))
 
+    def run_at_once(
+        self, work: Work, *, retry: RetryPolicy | None = None, on_refusal: OnRefusal | None = None
+    ) -> Stream:
+        """Post a task and read its stream as the answer."""
+        return Stream(self._portal, self._portal.wait(self._aio.run_at_once(work, retry=retry, on_refusal=on_refusal)))
+
     def stream(self, task_id: str, last_event_id: str | None = None) -> Stream:
         """Follow a task."""
         return Stream(self._portal, self._aio.stream(task_id, last_event_id))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
 from typing import Final, TypeVar
 
 import httpx
@@ -16,6 +15,7 @@ from orchqueue.client.errors import (
     BadSetting,
     ConnectFailed,
     ProtocolBroken,
+    TaskFailed,
     error_class,
 )
 from orchqueue.schema.data import AuthBody, ErrorEnvelope
@@ -111,9 +111,10 @@ class Transport:
             return Answer(response.status_code, response.headers, response.content, f"{method} {self.base_url}{path}")
         raise self._error(response, response.content)
 
-    @asynccontextmanager
-    async def open_stream(self, path: str, last_event_id: str, idle_ms: int) -> AsyncIterator[httpx.Response]:
-        """Open an event stream; the body must be read with `read_chunks`.
+    async def open_stream(
+        self, method: str, path: str, *, body: bytes | None = None, last_event_id: str = "", idle_ms: int
+    ) -> httpx.Response:
+        """Open an event stream; whoever asked closes it. The body must be read with `read_chunks`.
 
         Shape: `last_event_id` empty reads from the start.
         Errors: as `call`; 204 is an answer.
@@ -121,9 +122,10 @@ class Transport:
         headers = {"accept": "text/event-stream", "accept-encoding": "identity", "cache-control": "no-store"}
         if last_event_id:
             headers["last-event-id"] = last_event_id
-        request = self._http.build_request(
-            "GET", self.base_url + path, headers=headers, timeout=_httpx_timeout(self._timeouts, idle_ms)
-        )
+        if body is not None:
+            headers["content-type"] = "application/json"
+        timeout = _httpx_timeout(self._timeouts, idle_ms)
+        request = self._http.build_request(method, self.base_url + path, headers=headers, content=body, timeout=timeout)
         try:
             response = await self._http.send(request, stream=True)
         except httpx.HTTPError as error:
@@ -133,10 +135,11 @@ class Transport:
                 raise self._error(response, await self._read_all(response))
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if response.status_code == 200 and kind != "text/event-stream":
-                raise ProtocolBroken(f"GET {self.base_url}{path} answered {kind or 'no content type'}, not a stream")
-            yield response
-        finally:
+                raise ProtocolBroken(f"{method} {self.base_url}{path} answered {kind or 'no type'}, not a stream")
+        except BaseException:
             await response.aclose()
+            raise
+        return response
 
     async def read_chunks(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """Yield what arrives, as it arrives.
@@ -155,7 +158,7 @@ class Transport:
         except httpx.HTTPError as error:
             raise explain(error, self.base_url) from error
 
-    def _error(self, response: httpx.Response, body: bytes) -> ApiError | ProtocolBroken:
+    def _error(self, response: httpx.Response, body: bytes) -> ApiError | TaskFailed | ProtocolBroken:
         status = response.status_code
         if status < 400:
             where = f" to {response.headers['location']}" if "location" in response.headers else ""
@@ -173,6 +176,9 @@ class Transport:
                 correlation_id=correlation_id,
                 retry_after_ms=_retry_after_ms(response.headers),
             )
+        if "x-task-id" in response.headers:
+            # Not this request was refused: the task that it names was accepted once and has failed.
+            return TaskFailed(envelope, "")
         hint_ms = _retry_after_ms(response.headers)
         return kind(
             status,

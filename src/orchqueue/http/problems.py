@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from orchqueue.core.outcome import MEANINGS, ErrorCode, Fault, Refusal
+from orchqueue.core.records import Ended
 from orchqueue.http.messages import Header, Response
 from orchqueue.schema import data
 
@@ -20,7 +21,10 @@ MAX_MESSAGE_CHARS = 2_000
 
 
 class Problem(Exception):
-    """A request cannot be answered as hoped; `status` and the rest say how it is answered instead."""
+    """A request cannot be answered as hoped; `status` and the rest say how it is answered instead.
+
+    `ended_task`: not the request is refused, but the task that it names was accepted and has failed.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class Problem(Exception):
         self.pool_id = pool_id
         self.task_id = task_id
         self.allow = allow
+        self.ended_task = False
 
 
 class AuthFailure(Exception):
@@ -87,6 +92,25 @@ def problem_of(refusal: Refusal) -> Problem:
     )
 
 
+def problem_of_ended(ended: Ended) -> Problem:
+    """Tell of a task that failed before there was anything to stream.
+
+    Req: ORCH-4040
+    """
+    problem = problem_of(
+        Refusal(
+            ended.outcome,
+            ended.message or f"task {ended.task_id}: {ended.outcome.value}",
+            retry_after_ms=ended.retry_after_ms,
+            engine=ended.engine,
+            pool_id=ended.pool_id,
+            task_id=ended.task_id,
+        )
+    )
+    problem.ended_task = True
+    return problem
+
+
 def unset(value: str | None) -> str | msgspec.UnsetType:
     """Leave an absent value out of the answer."""
     return msgspec.UNSET if value is None else value
@@ -105,6 +129,8 @@ def problem_response(problem: Problem, correlation_id: str) -> Response:
         headers.append((b"x-backoff-ms", b"%d" % backoff_ms))
     if problem.allow is not None:
         headers.append((b"allow", problem.allow.encode()))
+    if problem.ended_task and problem.task_id is not None:
+        headers.append((b"x-task-id", problem.task_id.encode()))
     faults = [data.Fault(pointer=fault.pointer[:1024], message=fault.message[:1024]) for fault in problem.faults]
     envelope = data.ErrorEnvelope(
         code=problem.code,

@@ -1,6 +1,6 @@
 """Tasks: post, look, list, explain, follow, cancel.
 
-Req: ORCH-2001, ORCH-2002, ORCH-2003, ORCH-4001, ORCH-4002, ORCH-4003
+Req: ORCH-2001, ORCH-2002, ORCH-2003, ORCH-4001, ORCH-4002, ORCH-4003, ORCH-4040
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from orchqueue.http.gateway import Gateway
 from orchqueue.http.limits import EdgeLimits
 from orchqueue.http.messages import Header, Request, Response
 from orchqueue.http.negotiation import wants_stream
-from orchqueue.http.problems import Problem, invalid, not_found, problem_of
+from orchqueue.http.problems import Problem, invalid, not_found, problem_of, problem_of_ended
 from orchqueue.http.request import read_object, task_of
 from orchqueue.http.sse import AlreadyRead, StreamAnswer, answer_with_stream, position_in
 from orchqueue.http.views import admission, encode, task_info, task_summary
 from orchqueue.http.views_insight import explanation
+from orchqueue.runtime.stream_frames import is_error
 
 
 class TaskRoutes:
@@ -26,7 +27,7 @@ class TaskRoutes:
         self._limits = limits
 
     async def create(self, request: Request) -> Response | StreamAnswer:
-        """Admit or refuse a task; with the right `Accept` its stream is the answer.
+        """Admit or refuse a task; with the right `Accept` its stream is the answer, or why there is none.
 
         A client that asked for the stream and left before the answer counts as a reader that came and went.
         """
@@ -45,9 +46,16 @@ class TaskRoutes:
             (b"x-queue-eta-ms", b"%d" % answer.predicted_start_ms),
         ]
         if streaming:
+            await self._raise_unheard_failure(answer.key)
             return answer_with_stream(request, self._gateway.streams, answer.key, None, headers)
         headers.append((b"x-task-id", task_id.encode()))
         return Response(202, encode(admission(answer)), headers)
+
+    async def _raise_unheard_failure(self, key: TaskKey) -> None:
+        if self._gateway.streams.ended_without_text(key):
+            picture = await self._gateway.task(key)
+            if picture is not None and picture.ended is not None and is_error(picture.ended.outcome):
+                raise problem_of_ended(picture.ended)
 
     async def list(self, request: Request) -> Response:
         """List the caller's own tasks, newest first."""

@@ -125,6 +125,11 @@ class Streams:
         log = self._logs.get(key)
         return log.text.decode() if log is not None else ""
 
+    def ended_without_text(self, key: TaskKey) -> bool:
+        """Tell whether a task is over and streamed nothing."""
+        log = self._logs.get(key)
+        return log is not None and log.terminal is not None and not log.text
+
     def receipt(self, key: TaskKey) -> ReceiptView | None:
         """Give the receipt of an ended task."""
         log = self._logs.get(key)

@@ -16,11 +16,12 @@ Schema: TypeAlias = bool | dict[str, object]
 class DeclaredResponse(msgspec.Struct, frozen=True):
     """One status that an operation may answer with.
 
-    Shape: `headers` {name: schema}, all of them required; `content` {media type: schema}, empty for no body. The schema of
-    `text/event-stream` is that of one event.
+    Shape: `headers` {name: schema} of those that it always carries, `optional_headers` of those that it may carry;
+    `content` {media type: schema}, empty for no body. The schema of `text/event-stream` is that of one event.
     """
 
     headers: dict[str, Schema]
+    optional_headers: dict[str, Schema]
     content: dict[str, Schema]
     req_ids: tuple[str, ...]
 

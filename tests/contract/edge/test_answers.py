@@ -71,6 +71,40 @@ def test_plain_curl_is_understood(stage: Stage) -> None:
     assert uuid.UUID(response.json()["task_id"]).version == 4
 
 
+AT_ONCE = {"accept": "text/event-stream"}
+
+
+TASK_FAILURES = [outcome for outcome in REFUSALS if outcome is not Outcome.UNKNOWN_ID]
+
+
+@pytest.mark.parametrize("outcome", TASK_FAILURES)
+@pytest.mark.req("ORCH-4040", "ORCH-2006")
+def test_stream_that_failed_before_it_began_is_answered_by_its_code(stage: Stage, outcome: Outcome) -> None:
+    """A post that asks for the stream of a task that failed without a character gets the code's status and the task's id."""
+    assert posted(stage).status_code == 202
+    stage.on_loop(lambda: stage.runtime.finish(KEY, outcome, "as planned"))
+    response = httpx.post(f"{stage.url}/v1/tasks", json={"task_id": TASK, "prompt": "hi"}, headers=AT_ONCE)
+    check_declared(response, "createTask")
+    meaning = MEANINGS[outcome]
+    assert (response.status_code, response.json()["code"]) == (meaning.status, meaning.code)
+    assert (response.json()["message"], response.headers["x-task-id"]) == ("as planned", TASK)
+    assert ("retry-after" in response.headers) == (meaning.status in (429, 503))
+    assert posted(stage).status_code == 202
+
+
+@pytest.mark.parametrize("outcome", [Outcome.WALL_TIMEOUT, Outcome.COMPLETED, Outcome.CANCELED_BY_CLIENT])
+@pytest.mark.req("ORCH-4040")
+def test_other_ends_are_told_in_the_stream(stage: Stage, outcome: Outcome) -> None:
+    """A failure after some text, an end and a cancel, even without any text, are a stream with its terminal event."""
+    assert posted(stage).status_code == 202
+    if outcome is Outcome.WALL_TIMEOUT:
+        stage.on_loop(lambda: stage.runtime.streams.tokens(KEY, ("some",)))
+    stage.on_loop(lambda: stage.runtime.finish(KEY, outcome))
+    response = httpx.post(f"{stage.url}/v1/tasks", json={"task_id": TASK, "prompt": "hi"}, headers=AT_ONCE)
+    assert response.status_code == 200
+    assert ("event: error" if outcome is Outcome.WALL_TIMEOUT else "event: end") in response.text
+
+
 @pytest.mark.req("ORCH-3024")
 def test_ids_are_the_same_in_any_case(stage: Stage) -> None:
     """A task posted in capitals is the one that is read in small letters."""

@@ -19,6 +19,7 @@ from orchqueue.client.errors import (
     TaskFailed,
 )
 from orchqueue.client.types import End, ErrorEvent, Event, Metrics, Started, Token
+from orchqueue.schema.data import TaskRequest
 from tests.unit.client.scripted_server import (
     TASK_ID,
     Asked,
@@ -67,6 +68,58 @@ async def test_a_whole_stream_arrives_typed_and_in_order() -> None:
     assert [a.target for a in asked] == [f"/v1/tasks/{TASK_ID}/stream"]
     assert asked[0].headers["accept"] == "text/event-stream"
     assert "last-event-id" not in asked[0].headers
+
+
+@pytest.mark.req("ORCH-4040", "ORCH-4039")
+async def test_a_task_runs_in_one_exchange_and_resumes_like_any_other() -> None:
+    """The answer to the post is the stream; once it is cut, the rest is read by position and nothing is posted again."""
+    whole = transcript(TEXTS)
+
+    def script(asked: Asked) -> Reply:
+        if asked.method == "POST":
+            return stream_reply(whole[: whole.index("蓝".encode()) + 1], ending="cut")
+        return stream_reply(transcript(TEXTS, after_bytes=resume_bytes(asked)))
+
+    async with serving(script) as server, AsyncClient(server.url, reconnect=QUICK) as client:
+        stream = await client.run_at_once(TaskRequest(task_id=TASK_ID, prompt="hi"))
+        result = await stream.result()
+    assert result.text == WHOLE
+    assert [(asked.method, asked.headers["accept"]) for asked in server.asked] == [
+        ("POST", "text/event-stream"),
+        ("GET", "text/event-stream"),
+    ]
+    assert server.asked[0].json == {"task_id": TASK_ID, "prompt": "hi"}
+
+
+@pytest.mark.req("ORCH-4040")
+async def test_a_task_that_failed_before_its_stream_is_not_asked_again() -> None:
+    """A 503 that names a task tells of its end: it is raised as the task's failure, however patient the client is."""
+    failed = json_reply(503, envelope("REPLICA_EXHAUSTED"), {"retry-after": "1", "x-task-id": TASK_ID})
+    async with serving(lambda _: failed) as server, AsyncClient(server.url) as client:
+        with pytest.raises(TaskFailed, match="REPLICA_EXHAUSTED"):
+            await client.run_at_once(TaskRequest(task_id=TASK_ID, prompt="hi"))
+    assert len(server.asked) == 1
+
+
+@pytest.mark.req("ORCH-2007")
+async def test_a_refused_post_for_a_stream_is_asked_again_when_the_server_says() -> None:
+    """429 is waited out as with any post, and then the stream comes."""
+    busy = json_reply(429, envelope("ADMISSION_REJECT", retry_after_ms=2), {"retry-after": "1", "x-backoff-ms": "2"})
+    replies = iter([busy, stream_reply(transcript(TEXTS))])
+    async with serving(lambda _: next(replies)) as server, AsyncClient(server.url) as client:
+        assert (await (await client.run_at_once("hi")).result()).text == WHOLE
+    assert len({asked.body for asked in server.asked}) == 1
+
+
+async def test_a_stream_that_is_never_read_closes_its_connection() -> None:
+    """Leaving the block of a stream that came with the post hangs up, read or not."""
+    async with (
+        serving(lambda _: stream_reply(b": hb\n\n", ending="silence")) as server,
+        AsyncClient(server.url) as client,
+    ):
+        async with await client.run_at_once("hi"):
+            pass
+        await server.client_left.wait()
 
 
 async def test_a_cut_inside_a_frame_resumes_after_the_last_whole_token() -> None:
