@@ -1,4 +1,4 @@
-"""Run every generator: `python -m tools.gen` writes, `python -m tools.gen --check` only compares.
+"""Run every generator: `python -m tools.gen` writes, `python -m tools.gen --check` only compares and prints the difference.
 
 A generator is a function without arguments that returns {path: text}; new ones are added to `GENERATORS`.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools import gen_config_docs, gen_config_schema, gen_contract, gen_types
+from tools import gen_config_docs, gen_config_schema, gen_contract, gen_types, stale
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,12 +28,7 @@ def stale_files(generators: tuple[Generator, ...] = GENERATORS) -> dict[Path, st
 
     Shape: {path: text it should have}.
     """
-    return {
-        path: text
-        for generate in generators
-        for path, text in generate().items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
-    }
+    return {path: text for generate in generators for path, text in stale.differing(generate()).items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,16 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.gen", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is not current")
     only_check: bool = parser.parse_args(arguments).check
-    stale = stale_files()
-    for path, text in stale.items():
-        name = path.relative_to(ROOT)
-        if only_check:
-            print(f"{name} is not current: run `make gen` and commit what it writes", file=sys.stderr)
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        print(f"wrote {name}")
-    return 1 if stale and only_check else 0
+    return stale.settle(stale_files(), ROOT, only_check=only_check)
 
 
 if __name__ == "__main__":
