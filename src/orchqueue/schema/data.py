@@ -420,7 +420,7 @@ class Fault(Wire, frozen=True, kw_only=True, omit_defaults=True):
         Meta(
             description="RFC 6901 JSON pointer into the body, or `/path/NAME`, `/query/NAME`, `/header/NAME`.",
             max_length=1024,
-            pattern="^(/.*)?$",
+            pattern="^(/[\\s\\S]*)?$",
         ),
     ]
     message: Annotated[
