@@ -107,27 +107,20 @@ def _compile_schemas(operation: DeclaredOperation) -> None:
 
 
 def split_path(raw_path: bytes) -> tuple[str, ...] | None:
-    """Split a request's path into decoded segments; None for one that plays tricks.
+    """Split a request's path into decoded segments; None for one with an empty segment.
 
-    A dot segment, an empty one, a control character or bytes that are not UTF-8 lead nowhere.
+    Dots, control characters and bytes that are not UTF-8 (told as U+FFFD) match no fixed segment, and no pattern of a
+    parameter: what plays tricks with an id is answered like any other id that is none.
 
     >>> split_path(b"/v1/tasks")
     ('v1', 'tasks')
-    >>> split_path(b"/v1/%2e%2e/tasks") is None
+    >>> split_path(b"/v1//tasks") is None
     True
     """
     if not raw_path.startswith(b"/"):
         return None
-    segments: list[str] = []
-    for raw in raw_path[1:].split(b"/"):
-        try:
-            segment = unquote_to_bytes(raw).decode()
-        except UnicodeDecodeError:
-            return None
-        if segment in ("", ".", "..") or not segment.isprintable():
-            return None
-        segments.append(segment)
-    return tuple(segments)
+    segments = tuple(unquote_to_bytes(raw).decode(errors="replace") for raw in raw_path[1:].split(b"/"))
+    return segments if all(segments) else None
 
 
 def read_parameters(route: Route, request: Request, path: Mapping[str, str]) -> None:

@@ -1,13 +1,19 @@
 """Small rules of the edge, apart from any socket."""
 
+import re
+from functools import cache
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchqueue.core.outcome import MEANINGS, Outcome, Refusal
 from orchqueue.http.negotiation import quality_of, wants_stream
-from orchqueue.http.problems import problem_of, problem_response
-from orchqueue.http.routing import split_path
+from orchqueue.http.problems import Problem, problem_of, problem_response
+from orchqueue.http.routing import Handler, Router
+from orchqueue.schema.contract import declared_operations
+from orchqueue.schema.validation import parameters_of
 
 
 @pytest.mark.parametrize(
@@ -32,13 +38,29 @@ def test_any_accept_header_is_survived(accept: str) -> None:
         assert not wants_stream(accept)
 
 
+VARIABLE_PATHS = sorted({operation.path for operation in declared_operations() if "{" in operation.path})
+HARMLESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TRICKS = st.binary() | st.sampled_from([b".", b"..", b"%2e%2e", b"%00", b"%0a", b"a%0a", b"%ff", b"%2f", b"..%2f.."])
+
+
+@cache
+def router() -> Router:
+    """Make a router whose handlers are never called."""
+    return Router(dict.fromkeys((operation.id for operation in declared_operations()), cast("Handler", None)))
+
+
 @pytest.mark.req("ORCH-4021")
-@given(st.binary())
-def test_no_path_leads_up_or_nowhere(raw: bytes) -> None:
-    """Whatever the path's bytes, its segments are never empty, never dots and never hold a control character."""
-    for segment in split_path(b"/" + raw) or ():
-        assert segment not in ("", ".", "..")
-        assert segment.isprintable()
+@given(st.sampled_from(VARIABLE_PATHS), TRICKS)
+def test_no_trick_passes_as_a_parameter(template: str, raw: bytes) -> None:
+    """Whatever bytes stand in a path, what passes as its parameter is a plain name: no dots, no control character."""
+    path = re.sub(rb"\{\w+\}", lambda _: raw, template.encode())
+    for method in ("GET", "POST", "DELETE"):
+        try:
+            route, given_parameters = router().find(method, path)
+        except Problem:
+            continue
+        _, faults = parameters_of(route.operation.id, given_parameters)
+        assert faults or all(HARMLESS.fullmatch(value) for value in given_parameters.values())
 
 
 @pytest.mark.req("ORCH-2006", "ORCH-2007")
