@@ -5,18 +5,18 @@ from __future__ import annotations
 from pact import match
 
 from orchqueue.client import AsyncClient
-from orchqueue.client.errors import Forbidden, NotFound, Unavailable
+from orchqueue.client.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tests.contract.consumer import shapes
 from tests.contract.consumer.recording import Interaction, failing
-from tests.contract.consumer.shapes import BACKOFF, CORRELATION, NAME, POOL_ID, one_of
+from tests.contract.consumer.shapes import CORRELATION, NAME, POOL_ID, one_of
 
 _READY: dict[str, dict[str, object]] = {"a ready pool": {}}
 _POOL = f"/v1/pools/{POOL_ID}"
 _JSON = {"Content-Type": "application/json"}
+NEXT_MODEL = "file:models/next.gguf"
 _COUNT = match.integer(1)
 _MODEL = match.like("bundled:smollm2-135m-instruct-q4_1")
 _ENGINE = match.like("llamacpp")
-_POOL_NAME = match.regex(POOL_ID, regex=f"^{NAME}$")
 
 
 async def _pools(client: AsyncClient) -> None:
@@ -43,31 +43,27 @@ async def _drain_denied(client: AsyncClient) -> None:
     await failing(client.drain(POOL_ID, 5000), Forbidden, None)
 
 
-async def _capabilities(client: AsyncClient) -> None:
-    capabilities = await client.capabilities()
-    assert (capabilities.api_version, capabilities.pools[0].workloads) == ("v1", ["completion"])
+async def _reload(client: AsyncClient) -> None:
+    begun = await client.reload(POOL_ID, NEXT_MODEL)
+    assert (begun.operation, begun.model, begun.canary_percent) == ("reload", NEXT_MODEL, 100)
 
 
-async def _models(client: AsyncClient) -> None:
-    [model] = await client.models()
-    assert model.pool_ids == [POOL_ID]
+async def _rollback(client: AsyncClient) -> None:
+    assert (await client.rollback(POOL_ID)).operation == "rollback"
 
 
-async def _replica_sets(client: AsyncClient) -> None:
-    [one] = await client.replica_sets()
-    assert one.pool_ids == [POOL_ID]
+async def _nothing_to_roll_back(client: AsyncClient) -> None:
+    await failing(client.rollback(POOL_ID), Conflict, "INVALID_PARAMS")
 
 
-async def _lives(client: AsyncClient) -> None:
-    assert (await client.healthz()).status == "ok"
+async def _reload_config(client: AsyncClient) -> None:
+    reloaded = await client.reload_config()
+    assert (reloaded.applied, reloaded.needs_restart) == ([], [])
 
 
-async def _ready(client: AsyncClient) -> None:
-    assert (await client.readyz()).pools_ready == 1
-
-
-async def _not_ready(client: AsyncClient) -> None:
-    await failing(client.readyz(), Unavailable, "POOL_UNREADY")
+async def _reload_faulty_config(client: AsyncClient) -> None:
+    refused = await failing(client.reload_config(), InvalidRequest, "INVALID_PARAMS")
+    assert [fault.pointer for fault in refused.faults] == ["/pools/0/replicaz"]
 
 
 def _pool_info() -> dict[str, object]:
@@ -116,58 +112,28 @@ def _pool_health() -> dict[str, object]:
     }
 
 
-def _capabilities_body() -> dict[str, object]:
-    return {
-        "api_version": "v1",
-        "version": match.like("0.1.0"),
-        "limits": {
-            "body_bytes_max": match.integer(8388608),
-            "header_bytes_max": match.integer(32768),
-            "readers_per_task_max": match.integer(16),
-        },
-        "pools": match.each_like(
-            {
-                "id": _POOL_NAME,
-                "engine": _ENGINE,
-                "model": _MODEL,
-                "engine_version": match.like("xllamacpp-2026.10.1"),
-                "ctx_tokens_max": match.integer(2048),
-                "slots": match.integer(2),
-                "workloads": match.each_like(one_of("completion", "embedding", "rerank"), min=1),
-                "determinism": one_of("strict", "best_effort"),
-                "prompt_form": one_of("raw", "chat"),
-                "sampler_profile_versions": match.each_like(match.like("v1"), min=1),
-                "limits": {"max_tokens": match.integer(2048), "queue_capacity": match.integer(256)},
-            },
-            min=1,
-        ),
-    }
-
-
-def _replica_set() -> dict[str, object]:
-    return {
-        "id": match.like("5d41402abc4b2a76"),
-        "engine": _ENGINE,
-        "model": _MODEL,
-        "ctx_tokens": match.integer(2048),
-        "engine_version": match.like("xllamacpp-2026.10.1"),
-        "sampler_profile_version": match.like("v1"),
-        "pool_ids": match.each_like(_POOL_NAME, min=1),
-        "replica_ids": match.each_like(match.regex("default-0", regex=f"^{NAME}$"), min=1),
-        "load": match.number(0.5),
-        "queue_depth": match.integer(0),
-        "slots_total": match.integer(2),
-        "slots_free": match.integer(1),
-        "slo": [],
-    }
-
-
 POOLS = (
     Interaction(
-        "the pools", _READY, "GET", "/v1/pools", 200, _pools, headers=CORRELATION, body={"pools": [_pool_info()]}
+        "the pools",
+        _READY,
+        "GET",
+        "/v1/pools",
+        200,
+        _pools,
+        req=("ORCH-2103",),
+        headers=CORRELATION,
+        body={"pools": [_pool_info()]},
     ),
     Interaction(
-        "the health of a pool", _READY, "GET", f"{_POOL}/health", 200, _health, headers=CORRELATION, body=_pool_health()
+        "the health of a pool",
+        _READY,
+        "GET",
+        f"{_POOL}/health",
+        200,
+        _health,
+        req=("ORCH-2103", "ORCH-3018"),
+        headers=CORRELATION,
+        body=_pool_health(),
     ),
     Interaction(
         "the health of an unknown pool",
@@ -176,6 +142,7 @@ POOLS = (
         "/v1/pools/nowhere/health",
         404,
         _unknown,
+        req=("ORCH-2103", "ORCH-2006"),
         headers=CORRELATION,
         body=shapes.envelope("INVALID_PARAMS", "no such pool", retriable=False),
     ),
@@ -186,6 +153,7 @@ POOLS = (
         f"{_POOL}/drain",
         202,
         _drain,
+        req=("ORCH-2101",),
         request_headers=_JSON,
         request_body={"deadline_ms": 5000},
         headers=CORRELATION,
@@ -198,6 +166,7 @@ POOLS = (
         f"{_POOL}/drain",
         403,
         _drain_denied,
+        req=("ORCH-3035",),
         request_headers={**_JSON, "Authorization": "Bearer pact-tasks-key"},
         request_body={"deadline_ms": 5000},
         api_key="pact-tasks-key",
@@ -206,64 +175,75 @@ POOLS = (
     ),
 )
 
-OVERVIEWS = (
+CHANGES = (
     Interaction(
-        "what the deployment can do",
+        "the reload of a pool",
         _READY,
-        "GET",
-        "/v1/capabilities",
-        200,
-        _capabilities,
-        headers=CORRELATION,
-        body=_capabilities_body(),
-    ),
-    Interaction(
-        "the models",
-        _READY,
-        "GET",
-        "/v1/models",
-        200,
-        _models,
+        "POST",
+        f"{_POOL}/reload",
+        202,
+        _reload,
+        req=("ORCH-2102",),
+        request_headers=_JSON,
+        request_body={"new_model_ref": NEXT_MODEL},
         headers=CORRELATION,
         body={
-            "models": [
-                {"ref": _MODEL, "digest": match.like("sha256:ab"), "pool_ids": match.each_like(_POOL_NAME, min=1)}
-            ]
+            "pool_id": POOL_ID,
+            "operation": "reload",
+            "model": NEXT_MODEL,
+            "canary_percent": 100,
+            "links": {"health": f"{_POOL}/health"},
         },
     ),
     Interaction(
-        "the replica sets",
-        _READY,
-        "GET",
-        "/v1/replicasets",
-        200,
-        _replica_sets,
+        "the rollback of a pool that was reloaded",
+        {"a pool that was reloaded": {}},
+        "POST",
+        f"{_POOL}/rollback",
+        202,
+        _rollback,
+        req=("ORCH-3034",),
         headers=CORRELATION,
-        body={"replica_sets": match.each_like(_replica_set(), min=1)},
+        body={"pool_id": POOL_ID, "operation": "rollback", "model": _MODEL, "links": {"health": f"{_POOL}/health"}},
     ),
     Interaction(
-        "whether the daemon lives", _READY, "GET", "/healthz", 200, _lives, headers=CORRELATION, body={"status": "ok"}
-    ),
-    Interaction(
-        "whether tasks are admitted",
+        "the rollback of a pool that was never reloaded",
         _READY,
-        "GET",
-        "/readyz",
-        200,
-        _ready,
+        "POST",
+        f"{_POOL}/rollback",
+        409,
+        _nothing_to_roll_back,
+        req=("ORCH-3034", "ORCH-2006"),
         headers=CORRELATION,
-        body={"status": "ready", "pools_ready": _COUNT, "pools_total": _COUNT},
+        body=shapes.envelope("INVALID_PARAMS", "there is no previous model", retriable=False, pool_id=POOL_ID),
     ),
     Interaction(
-        "whether tasks are admitted while nothing is ready",
-        {"a pool that is loading": {}},
-        "GET",
-        "/readyz",
-        503,
-        _not_ready,
-        headers={**CORRELATION, **BACKOFF},
-        body=shapes.envelope("POOL_UNREADY", "no pool is ready", retriable=True, retry_after_ms=match.integer(2400)),
+        "the reload of the configuration",
+        _READY,
+        "POST",
+        "/v1/config/reload",
+        200,
+        _reload_config,
+        req=("ORCH-3031",),
+        headers=CORRELATION,
+        body={"applied": [], "needs_restart": []},
+    ),
+    Interaction(
+        "the reload of a configuration with a fault",
+        {"a configuration file with a fault": {}},
+        "POST",
+        "/v1/config/reload",
+        400,
+        _reload_faulty_config,
+        req=("ORCH-3030", "ORCH-3031"),
+        headers=CORRELATION,
+        body=shapes.envelope(
+            "INVALID_PARAMS",
+            "the configuration has problems, so nothing was changed",
+            retriable=False,
+            faults=[{"pointer": "/pools/0/replicaz", "message": match.like("line 3: unknown field")}],
+        ),
     ),
 )
 
-CONTROL: tuple[Interaction, ...] = (*POOLS, *OVERVIEWS)
+CONTROL: tuple[Interaction, ...] = (*POOLS, *CHANGES)

@@ -7,6 +7,7 @@ from pact import match
 
 from orchqueue.client import AsyncClient
 from orchqueue.client.errors import NotFound, StreamMismatch
+from orchqueue.client.types import End, Metrics, Started, Token
 from tests.contract.consumer import shapes
 from tests.contract.consumer.recording import Interaction, failing
 from tests.contract.consumer.shapes import CORRELATION, OTHER_TASK_ID, SESSION_ID, TASK_ID, TEXTS, WHOLE
@@ -22,6 +23,12 @@ async def _follow(client: AsyncClient) -> None:
     result = await client.stream(TASK_ID).result()
     assert (result.text, result.verified) == (WHOLE, True)
     assert result.started is not None
+
+
+async def _follow_running(client: AsyncClient) -> None:
+    kinds = [type(event) async for event in client.stream(TASK_ID)]
+    assert (kinds[0], kinds[-1]) == (Started, End)
+    assert {Token, Metrics} <= set(kinds)
 
 
 async def _resume(client: AsyncClient) -> None:
@@ -64,10 +71,24 @@ STREAMS = (
         f"{_TASK}/stream",
         200,
         _follow,
+        req=("ORCH-2002", "ORCH-2052"),
         request_headers={"Accept": "text/event-stream"},
         headers={**CORRELATION, **shapes.STREAM_HEADERS},
         text=shapes.whole_stream(),
         text_pattern=shapes.STREAM,
+    ),
+    Interaction(
+        "the stream of a task that runs for a while",
+        {"a task that is running": {"task_id": TASK_ID, "remaining_ms": 2500}},
+        "GET",
+        f"{_TASK}/stream",
+        200,
+        _follow_running,
+        req=("ORCH-2002",),
+        request_headers={"Accept": "text/event-stream"},
+        headers={**CORRELATION, **shapes.STREAM_HEADERS},
+        text=shapes.measured_stream(),
+        text_pattern=shapes.MEASURED_STREAM,
     ),
     Interaction(
         "the rest of a stream after a known position",
@@ -76,6 +97,7 @@ STREAMS = (
         f"{_TASK}/stream",
         200,
         _resume,
+        req=("ORCH-2002",),
         request_headers={"Accept": "text/event-stream", "Last-Event-ID": position_of(TEXTS[0])},
         headers={**CORRELATION, **shapes.STREAM_HEADERS},
         text=shapes.rest_of_stream(),
@@ -88,6 +110,7 @@ STREAMS = (
         f"{_TASK}/stream",
         204,
         _resume_at_end,
+        req=("ORCH-2002",),
         request_headers={"Last-Event-ID": f"{position_of(WHOLE)}:end"},
         headers={**CORRELATION, "X-Task-Id": TASK_ID},
     ),
@@ -98,6 +121,7 @@ STREAMS = (
         f"{_TASK}/stream",
         409,
         _resume_foreign,
+        req=("ORCH-2002", "ORCH-2006"),
         request_headers={"Last-Event-ID": "7:00000000"},
         headers=CORRELATION,
         body=shapes.envelope("INVALID_PARAMS", "the position is not of this text", retriable=False),
@@ -109,6 +133,7 @@ STREAMS = (
         f"{_TASK}/stream",
         200,
         _follow_canceled,
+        req=("ORCH-2002", "ORCH-2003"),
         request_headers={"Accept": "text/event-stream"},
         headers={**CORRELATION, **shapes.STREAM_HEADERS},
         text=shapes.canceled_stream(),
@@ -121,6 +146,7 @@ STREAMS = (
         f"/v1/tasks/{OTHER_TASK_ID}/stream",
         404,
         lambda client: _unknown(client.stream(OTHER_TASK_ID).result()),
+        req=("ORCH-2002", "ORCH-2006"),
         headers=CORRELATION,
         body=shapes.envelope("INVALID_PARAMS", "no such task", retriable=False),
     ),
@@ -139,6 +165,7 @@ TASKS = (
         _TASK,
         200,
         _look,
+        req=("ORCH-4002",),
         headers=CORRELATION,
         body={**shapes.task_summary(), "text": WHOLE},
     ),
@@ -149,6 +176,7 @@ TASKS = (
         f"/v1/tasks/{OTHER_TASK_ID}",
         404,
         lambda client: _unknown(client.task(OTHER_TASK_ID)),
+        req=("ORCH-4002", "ORCH-2006"),
         headers=CORRELATION,
         body=shapes.envelope("INVALID_PARAMS", "no such task", retriable=False),
     ),
@@ -159,6 +187,7 @@ TASKS = (
         "/v1/tasks",
         200,
         _list,
+        req=("ORCH-4001",),
         query={"state": "succeeded", "limit": "50"},
         headers=CORRELATION,
         body={"tasks": [shapes.task_summary()]},
@@ -170,6 +199,7 @@ TASKS = (
         f"{_TASK}/cancel",
         204,
         lambda client: client.cancel(TASK_ID),
+        req=("ORCH-2003",),
         headers=CORRELATION,
     ),
     Interaction(
@@ -179,6 +209,7 @@ TASKS = (
         f"{_TASK}/cancel",
         204,
         lambda client: client.cancel(TASK_ID),
+        req=("ORCH-2003",),
         headers=CORRELATION,
     ),
     Interaction(
@@ -188,6 +219,7 @@ TASKS = (
         f"/v1/tasks/{OTHER_TASK_ID}/cancel",
         404,
         lambda client: _unknown(client.cancel(OTHER_TASK_ID)),
+        req=("ORCH-2003", "ORCH-2006"),
         headers=CORRELATION,
         body=shapes.envelope("INVALID_PARAMS", "no such task", retriable=False),
     ),
@@ -201,6 +233,7 @@ SESSIONS = (
         f"/v1/sessions/{SESSION_ID}",
         200,
         _session,
+        req=("ORCH-2004", "ORCH-3022", "ORCH-3023"),
         headers=CORRELATION,
         body={
             "ttl_ms_remaining": match.integer(421000),
@@ -216,6 +249,7 @@ SESSIONS = (
         f"/v1/sessions/{SESSION_ID}",
         404,
         lambda client: _unknown(client.session(SESSION_ID)),
+        req=("ORCH-2004", "ORCH-2006"),
         headers=CORRELATION,
         body=shapes.envelope("INVALID_PARAMS", "no such session", retriable=False),
     ),
@@ -226,6 +260,7 @@ SESSIONS = (
         f"/v1/sessions/{SESSION_ID}",
         204,
         lambda client: client.delete_session(SESSION_ID),
+        req=("ORCH-2005",),
         headers=CORRELATION,
     ),
     Interaction(
@@ -235,6 +270,7 @@ SESSIONS = (
         f"/v1/sessions/{SESSION_ID}",
         204,
         lambda client: client.delete_session(SESSION_ID),
+        req=("ORCH-2005",),
         headers=CORRELATION,
     ),
 )

@@ -58,6 +58,7 @@ EXPLANATIONS = (
         f"/v1/tasks/{TASK_ID}/explain",
         200,
         _explain_waiting,
+        req=("ORCH-4003",),
         headers=CORRELATION,
         body={
             "task_id": TASK_ID,
@@ -101,6 +102,7 @@ EXPLANATIONS = (
         f"/v1/tasks/{TASK_ID}/explain",
         200,
         _explain_ended,
+        req=("ORCH-4003",),
         headers=CORRELATION,
         body={
             "task_id": TASK_ID,
@@ -143,6 +145,7 @@ EXPLANATIONS = (
         f"/v1/tasks/{OTHER_TASK_ID}/explain",
         404,
         lambda client: _unknown(client.explain(OTHER_TASK_ID)),
+        req=("ORCH-4003", "ORCH-2006"),
         headers=CORRELATION,
         body=shapes.envelope("INVALID_PARAMS", "no such task", retriable=False),
     ),
@@ -161,6 +164,7 @@ USAGE = (
         "/v1/usage",
         200,
         _usage,
+        req=("ORCH-4004",),
         headers=CORRELATION,
         body={
             "from_day": match.regex("2026-10-24", regex=r"^\d{4}-\d{2}-\d{2}$"),
@@ -190,6 +194,7 @@ USAGE = (
         "/v1/usage",
         400,
         _usage_backwards,
+        req=("ORCH-4004", "ORCH-2006"),
         query={"from_day": "2026-11-23", "to_day": "2026-11-01"},
         headers=CORRELATION,
         body=shapes.envelope(

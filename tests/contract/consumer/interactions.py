@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tests.contract.consumer.control_interactions import CONTROL
 from tests.contract.consumer.data_interactions import DATA
+from tests.contract.consumer.failure_interactions import FAILURES
 from tests.contract.consumer.insight_interactions import INSIGHT
+from tests.contract.consumer.overview_interactions import OVERVIEWS
 from tests.contract.consumer.recording import Interaction
 
-INTERACTIONS: tuple[Interaction, ...] = (*DATA, *INSIGHT, *CONTROL)
+INTERACTIONS: tuple[Interaction, ...] = (*DATA, *FAILURES, *INSIGHT, *CONTROL, *OVERVIEWS)

@@ -31,7 +31,8 @@ Use = Callable[[AsyncClient], Awaitable[None]]
 class Interaction:
     """One thing that the client may ask in a state of the provider, and what it then does with the answer.
 
-    Shape: `states` maps each provider state to its parameters; `use` performs the call and asserts what came of it.
+    Shape: `states` maps each provider state to its parameters; `use` performs the call and asserts what came of it; `req` names
+    the requirements that it shows; `any_of` maps a path in the response's body to kinds of which one must fit.
     """
 
     description: str
@@ -40,6 +41,7 @@ class Interaction:
     path: str
     status: int
     use: Use
+    req: tuple[str, ...] = field(kw_only=True)
     query: Mapping[str, str] = field(default_factory=dict)
     request_headers: Mapping[str, str] = field(default_factory=dict)
     request_body: object = None
@@ -48,6 +50,7 @@ class Interaction:
     text: str | None = None
     text_type: str = "text/event-stream"
     text_pattern: str | None = None
+    any_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     api_key: str | None = None
 
 
@@ -60,7 +63,7 @@ def record(interaction: Interaction) -> dict[str, object]:
     _describe(pact, interaction)
     with tempfile.TemporaryDirectory() as directory:
         with pact.serve(addr="127.0.0.1") as server:
-            asyncio.run(_play(str(server.url), interaction))
+            asyncio.run(play(str(server.url), interaction))
             server.write_file(directory, overwrite=True)
         [written] = Path(directory).iterdir()
         recorded = json.loads(written.read_text())["interactions"]
@@ -86,6 +89,7 @@ def pact_text(interactions: Iterable[Interaction]) -> str:
 
 def _describe(pact: Pact, interaction: Interaction) -> None:
     asked = pact.upon_receiving(interaction.description)
+    asked.set_comment("references", {"requirements": {one: one for one in interaction.req}})
     for state, parameters in interaction.states.items():
         asked.given(state, dict(parameters)) if parameters else asked.given(state)
     asked.with_request(interaction.method, interaction.path)
@@ -100,6 +104,9 @@ def _describe(pact: Pact, interaction: Interaction) -> None:
         asked.with_header(name, expected)
     if interaction.body is not None:
         asked.with_body(interaction.body, "application/json")
+    for path, kinds in interaction.any_of.items():
+        matchers = [{"match": kind} for kind in kinds]
+        asked.with_matching_rules({"body": {path: {"matchers": matchers, "combine": "OR"}}}, "Response")
     if interaction.text is not None:
         asked.with_body(interaction.text, interaction.text_type)
         if interaction.text_pattern is not None:
@@ -107,7 +114,8 @@ def _describe(pact: Pact, interaction: Interaction) -> None:
             asked.with_matching_rules({"body": {"$": {"matchers": matchers, "combine": "AND"}}}, "Response")
 
 
-async def _play(url: str, interaction: Interaction) -> None:
+async def play(url: str, interaction: Interaction) -> None:
+    """Let the client ask this of a server, and do with the answer what it should."""
     once = ReconnectPolicy(attempts=0)
     async with AsyncClient(url, interaction.api_key, retry=NO_RETRY, reconnect=once) as client:
         await interaction.use(client)

@@ -6,6 +6,7 @@ from pact import match
 from pact.match import AbstractMatcher
 
 from tests.unit.client.scripted_server import end_data, frame, position_of, transcript
+from tests.unit.client.scripted_server import envelope as envelope_example
 
 TASK_ID = "0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11"
 OTHER_TASK_ID = "11111111-2222-4333-8444-555555555555"
@@ -17,12 +18,14 @@ WHOLE = "".join(TEXTS)
 UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 HEX_64 = "[0-9a-f]{64}"
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_LINES = r"(?:(?::[^\n]*|(?:id|event|data): [^\n]*)?\n)+$"
+_ERROR = r'(?=[\s\S]*event: error\n[\s\S]*"code":\s?"{code}")(?![\s\S]*event: end\n)'
 # Any order and any number of comments, but started, text and an end must be there, and nothing but event-stream lines.
-STREAM = (
-    r"^(?=[\s\S]*event: started\n)(?=[\s\S]*event: token\n)(?=[\s\S]*event: end\n)"
-    r"(?:(?::[^\n]*|(?:id|event|data): [^\n]*)?\n)+$"
-)
-REST = r"^(?=[\s\S]*event: token\n)(?=[\s\S]*event: end\n)(?![\s\S]*event: started\n)(?:(?::[^\n]*|(?:id|event|data): [^\n]*)?\n)+$"
+STREAM = r"^(?=[\s\S]*event: started\n)(?=[\s\S]*event: token\n)(?=[\s\S]*event: end\n)" + _LINES
+MEASURED_STREAM = r"^(?=[\s\S]*event: metrics\n)" + STREAM.removeprefix("^")
+REST = r"^(?=[\s\S]*event: token\n)(?=[\s\S]*event: end\n)(?![\s\S]*event: started\n)" + _LINES
+FAILED_AFTER_TEXT = r"^(?=[\s\S]*event: started\n)(?=[\s\S]*event: token\n)" + _ERROR + _LINES
+FAILED_WITHOUT_TEXT = r"^(?![\s\S]*event: token\n)" + _ERROR + _LINES
 
 CORRELATION: dict[str, str | AbstractMatcher[str]] = {
     "X-Correlation-Id": match.regex("c-1", regex="^[A-Za-z0-9._:-]{1,128}$")
@@ -118,6 +121,21 @@ def whole_stream() -> str:
 def rest_of_stream() -> str:
     """Make an example of a stream that goes on after the first token."""
     return transcript(TEXTS, after_bytes=len(TEXTS[0])).decode()
+
+
+def measured_stream() -> str:
+    """Make an example of a stream that ran long enough to tell how it goes."""
+    whole = transcript(TEXTS)
+    before_end = whole.index(b"id: " + f"{position_of(WHOLE)}:end".encode())
+    figures = {"tokens_per_s": 3.5, "kv_warmth": False, "queue_depth": 0}
+    return (whole[:before_end] + frame("metrics", figures) + whole[before_end:]).decode()
+
+
+def failed_stream(code: str, message: str, texts: tuple[str, ...] = ()) -> str:
+    """Make an example of the stream of a task that failed after these texts; with none it was never started."""
+    data = envelope_example(code, message, task_id=TASK_ID, pool_id=POOL_ID)
+    before = transcript(texts, with_end=False) if texts else b""
+    return (before + frame("error", data, f"{position_of(''.join(texts))}:end")).decode()
 
 
 def canceled_stream() -> str:
