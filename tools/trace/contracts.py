@@ -35,9 +35,9 @@ def read_contracts(tree: Tree, evidence: Evidence) -> None:
         for operation_id, method_line, operation in _operations(document):
             place = Place(name, method_line)
             _cite(name, place, operation, operation_id, evidence, seen, needed=f"operation {operation_id}")
-            for status, line, response, home in _responses(name, operation, documents):
+            for status, line, response, home, shared in _responses(name, operation, documents):
                 what = f"{operation_id} {status}"
-                _cite(home, Place(home, line), response, what, evidence, seen, needed=f"response {what}")
+                _cite(home, Place(home, line), response, what, evidence, seen, needed=f"response {shared or what}")
         _cite_others(name, document, (), evidence, seen)
 
 
@@ -59,21 +59,28 @@ def _operations(document: Node) -> Iterator[tuple[str, int, Node]]:
                 yield str(named.value) if named is not None else f"{method.upper()} {path}", line, operation
 
 
-def _responses(name: str, operation: Node, documents: Documents) -> Iterator[tuple[str, int, Node, str]]:
+def _responses(name: str, operation: Node, documents: Documents) -> Iterator[tuple[str, int, Node, str, str]]:
     for status, line, response in _entries(_child(operation, "responses")):
-        home = name
+        home, shared = name, ""
         # A reference with its own x-req-id says what this operation promises by the shared response.
         while _child(response, "x-req-id") is None and (ref := _child(response, "$ref")) is not None:
             file, _, pointer = str(ref.value).partition("#")
-            home = FOLDER + file if file else home
-            target = documents.get(home)
-            for step in pointer.strip("/").split("/"):
-                found = next((entry for entry in _entries(target) if entry[0] == step), None)
-                line, target = (found[1], found[2]) if found is not None else (1, None)
+            target = _pointed(documents.get(FOLDER + file if file else home), pointer)
             if target is None:
                 break
-            response = target
-        yield status, line, response, home
+            home, shared = FOLDER + file if file else home, pointer.rpartition("/")[2]
+            line, response = target
+        yield status, line, response, home, shared
+
+
+def _pointed(node: Node | None, pointer: str) -> tuple[int, Node] | None:
+    line = 1
+    for step in pointer.strip("/").split("/"):
+        found = next((entry for entry in _entries(node) if entry[0] == step), None)
+        if found is None:
+            return None
+        _, line, node = found
+    return None if node is None else (line, node)
 
 
 def _ids(value: Node) -> object:

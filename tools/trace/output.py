@@ -13,7 +13,7 @@ from tools.trace.model import Evidence, Fault
 from tools.trace.records import read_records
 from tools.trace.report import render_report
 from tools.trace.rules import broken_rules
-from tools.trace.spec import read_specs
+from tools.trace.spec import FOLDER, read_specs
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = "COMPLIANCE.md"
@@ -34,11 +34,13 @@ def read_evidence(root: Path = ROOT) -> Evidence:
 
 
 def faults(root: Path, evidence: Evidence) -> list[Fault]:
-    """List every broken rule, in order.
+    """List every broken rule once: what happened to ids, then the specifications, then whatever cites them.
 
     Req: ORCH-4042
     """
-    return sorted({*broken_rules(Tree(root), evidence), *refusals(root, evidence)})
+    first = refusals(root, evidence)
+    rest = sorted(broken_rules(Tree(root), evidence), key=lambda fault: not fault.place.path.startswith(FOLDER))
+    return list(dict.fromkeys([*first, *rest]))
 
 
 def refusals(root: Path, evidence: Evidence) -> list[Fault]:

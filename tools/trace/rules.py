@@ -16,7 +16,7 @@ GENERATED = {
     "src/orchqueue/adapters/metrics_contract.json",
 }
 # The tests of these rules spell out ids that do not exist.
-PLANTING = ("tests/tidy/", "tests/unit/tools/")
+PLANTING = ("tests/tidy/",)
 _MENTION = re.compile(r"\bORCH-\d{4}(?:-DEPR)?\b(?!\d)")
 _READ = (".py", ".yaml", ".yml", ".md", ".json")
 _RETIRED_REMEDY = "cite the requirement that took its place, or drop this"

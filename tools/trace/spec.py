@@ -106,7 +106,8 @@ def _requirement(name: str, block: _Block, faults: list[Fault]) -> Requirement |
                 "(retired ids, and only they, end in -DEPR)",
             )
         )
-        return None
+        # It is known all the same: else each citation of it would be told as well.
+        return Requirement(heading[1], heading[2], LEVELS[0], "planned", block.section, place)
     if not retired:
         _one_keyword(heading[1], standing[1], name, block, faults)
     return Requirement(heading[1], heading[2], standing[1], standing[2], block.section, place)
