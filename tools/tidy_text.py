@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from tools.tidy_tree import Finding, Tree
 
-SPEC = "specs/orchestrator-spec.md"
+SPECS = "specs/"
 REQUIREMENT = re.compile(r"\bORCH-\d{4}\b")
 SPEC_ANCHOR = re.compile(r"^#{2,6} +.*?\b(ORCH-\d{4})\b|<a id=\"(orch-\d{4})\"", re.MULTILINE | re.IGNORECASE)
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -41,7 +41,7 @@ def known_requirements(tree: Tree) -> set[str]:
 
 
 def requirement_ids(tree: Tree) -> Iterator[Finding]:
-    """Find requirement ids in code, tests and contracts that the spec does not know."""
+    """Find requirement ids in code, tests and contracts that no spec knows."""
     known = known_requirements(tree)
     for name in tree.files:
         if not name.endswith((".py", ".yaml", ".yml")) or name.startswith("tests/tidy/") or "/generated/" in name:

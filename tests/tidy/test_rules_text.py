@@ -14,7 +14,7 @@ HASH = "ab" * 32
 def test_unknown_requirement_is_found(tmp_path: Path, anchor: str) -> None:
     """An id that the spec does not anchor is found in code, tests and contracts, a known one is not."""
     files = {
-        tidy_text.SPEC: f"{anchor}\n\nThe server MUST … and see ORCH-2999 which is only mentioned.\n",
+        "specs/orchestrator-spec.md": f"{anchor}\n\nThe server MUST … and see ORCH-2999 which is only mentioned.\n",
         "src/orchqueue/core/queue.py": '"""Queue.\n\nReq: ORCH-2001, ORCH-2999\n"""\n',
         "tests/unit/test_x.py": "@pytest.mark.req('ORCH-2998')\n",
         "contracts/openapi/data.yaml": "x-req-id: [ORCH-2001]\n",

@@ -41,6 +41,11 @@ def all_operations(planes: Planes) -> Iterator[tuple[str, Object]]:
             yield str(operation["operationId"]), operation
 
 
+def spec_text() -> str:
+    """Join all specifications."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(SPEC.parent.glob("*.md")))
+
+
 def spec_problems(spec: str) -> list[str]:
     """Find headings of the specification that are no requirement in its documented form, empty ones and ids used twice."""
     parts = re.split(r"^### ", spec, flags=re.MULTILINE)[1:]

@@ -13,7 +13,7 @@ Check = Callable[[dict[str, Object]], list[str]]
 
 
 def _requirements(planes: dict[str, Object]) -> list[str]:
-    return checks.requirement_problems(planes, checks.SPEC.read_text(encoding="utf-8"))
+    return checks.requirement_problems(planes, checks.spec_text())
 
 
 CHECKS: dict[str, Check] = {
@@ -143,7 +143,7 @@ def test_each_rule_catches_its_fault(
 @pytest.mark.req("ORCH-4029")
 def test_the_specification_has_its_documented_form() -> None:
     """Every requirement is read by its form, says something and has an id of its own; what is not so is named."""
-    spec = checks.SPEC.read_text(encoding="utf-8")
+    spec = checks.spec_text()
     assert checks.spec_problems(spec) == []
     line = "### ORCH-2001 — Posting a task\nMUST · built\n"
     assert checks.spec_problems(spec.replace(line, line.replace("MUST", "must"))) == [
