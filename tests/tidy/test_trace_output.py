@@ -73,19 +73,21 @@ def test_the_page_begins_with_the_totals(tmp_path: Path) -> None:
     """A stranger reads how many are promised, built, proven and planned before anything else."""
     plant(tmp_path, SOUND)
     page = rendered(tmp_path)[REPORT]
+    assert "Of 2 promises 1 are built, and 1 of these are proven" in page
+    assert "1 are [planned](#planned).\nFor 1 of the planned ones evidence exists" in page
     assert page.index("| **all** | 2 | 1 | 1 | 1 |") < page.index("How to read the tables")
     assert "| [Asking](#asking) | 2 | 1 | 1 | 1 |" in page
     assert "- [ORCH-9002](specs/queue.md#orch-9002--listing) Listing, SHOULD (evidence exists)" in page
     assert "- [ORCH-9003-DEPR](specs/queue.md#orch-9003-depr--guessing) Guessing" in page
 
 
-def test_what_is_built_and_not_proven_stands_at_the_top(tmp_path: Path) -> None:
-    """A built SHOULD without a test is no fault, and is named before the tables."""
+def test_what_is_built_and_not_proven_is_told_at_the_top(tmp_path: Path) -> None:
+    """A built SHOULD without a test is no fault, is counted before the tables and named after them."""
     plant(tmp_path, {**SOUND, SPEC: SOUND[SPEC].replace("SHOULD · planned", "SHOULD · built")})
     plant(tmp_path, {TEST: SOUND[TEST].replace(', "ORCH-9002"', "")})
     page = rendered(tmp_path)[REPORT]
-    notice = "Built and not proven: [ORCH-9002](specs/queue.md#orch-9002--listing)."
-    assert page.index(notice) < page.index("How to read the tables")
+    assert page.index("1 are built and [not proven](#built-and-not-proven).") < page.index("How to read the tables")
+    assert "## Built and not proven\n\n- [ORCH-9002](specs/queue.md#orch-9002--listing) Listing, SHOULD\n" in page
     assert "| **all** | 2 | 2 | 1 | 0 |" in page
 
 

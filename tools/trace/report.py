@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from tools.tidy_text import slug
 from tools.trace.index import anchor, by_file, contract_parts
 from tools.trace.model import LEVELS, Citation, Evidence, Requirement
 
 SHOWN_NAMES = 2
+MAIN_SPEC = "specs/orchestrator-spec.md"
 HEAD = """\
 # Compliance
 
@@ -48,15 +49,15 @@ def render_report(evidence: Evidence) -> str:
     cited = evidence.by_requirement()
     living = [one for _, one in sorted(evidence.requirements.items()) if not one.retired]
     sections: dict[str, list[Requirement]] = {}
-    # In the order in which the specifications tell them.
-    for one in sorted(living, key=lambda one: one.place):
+    # In the order in which the specifications tell them, the general one first.
+    for one in sorted(living, key=lambda one: (one.place.path != MAIN_SPEC, one.place)):
         sections.setdefault(one.section, []).append(one)
     parts = [
         HEAD,
         _at_a_glance(living, sections, cited),
-        "".join(_notices(living, cited)),
         COLUMNS,
         *(_section(name, ones, cited) for name, ones in sections.items()),
+        _unproven(living, cited),
         _planned(living, cited),
         _retired([one for _, one in sorted(evidence.requirements.items()) if one.retired]),
     ]
@@ -80,7 +81,22 @@ def _row(name: str, ones: list[Requirement], cited: dict[str, list[Citation]]) -
 def _at_a_glance(
     living: list[Requirement], sections: dict[str, list[Requirement]], cited: dict[str, list[Citation]]
 ) -> str:
-    table = ["## At a glance\n\n| Level | promised | built | proven | planned |\n|---|--:|--:|--:|--:|\n"]
+    built = [one for one in living if one.status == "built"]
+    shown = _count(built, lambda one: proven(one, cited.get(one.id, [])))
+    early = _count(living, lambda one: one.status == "planned" and _has_evidence(cited.get(one.id, [])))
+    words = [
+        f"Of {len(living)} promises {len(built)} are built, and {shown} of these are proven, by tests and code that name them."
+    ]
+    if shown < len(built):
+        words.append(f"{len(built) - shown} are built and [not proven](#built-and-not-proven).")
+    words.append(f"{len(living) - len(built)} are [planned](#planned).")
+    if early:
+        words.append(f"For {early} of the planned ones evidence exists: tests and code name them already.")
+    table = [
+        "## At a glance\n\n",
+        "\n".join(words),
+        "\n\n| Level | promised | built | proven | planned |\n|---|--:|--:|--:|--:|\n",
+    ]
     table += [_row(level, [one for one in living if one.level == level], cited) for level in LEVELS]
     table.append(_row("**all**", living, cited))
     table.append("\n| Section | promised | built | proven | planned |\n|---|--:|--:|--:|--:|\n")
@@ -88,21 +104,8 @@ def _at_a_glance(
     return "".join(table)
 
 
-def _notices(living: list[Requirement], cited: dict[str, list[Citation]]) -> Iterator[str]:
-    unproven = [one for one in living if one.status == "built" and not proven(one, cited.get(one.id, []))]
-    if unproven:
-        yield f"Built and not proven: {_links(unproven)}.\n"
-    early = [one for one in living if one.status == "planned" and _has_evidence(cited.get(one.id, []))]
-    if early:
-        yield f"{chr(10) if unproven else ''}Planned, although tests and code name it already (evidence exists): {_links(early)}.\n"
-
-
 def _has_evidence(citations: list[Citation]) -> bool:
     return {"test", "code"} <= {citation.kind for citation in citations}
-
-
-def _links(ones: list[Requirement]) -> str:
-    return ", ".join(f"[{one.id}]({anchor(one)})" for one in ones)
 
 
 def _section(name: str, ones: list[Requirement], cited: dict[str, list[Citation]]) -> str:
@@ -161,13 +164,24 @@ def _short_name(path: str) -> str:
     return folder.rpartition("/")[2] if stem in {"__init__", "__main__"} else stem
 
 
+def _unproven(living: list[Requirement], cited: dict[str, list[Citation]]) -> str:
+    ones = [one for one in living if one.status == "built" and not proven(one, cited.get(one.id, []))]
+    if not ones:
+        return ""
+    return "## Built and not proven\n\n" + "".join(f"- {_line(one)}\n" for one in ones)
+
+
 def _planned(living: list[Requirement], cited: dict[str, list[Citation]]) -> str:
     planned = [one for one in living if one.status == "planned"]
-    lines = ["## Planned\n\n"]
-    for one in planned:
-        note = " (evidence exists)" if _has_evidence(cited.get(one.id, [])) else ""
-        lines.append(f"- [{one.id}]({anchor(one)}) {one.title}, {one.level}{note}\n")
-    return "".join(lines if planned else [*lines, "Nothing: all that is promised is built.\n"])
+    if not planned:
+        return "## Planned\n\nNothing: all that is promised is built.\n"
+    return "## Planned\n\n" + "".join(
+        f"- {_line(one)}{' (evidence exists)' if _has_evidence(cited.get(one.id, [])) else ''}\n" for one in planned
+    )
+
+
+def _line(one: Requirement) -> str:
+    return f"[{one.id}]({anchor(one)}) {one.title}, {one.level}"
 
 
 def _retired(ones: list[Requirement]) -> str:
