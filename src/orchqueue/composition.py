@@ -21,6 +21,7 @@ from orchqueue.adapters.journals.memory import MemoryJournal
 from orchqueue.adapters.journals.sqlite import SqliteJournal
 from orchqueue.adapters.keys import KeyRing, KeyStore
 from orchqueue.adapters.models import ModelStore
+from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.host import LlamacppExternalHost, LlamacppSpawnHost
 from orchqueue.adapters.processes.launched import end_leftovers
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
@@ -169,12 +170,13 @@ async def _drain(runtime: Runtime, ending: Ending, grace_ms: int) -> None:
 
 def _supervisor_maker(config: Config, replicas_dir: Path) -> Callable[[Callable[[AnyEvent], None]], Supervision]:
     models = ModelStore(Path(config.model_dir) if config.model_dir else None)
-    hosts = {PoolId(pool.id): _host(pool, replicas_dir, models) for pool in config.pools}
+    probe = DeviceProbe()
+    hosts = {PoolId(pool.id): _host(pool, replicas_dir, models, probe) for pool in config.pools}
     pool_of = {name: PoolId(pool.id) for pool in config.pools for name in replica_ids(pool)}
     return lambda post: Supervision(hosts, pool_of, post)
 
 
-def _host(pool: Pool, replicas_dir: Path, models: ModelStore) -> ReplicaHost:
+def _host(pool: Pool, replicas_dir: Path, models: ModelStore, probe: DeviceProbe) -> ReplicaHost:
     names = replica_ids(pool)
     if pool.launch.mode == "external":
         return LlamacppExternalHost(
@@ -185,6 +187,8 @@ def _host(pool: Pool, replicas_dir: Path, models: ModelStore) -> ReplicaHost:
             ctx=pool.ctx,
             allow_simulated=pool.launch.allow_simulated,
             api_key=os.environ.get(pool.launch.api_key_env, "") if pool.launch.api_key_env else "",
+            devices=pool.devices,
+            probe=probe,
         )
     settings = SpawnSettings(
         pool_id=pool.id,
@@ -200,7 +204,7 @@ def _host(pool: Pool, replicas_dir: Path, models: ModelStore) -> ReplicaHost:
         model_sha256=pool.model_sha256,
         replicas=len(names),
     )
-    return LlamacppSpawnHost(settings, replicas_dir, models)
+    return LlamacppSpawnHost(settings, replicas_dir, models, probe=probe)
 
 
 def _listen(config: Config) -> tuple[list[socket.socket], ssl.SSLContext | None]:

@@ -69,7 +69,8 @@ class Operators:
 
     def _scrape(self) -> ev.AnyEvent:
         replica = self._rng.choice(self._pool().replicas).replica_id
-        return ev.ReplicaScraped(ReplicaId(replica), 0.5, 1, self._rng.choice((None, 1, 2)))
+        figures = ev.DeviceFigures("cuda:0", 50, 1, self._rng.choice((None, 1, 2)))
+        return ev.ReplicaScraped(ReplicaId(replica), 0.5, (figures,))
 
     def _drain(self) -> ev.AnyEvent:
         return ev.DrainRequested(NOBODY, self._pool().pool_id, self._rng.choice((0, 100, 5_000)))

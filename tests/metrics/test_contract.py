@@ -1,56 +1,42 @@
-"""The metrics contract: what the daemon reports is what ci/metrics.lint.json says, and the linter bites."""
+"""The metrics contract: the registry is what ci/metrics.lint.json says, and no flood of label values gets past its budgets."""
 
-import json
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from orchqueue.adapters.metrics import OVERFLOW_NAME, Contract, MetricsRegistry, read_contract
-from tools.metrics_lint import CONTRACT_PATH, lint_contract, lint_registry, lint_scrape, main
+from tests.metrics.registries import REPLICA, strict_registry
+from tools.metrics_lint import CONTRACT_PATH, known_requirements, lint_contract, lint_registry, lint_scrape
 
 ROOT = Path(__file__).resolve().parents[2]
-REPLICA = ("llamacpp", "1.0", "p", "p-0")
+CONTRACT = read_contract(CONTRACT_PATH.read_bytes())
 
 
 @pytest.fixture
 def contract() -> Contract:
     """Give the committed contract."""
-    return read_contract(CONTRACT_PATH.read_bytes())
+    return CONTRACT
 
 
 @pytest.fixture
 def registry(contract: Contract) -> MetricsRegistry:
     """Give a registry that tolerates no fault."""
-
-    def refuse(message: str) -> None:
-        raise AssertionError(message)
-
-    return MetricsRegistry(contract, refuse)
+    return strict_registry(contract)
 
 
-def filled(registry: MetricsRegistry) -> str:
-    """Put something into each kind of metric and scrape."""
-    registry.count("tasks_enqueued_total", ("llamacpp", "1.0", "p", "-", "batch"), 1)
-    registry.count("tokens_out_total", REPLICA, 7)
-    registry.observe("latency_first_token_ms", ("llamacpp", "1.0", "p", "batch"), 120)
-    registry.replace_gauge("queue_depth", [(("llamacpp", "1.0", "p", "batch"), 3)])
-    return registry.render().decode()
-
-
+@pytest.mark.req("ORCH-4046")
 def test_the_registry_is_the_contract() -> None:
     """Every name, type, label and bucket of the live registry is the committed one, and the packed copy is current."""
     contract = read_contract(CONTRACT_PATH.read_bytes())
-    assert list(lint_contract(contract)) == []
+    assert list(lint_contract(contract, known_requirements())) == []
     assert list(lint_registry(contract)) == []
     packed = ROOT / "src" / "orchqueue" / "adapters" / "metrics_contract.json"
     assert packed.read_text(encoding="utf-8") == CONTRACT_PATH.read_text(encoding="utf-8"), "run `make gen`"
 
 
+@pytest.mark.req("ORCH-4046")
 def test_names_and_labels_that_users_were_promised_are_there(contract: Contract) -> None:
     """The promised names with their types, labels and buckets, written down a second time on purpose."""
     found = {metric.name: (metric.type, " ".join(metric.labels)) for metric in contract.metrics}
@@ -78,103 +64,81 @@ def test_names_and_labels_that_users_were_promised_are_there(contract: Contract)
     assert buckets["latency_decode_ms"] == [
         250, 500, 1000, 1500, 2000, 2500, 3000, 4000, 6000, 8000, 12000, 30000,
     ]  # fmt: skip
-    budgets = {"engine": 4, "engine_version": 64, "pool_id": 256, "replica_id": 1024, "priority": 8, "reason": 16}
-    assert budgets.items() <= contract.budgets.items()
+    additive = {
+        "predicted_start_error_ms": "histogram",
+        "preload_outcomes_total": "counter",
+        "failovers_total": "counter",
+        "replica_restarts_total": "counter",
+        "slo_attainment_ratio": "gauge",
+        "host_ram_used_bytes": "gauge",
+        "build_info": "gauge",
+    }
+    assert {name: found[name][0] for name in additive} == additive
+    assert found["slo_attainment_ratio"][1] == "priority slo"
+    assert found["failovers_total"][1] == "outcome"
 
 
-def test_a_good_scrape_has_no_differences(registry: MetricsRegistry, contract: Contract) -> None:
-    """The linter is silent where nothing is wrong."""
-    assert list(lint_scrape(filled(registry), contract)) == []
-
-
-@pytest.mark.parametrize(
-    ("pattern", "replacement", "message"),
-    [
-        (r"tokens_out_total", "tokens_made_total", "tokens_made: is not in the contract"),
-        (r"tokens_out_total", "tokens_made_total", "tokens_out: is in the contract and not in the scrape"),
-        (r"TYPE queue_depth gauge", "TYPE queue_depth counter", "queue_depth: is a counter, must be a gauge"),
-        (r'queue_depth\{engine="llamacpp",', "queue_depth{", "queue_depth: has the labels"),
-        (r"queue_depth\{", 'queue_depth{tenant="t",', "queue_depth: has the labels"),
-        (r"HELP queue_depth Tasks", "HELP queue_depth Jobs", "queue_depth: its help text"),
-        (r'le="750.0"', 'le="751.0"', "latency_first_token_ms: has the buckets"),
-        (r'le="5000.0"', 'le="6000.0"', "latency_first_token_ms: has the buckets"),
-        (r"(tokens_out_total\{.*\}) 7.0", r"\1 -7.0", "tokens_out_total: has the value -7.0"),
-        (r"(queue_depth\{.*\}) 3.0", r"\1 NaN", "queue_depth: has the value nan"),
-        (r"(queue_depth\{.*\}) 3.0", r"\1 three", "the scrape is no exposition text"),
-    ],
-)
-def test_each_kind_of_difference_in_a_scrape_is_found(
-    registry: MetricsRegistry, contract: Contract, pattern: str, replacement: str, message: str
-) -> None:
-    """A planted fault of each kind is named."""
-    text, planted = re.subn(pattern, replacement, filled(registry))
-    assert planted
-    assert any(message in fault for fault in lint_scrape(text, contract)), list(lint_scrape(text, contract))
-
-
-def test_a_label_over_its_budget_in_a_scrape_is_found(contract: Contract) -> None:
-    """A daemon that does not keep the budget is caught from outside."""
-    careless = msgspec.structs.replace(contract, budgets={**contract.budgets, "engine": 100})
-    registry = MetricsRegistry(careless, print)
-    for number in range(6):
-        registry.count("tasks_rejected_total", (f"engine{number}", "INTERNAL"), 1)
-    assert "label engine: 6 values, its budget is 4" in list(lint_scrape(registry.render().decode(), contract))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda metrics: metrics[0].update(name="tasks_enqueued"), "tasks_enqueued: counters, and only they"),
-        (lambda metrics: metrics[5].update(name="queue_depth_total"), "queue_depth_total: counters, and only they"),
-        (lambda metrics: metrics[5].update(buckets=[1]), "queue_depth: histograms, and only they, have buckets"),
-        (lambda metrics: metrics[10].update(buckets=[]), "latency_first_token_ms: histograms, and only they"),
-        (lambda metrics: metrics[10].update(buckets=[3, 2]), "latency_first_token_ms: its buckets do not rise"),
-        (lambda metrics: metrics[10].update(unit="s"), "latency_first_token_ms: its name does not end in its unit"),
-        (lambda metrics: metrics.append(metrics[0]), "tasks_enqueued_total: stands there twice"),
-        (lambda metrics: metrics[5].update(name="Queue-Depth"), "Queue-Depth: is no name"),
-    ],
-)
-def test_each_kind_of_fault_in_the_contract_is_found(change: object, message: str) -> None:
-    """A contract that breaks its own rules does not pass."""
-    content = json.loads(CONTRACT_PATH.read_text(encoding="utf-8"))
-    assert callable(change)
-    change(content["metrics"])
-    faults = list(lint_contract(read_contract(json.dumps(content))))
-    assert any(fault.startswith(message) for fault in faults), faults
-
-
-def test_a_contract_that_differs_from_the_registry_is_found(tmp_path: Path) -> None:
-    """A name that only one side has fails the command, by both names."""
-    content = json.loads(CONTRACT_PATH.read_text(encoding="utf-8"))
-    content["metrics"][0]["name"] = "tasks_queued_total"
-    other = tmp_path / "other.json"
-    other.write_text(json.dumps(content))
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.metrics_lint", "--contract", str(other)],
-        capture_output=True, text=True, cwd=ROOT, check=False,
+@pytest.mark.req("ORCH-4046")
+def test_budgets_and_closed_sets_are_as_promised(contract: Contract) -> None:
+    """Every budget, and every value that a reason or a policy may have, written down a second time on purpose."""
+    promised = {
+        "engine": 4, "engine_version": 64, "pool_id": 256, "replica_id": 1024, "priority": 8, "reason": 16,
+        "device": 16, "policy": 4, "tenant": 256,
+    }  # fmt: skip
+    assert promised.items() <= contract.budgets.items()
+    closed = {metric.name: metric.values for metric in contract.metrics}
+    assert closed["tasks_canceled_total"]["reason"] == (
+        "client", "disconnect", "wall_timeout", "idle_timeout", "deadline", "drain", "shutdown", "session_deleted",
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "tasks_queued: is in the contract and not in the scrape" in done.stderr
-    assert "tasks_enqueued: is not in the contract" in done.stderr
+    codes = (
+        "INVALID_PARAMS", "ADMISSION_REJECT", "QUEUE_FULL_DROP_LRU", "POOL_UNREADY", "POOL_UNAVAILABLE",
+        "REPLICA_EXHAUSTED", "DECODE_TIMEOUT", "WORKER_RESET", "INTERNAL",
+    )  # fmt: skip
+    assert closed["tasks_rejected_total"]["reason"] == codes
+    assert closed["tasks_failed_total"]["reason"] == codes
+    assert closed["admission_backpressure_events_total"]["policy"] == ("reject", "drop-lru", "shed-low-priority")
 
 
-def test_the_command_reads_a_scrape(registry: MetricsRegistry, tmp_path: Path) -> None:
-    """A scrape of a running daemon can be linted from a file."""
-    scrape = tmp_path / "scrape"
-    scrape.write_text(filled(registry))
-    assert main(["--scrape", str(scrape)]) == 0
-    scrape.write_text(filled(registry).replace("queue_depth", "depth"))
-    assert main(["--scrape", str(scrape)]) == 1
+def report(registry: MetricsRegistry, contract: Contract, label: str, values: list[str]) -> str:
+    """Report these values of a label in every metric that has it, everything else being the same, and scrape."""
+    for metric in contract.metrics:
+        if label not in metric.labels or metric.name == OVERFLOW_NAME:
+            continue
+        rows = [
+            tuple(
+                value if name == label else metric.values[name][0] if name in metric.values else "x"
+                for name in metric.labels
+            )
+            for value in values
+        ]
+        for row in rows:
+            if metric.type == "counter":
+                registry.count(metric.name, row, 1)
+            elif metric.type == "histogram":
+                registry.observe(metric.name, row, 1)
+        if metric.type == "gauge":
+            registry.replace_gauge(metric.name, [(row, 1) for row in rows])
+    return registry.render().decode()
 
 
-def test_a_label_without_a_budget_is_refused() -> None:
-    """No label can grow without bound because somebody forgot its budget."""
-    content = json.loads(CONTRACT_PATH.read_text(encoding="utf-8"))
-    del content["budgets"]["reason"]
-    with pytest.raises(msgspec.ValidationError, match="labels without a budget: reason"):
-        read_contract(json.dumps(content))
+@pytest.mark.req("ORCH-4046")
+@pytest.mark.parametrize("label", sorted({name for metric in CONTRACT.metrics for name in metric.labels} - {"label"}))
+def test_no_label_gets_past_its_budget(registry: MetricsRegistry, contract: Contract, label: str) -> None:
+    """For every label of the contract: a flood of values leaves at most the budget and `other`, and each report is counted."""
+    budget = contract.budgets[label]
+    text = report(registry, contract, label, [f"flood{number}" for number in range(budget + 10)])
+    assert not [fault for fault in lint_scrape(text, contract) if "none of" not in fault]
+    shown = {value for value in re.findall(rf'[{{,]{label}="([^"]*)"', text) if not value.startswith(("x", label))}
+    users = [metric for metric in contract.metrics if label in metric.labels]
+    is_open = any(label not in metric.values for metric in users)
+    assert "other" in shown
+    assert len(shown - {"other"}) <= (budget if is_open else len(users[0].values[label]))
+    (told,) = [line for line in text.splitlines() if line.startswith(f'{OVERFLOW_NAME}{{label="{label}"}}')]
+    refused = sum(10 if label not in metric.values else budget + 10 for metric in users)
+    assert float(told.rpartition(" ")[2]) == refused
 
 
+@pytest.mark.req("ORCH-4046")
 def test_values_over_budget_become_other_and_are_counted(registry: MetricsRegistry) -> None:
     """The fifth engine is `other`; each report of it is counted, and known engines go on by their names."""
     for number in range(7):
@@ -188,13 +152,32 @@ def test_values_over_budget_become_other_and_are_counted(registry: MetricsRegist
     assert not [line for line in lines if "engine4" in line or "engine6" in line]
 
 
+@pytest.mark.req("ORCH-4046")
+def test_what_becomes_other_in_a_gauge_adds_up_where_it_can(registry: MetricsRegistry, contract: Contract) -> None:
+    """Amounts of several pools over budget are summed, of shares the largest is shown, and nothing is left from the last scrape."""
+    budget = contract.budgets["pool_id"]
+    pools = [f"p{number}" for number in range(budget + 3)]
+    for _ in range(2):
+        registry.replace_gauge("queue_depth", [(("llamacpp", "1", pool, "batch"), 2) for pool in pools])
+        registry.replace_gauge(
+            "kv_cache_usage_ratio", [(("llamacpp", "1", pool, "r"), index / 1000) for index, pool in enumerate(pools)]
+        )
+    lines = registry.render().decode().splitlines()
+    assert 'queue_depth{engine="llamacpp",engine_version="1",pool_id="other",priority="batch"} 6.0' in lines
+    share = (budget + 2) / 1000
+    assert (
+        f'kv_cache_usage_ratio{{engine="llamacpp",engine_version="1",pool_id="other",replica_id="r"}} {share}' in lines
+    )
+
+
+@pytest.mark.req("ORCH-4046")
 def test_a_flood_of_label_values_does_not_fill_the_memory(registry: MetricsRegistry) -> None:
     """However many values come, the series stay bounded."""
     for number in range(5000):
-        registry.count("tasks_rejected_total", ("llamacpp", f"reason{number}"), 1)
-    lines = [line for line in registry.render().decode().splitlines() if line.startswith("tasks_rejected_total{")]
-    assert len(lines) == 17
-    assert len(registry._counters) == 16
+        registry.count("tokens_out_total", ("llamacpp", "1", "p", f"replica{number}"), 1)
+    lines = [line for line in registry.render().decode().splitlines() if line.startswith("tokens_out_total{")]
+    assert len(lines) == 1025
+    assert len(registry._counters) == 1024
 
 
 def test_what_is_not_in_the_contract_is_told_once_and_stops_nothing(contract: Contract) -> None:
@@ -207,7 +190,8 @@ def test_what_is_not_in_the_contract_is_told_once_and_stops_nothing(contract: Co
         registry.observe("tokens_in_total", REPLICA, 1)
         registry.count("tokens_out_total", ("short",), 1)
         registry.replace_gauge("latency_decode_ms", [])
-    assert len(faults) == 5
+        registry.replace_gauge("queue_capacity", [(("short",), 1)])
+    assert len(faults) == 6
     assert "nope_total" in faults[0]
     assert list(lint_scrape(registry.render().decode(), contract)) == []
 

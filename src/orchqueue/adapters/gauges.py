@@ -6,10 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from orchqueue.adapters.metrics import Labels, MetricsRegistry
+from orchqueue.core.events import DeviceFigures
+from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.snapshots import PoolPicture, ReplicaPicture
 
 Series = Iterator[tuple[Labels, float]]
 FIRST_TOKEN_SLO = "first_token"
+UP = (ReplicaState.READY.value, ReplicaState.SUSPECT.value)
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -21,8 +24,11 @@ def set_gauges(
     """Bring every gauge up to date before a scrape. Reads of the replicas' processes block: call it off the loop."""
     read = resident_bytes or read_resident_bytes
     metrics.replace_gauge("queue_depth", _depths(pools))
+    metrics.replace_gauge("queue_capacity", _capacities(pools))
+    metrics.replace_gauge("replicas", _states(pools))
     metrics.replace_gauge("kv_cache_usage_ratio", _figures(pools, lambda replica: replica.kv_usage_ratio))
-    metrics.replace_gauge("vram_used_bytes", _vram(pools))
+    metrics.replace_gauge("gpu_utilization", _devices(pools, lambda figures: figures.utilization_percent))
+    metrics.replace_gauge("vram_used_bytes", _devices(pools, lambda figures: figures.vram_used_bytes))
     metrics.replace_gauge("host_ram_used_bytes", _figures(pools, lambda replica: _resident(replica, read)))
     metrics.replace_gauge("slo_attainment_ratio", _attainment(pools))
 
@@ -39,15 +45,35 @@ def read_resident_bytes(pid: int) -> int | None:
 def _depths(pools: Sequence[PoolPicture]) -> Series:
     for pool in pools:
         for priority, depth in pool.depths.items():
-            yield (pool.engine, _version(pool), pool.pool_id, priority), depth
+            yield (*_of_pool(pool), priority), depth
+
+
+def _capacities(pools: Sequence[PoolPicture]) -> Series:
+    for pool in pools:
+        yield _of_pool(pool), pool.capacity
+
+
+def _states(pools: Sequence[PoolPicture]) -> Series:
+    for pool in pools:
+        for state in ReplicaState:
+            yield (*_of_pool(pool), state.value), sum(replica.state == state.value for replica in pool.replicas)
 
 
 def _figures(pools: Sequence[PoolPicture], read: Callable[[ReplicaPicture], float | None]) -> Series:
     for pool in pools:
         for replica in pool.replicas:
-            value = read(replica)
+            value = read(replica) if replica.state in UP else None
             if value is not None:
-                yield (pool.engine, _version(pool), pool.pool_id, replica.replica_id), value
+                yield (*_of_pool(pool), replica.replica_id), value
+
+
+def _devices(pools: Sequence[PoolPicture], read: Callable[[DeviceFigures], float | None]) -> Series:
+    for pool in pools:
+        for replica in pool.replicas:
+            for figures in replica.devices if replica.state in UP else ():
+                value = read(figures)
+                if value is not None:
+                    yield (*_of_pool(pool), replica.replica_id, figures.device), value
 
 
 def _attainment(pools: Sequence[PoolPicture]) -> Series:
@@ -56,18 +82,11 @@ def _attainment(pools: Sequence[PoolPicture]) -> Series:
         yield ("interactive", FIRST_TOKEN_SLO), sum(pool.first_tokens_in_time for pool in pools) / seen
 
 
-def _vram(pools: Sequence[PoolPicture]) -> Series:
-    for pool in pools:
-        for labels, value in _figures([pool], lambda replica: replica.vram_used_bytes):
-            yield (*labels, pool.device_class), value
-
-
 def _resident(replica: ReplicaPicture, read: Callable[[int], int | None]) -> int | None:
-    if replica.facts is None or replica.facts.pid is None or replica.state not in ("ready", "suspect"):
-        return None
-    return read(replica.facts.pid)
+    return None if replica.facts is None or replica.facts.pid is None else read(replica.facts.pid)
 
 
-def _version(pool: PoolPicture) -> str:
-    """Give the version that the pool's counters carry too: that of its first replica that ever was ready."""
-    return next((replica.facts.engine_version for replica in pool.replicas if replica.facts is not None), "unknown")
+def _of_pool(pool: PoolPicture) -> tuple[str, str, str]:
+    """Label by engine, engine_version, pool_id; the version is that of the pool's first replica that ever was ready."""
+    version = next((replica.facts.engine_version for replica in pool.replicas if replica.facts is not None), "unknown")
+    return pool.engine, version, pool.pool_id

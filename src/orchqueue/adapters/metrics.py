@@ -21,17 +21,26 @@ F = TypeVar("F", Counter, Gauge, Histogram)
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 OVERFLOW_NAME = "metric_label_overflow_total"
+SHARES = ("ratio", "percent", "info")
 
 
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One name of the contract; its labels in the order in which values are given."""
+    """One name of the contract; its labels in the order in which values are given.
+
+    `values`: labels whose values are a closed set. `reserved`: those of them that nothing leads to, and why they are there.
+    `since`: the release that brought it. `req`: the requirements that it serves.
+    """
 
     name: str
     type: Literal["counter", "gauge", "histogram"]
     unit: str
     labels: tuple[str, ...]
     help: str
+    since: str
+    req: tuple[str, ...]
     buckets: tuple[float, ...] = ()
+    values: Mapping[str, tuple[str, ...]] = {}
+    reserved: Mapping[str, Mapping[str, str]] = {}
 
 
 class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,8 +68,8 @@ def read_contract(text: str | bytes | None = None) -> Contract:
 class MetricsRegistry:
     """Counters, histograms and gauges by the contract's names; nothing else can be reported.
 
-    Label values beyond their budget become `other` and are counted. What does not fit the contract is told through
-    `on_fault`, once for each name, and dropped: figures must never stop the work.
+    Label values beyond their budget or outside of their closed set become `other` and are counted. What does not fit the
+    contract is told through `on_fault`, once for each name, and dropped: figures must never stop the work.
 
     Cost: a counter costs one dictionary lookup and one addition once its labels were seen.
     """
@@ -97,12 +106,20 @@ class MetricsRegistry:
         if not isinstance(family, Gauge):
             self._fault(name, "it is no gauge of the contract")
             return
-        if self._metrics[name].labels:
+        metric = self._metrics[name]
+        if metric.labels:
             family.clear()
+        folded: dict[Labels, float] = {}
         for labels, value in values:
-            child = self._child(name, labels, Gauge, {})
-            if child is not None:
-                child.set(value)
+            if len(labels) != len(metric.labels):
+                self._fault(name, f"it has the labels {', '.join(metric.labels)}, got {len(labels)} values")
+                continue
+            told = self._tell(metric, labels)
+            # Where several become `other`, amounts add up and shares do not.
+            before = folded.get(told, 0.0)
+            folded[told] = max(before, value) if metric.unit in SHARES else before + value
+        for told, value in folded.items():
+            (family.labels(*told) if told else family).set(value)
 
     def render(self) -> bytes:
         """Write the exposition text. Safe in any thread.
@@ -122,18 +139,24 @@ class MetricsRegistry:
             return None
         if not labels:
             return family
-        told = tuple(self._within_budget(*pair) for pair in zip(metric.labels, labels, strict=True))
+        told = self._tell(metric, labels)
         child = family.labels(*told)
         if told == labels:
             cache[name, labels] = child
         return child
 
-    def _within_budget(self, label: str, value: str) -> str:
+    def _tell(self, metric: Metric, labels: Labels) -> Labels:
+        return tuple(self._within_budget(metric, *pair) for pair in zip(metric.labels, labels, strict=True))
+
+    def _within_budget(self, metric: Metric, label: str, value: str) -> str:
+        closed = metric.values.get(label)
+        if closed is not None and value in closed:
+            return value
         with self._lock:
             seen = self._seen[label]
-            if value in seen:
+            if value in seen and closed is None:
                 return value
-            if len(seen) < self._contract.budgets[label]:
+            if len(seen) < self._contract.budgets[label] and closed is None:
                 seen.add(value)
                 return value
         overflow = self._families[OVERFLOW_NAME]

@@ -108,15 +108,16 @@ def _count(state: State, task: Task, pool: Pool, ended: Ended) -> None:
     meaning = MEANINGS[ended.outcome]
     who = labels.of_replica(pool, ended.replica_id or "-")
     if meaning.cancel_reason:
-        cancel = (*who[:3], ended.replica_id or "-", task.spec.priority, meaning.cancel_reason)
-        state.emit(Count("tasks_canceled_total", (*cancel[:4], cancel[5])))
+        state.emit(Count("tasks_canceled_total", (*who, meaning.cancel_reason)))
+    if meaning.code:
+        state.emit(Count("tasks_failed_total", (*who, meaning.code)))
     if meaning.code and meaning.policy_label:
         state.emit(Count("admission_backpressure_events_total", (pool.settings.engine, meaning.policy_label)))
     if ended.tokens_out:
         state.emit(Count("tokens_out_total", who, ended.tokens_out))
-    if task.attempts and ended.tokens_in:
-        state.emit(Count("tokens_in_total", who, ended.tokens_in))
     if ended.outcome is Outcome.COMPLETED:
+        # Only then is the number the engine's own; before it is what admission made of the prompt's bytes.
+        state.emit(Count("tokens_in_total", who, ended.tokens_in))
         state.emit(Observe("latency_decode_ms", labels.of_pool(pool, task.spec.priority), ended.decode_ms))
     state.emit(
         Note(

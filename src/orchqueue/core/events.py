@@ -160,13 +160,24 @@ class ReplicaHealthy(Event, frozen=True):
     replica_id: ReplicaId
 
 
+class DeviceFigures(msgspec.Struct, frozen=True):
+    """One device of a replica's mask, as its driver tells; None where it does not.
+
+    Units: `vram_used_bytes` counts whatever is in the device's memory, whoever put it there.
+    """
+
+    device: str
+    utilization_percent: float | None = None
+    vram_used_bytes: int | None = None
+    vram_free_bytes: int | None = None
+
+
 class ReplicaScraped(Event, frozen=True):
-    """Figures from the replica's own metrics; None where the engine gives none."""
+    """Figures from the replica's own metrics and of its devices; None where there are none."""
 
     replica_id: ReplicaId
     kv_usage_ratio: float | None = None
-    vram_used_bytes: int | None = None
-    vram_free_bytes: int | None = None
+    devices: tuple[DeviceFigures, ...] = ()
 
 
 class TimerFired(Event, frozen=True):

@@ -82,7 +82,7 @@ def free_replicas(state: State, pool: Pool) -> list[Replica]:
     def rank(replica: Replica) -> tuple[Fraction, int, int, ReplicaId]:
         busy = len(state.slots.holders(replica.replica_id))
         total = state.slots.total(replica.replica_id)
-        return Fraction(busy, total), -(replica.vram_free_bytes or 0), busy, replica.replica_id
+        return Fraction(busy, total), -replica.vram_free_bytes, busy, replica.replica_id
 
     return sorted(free, key=rank)
 

@@ -190,7 +190,7 @@ def on_scraped(state: State, event: ReplicaScraped) -> None:
     """Keep the replica's own figures."""
     replica = state.replicas[event.replica_id]
     replica.kv_usage_ratio = event.kv_usage_ratio
-    replica.vram_used_bytes, replica.vram_free_bytes = event.vram_used_bytes, event.vram_free_bytes
+    replica.devices = event.devices
 
 
 def _note(level: str, name: str, pool: Pool, replica: Replica, cause: str | None = None) -> Note:

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from orchqueue.core.effects import Basis
-from orchqueue.core.events import ReplicaFacts
+from orchqueue.core.events import DeviceFigures, ReplicaFacts
 from orchqueue.core.records import Accepted, Ended
 
 
@@ -54,6 +54,7 @@ class ReplicaPicture(msgspec.Struct, frozen=True):
     decode_us_per_token: int | None
     prefill_us_per_token: int | None
     url: str = ""
+    devices: tuple[DeviceFigures, ...] = ()
 
 
 class PoolPicture(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import msgspec
 from orchqueue.core import fairness
 from orchqueue.core.effects import AnyEffect
 from orchqueue.core.estimate import Rates, Readmission
-from orchqueue.core.events import ReplicaFacts
+from orchqueue.core.events import DeviceFigures, ReplicaFacts
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, SessionKey, TaskKey
 from orchqueue.core.queue import PoolQueue
 from orchqueue.core.refusals import Refusals
@@ -59,8 +59,7 @@ class Replica:
         self.retry_at_ms = 0
         self.last_error: str | None = None
         self.kv_usage_ratio: float | None = None
-        self.vram_used_bytes: int | None = None
-        self.vram_free_bytes: int | None = None
+        self.devices: tuple[DeviceFigures, ...] = ()
         self.resident: list[SessionKey | None] = []
         self.cooling = False
 
@@ -70,6 +69,11 @@ class Replica:
         Errors: IllegalTransition.
         """
         self.state = next_replica_state(self.state, trigger, self.replica_id)
+
+    @property
+    def vram_free_bytes(self) -> int:
+        """Add up what its devices have free, as far as that is known."""
+        return sum(figures.vram_free_bytes or 0 for figures in self.devices)
 
     @property
     def ready(self) -> bool:

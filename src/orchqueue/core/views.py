@@ -120,6 +120,7 @@ def _pool(state: State, pool: Pool) -> PoolPicture:
 
 
 def _replica(state: State, replica: Replica) -> ReplicaPicture:
+    used = [figures.vram_used_bytes for figures in replica.devices if figures.vram_used_bytes is not None]
     return ReplicaPicture(
         replica_id=replica.replica_id,
         state=replica.state.value,
@@ -129,10 +130,11 @@ def _replica(state: State, replica: Replica) -> ReplicaPicture:
         last_error=replica.last_error,
         facts=replica.facts,
         kv_usage_ratio=replica.kv_usage_ratio,
-        vram_used_bytes=replica.vram_used_bytes,
+        vram_used_bytes=sum(used) if used else None,
         decode_us_per_token=replica.rates.decode_us or None,
         prefill_us_per_token=replica.rates.prefill_us or None,
         url=replica.settings.url,
+        devices=replica.devices,
     )
 
 

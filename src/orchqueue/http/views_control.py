@@ -50,7 +50,6 @@ def pool_health(pool: PoolPicture) -> control.PoolHealth:
     """Tell of a pool and its replicas in full."""
     rates = [replica.decode_us_per_token for replica in pool.replicas if replica.decode_us_per_token]
     kv_usage = [replica.kv_usage_ratio for replica in pool.replicas if replica.kv_usage_ratio is not None]
-    vram = [replica.vram_used_bytes for replica in pool.replicas if replica.vram_used_bytes is not None]
     return control.PoolHealth(
         id=pool.pool_id,
         live=pool.live,
@@ -65,10 +64,18 @@ def pool_health(pool: PoolPicture) -> control.PoolHealth:
             tasks_running=sum(pool.running.values()),
             tokens_per_s=round(MICROS_PER_S * len(rates) / sum(rates), 2) if rates else UNSET,
             kv_cache_usage_ratio=max(kv_usage) if kv_usage else UNSET,
-            vram_used_bytes=sum(vram) if vram else UNSET,
+            vram_used_bytes=_vram_used_bytes(pool),
         ),
         replicas=[_replica_health(replica) for replica in sorted(pool.replicas, key=lambda r: r.replica_id)],
     )
+
+
+def _vram_used_bytes(pool: PoolPicture) -> int | UnsetType:
+    """Count each device once, though replicas may share it."""
+    shared = {figures.device: figures.vram_used_bytes for replica in pool.replicas for figures in replica.devices}
+    alone = [replica.vram_used_bytes for replica in pool.replicas if not replica.devices]
+    known = [used for used in (*shared.values(), *alone) if used is not None]
+    return sum(known) if known else UNSET
 
 
 def replica_sets(pools: Sequence[PoolPicture]) -> control.ReplicaSetList:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from orchqueue.core.events import AttemptFailure, ReplicaFacts
+from orchqueue.core.events import AttemptFailure, DeviceFigures, ReplicaFacts
 from orchqueue.core.request import TaskSpec
 
 
@@ -57,11 +57,10 @@ class AttemptHandle(Protocol):
 
 
 class Scrape(msgspec.Struct, frozen=True):
-    """The engine's own figures; None where it gives none."""
+    """The engine's own figures, and those of its devices; None where there are none."""
 
     kv_usage_ratio: float | None = None
-    vram_used_bytes: int | None = None
-    vram_free_bytes: int | None = None
+    devices: tuple[DeviceFigures, ...] = ()
 
 
 class Replica(Protocol):

@@ -168,7 +168,7 @@ class Supervision:
                 said = await replica.scrape()
             except EngineError:
                 continue
-            self._post(ReplicaScraped(replica_id, said.kv_usage_ratio, said.vram_used_bytes, said.vram_free_bytes))
+            self._post(ReplicaScraped(replica_id, said.kv_usage_ratio, said.devices))
 
     def _lose(self, replica_id: ReplicaId, life: _Life, cause: CrashCause, detail: str) -> None:
         if life.over:

@@ -1,5 +1,6 @@
 """Why engines end, what fits, and which flags exist."""
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from orchqueue.adapters.engines.llamacpp_server import SETTINGS_VARIABLE
 from orchqueue.adapters.processes import fit
 from orchqueue.adapters.processes.crash import classify, count_oom_kills, read_tail
+from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.llamacpp_launch import (
     SpawnSettings,
     check_device,
@@ -15,6 +17,7 @@ from orchqueue.adapters.processes.llamacpp_launch import (
     server_env,
     server_settings,
 )
+from orchqueue.core.events import DeviceFigures
 from orchqueue.ports.errors import ProcessError
 
 
@@ -121,3 +124,23 @@ def test_server_settings_follow_the_device() -> None:
     assert gpu.tensor_split == (0.25, 0.75)
     env = server_env(pool, gpu, SETTINGS_VARIABLE, [2, 3])
     assert (env["CUDA_VISIBLE_DEVICES"], env["A"]) == ("2,3", "b")
+
+
+async def test_device_figures_come_from_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Busy, used and free are as the driver says for the devices asked for, what it does not tell is left open, and it is asked once."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await DeviceProbe().read([0]) == ()
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho asked >> \"$0.log\"\necho '0, 37, 1024, 512'\necho '1, [N/A], 5, [N/A]'\necho '2, 1, 1, 1'\n"
+    )
+    tool.chmod(0o755)
+    probe = DeviceProbe(interval_s=1000)
+    expected = (DeviceFigures("cuda:0", 37, 1024 << 20, 512 << 20), DeviceFigures("cuda:1", None, 5 << 20, None))
+    assert tuple(await asyncio.gather(probe.read([0, 1]), probe.read([0, 1, 9]), probe.read([]))) == (
+        expected,
+        expected,
+        (),
+    )
+    assert await probe.read([0, 1]) == expected
+    assert (tmp_path / "nvidia-smi.log").read_text() == "asked\n"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orchqueue.adapters.log_lines import REQUIRED, WITHHELD, json_line, text_line
 from orchqueue.adapters.log_sink import QUEUE_LIMIT_LINES, LogSink
 from orchqueue.adapters.telemetry import MetricsTelemetry
-from orchqueue.core.events import ReplicaFacts
+from orchqueue.core.events import DeviceFigures, ReplicaFacts
 from orchqueue.core.snapshots import PoolPicture, ReplicaPicture
 from orchqueue.ports.telemetry import LogValue, Telemetry
 from tests.waiting import until
@@ -179,7 +179,8 @@ print(sink.dropped_lines)
 def _pool(kv_usage_ratio: float | None, depth: int, replica_state: str = "ready") -> PoolPicture:
     facts = ReplicaFacts("1.0", "d", 1, 2048, True, 1, 1, pid=os.getpid())
     replica = ReplicaPicture(
-        "p-0", replica_state, 1, 1, 0, None, facts, kv_usage_ratio, 1 << 30, None, None
+        "p-0", replica_state, 1, 1, 0, None, facts, kv_usage_ratio, 1 << 30, None, None,
+        devices=(DeviceFigures("cuda:0", 37, 1 << 30, None), DeviceFigures("cuda:1", None, 1 << 20, None)),
     )  # fmt: skip
     seen = int(replica_state == "ready")
     return PoolPicture(
@@ -196,14 +197,23 @@ def test_gauges_come_from_the_cores_pictures(log_file: tuple[Path, int]) -> None
     assert f'queue_depth{{{labels},priority="interactive"}} 4.0' in text
     assert f'queue_depth{{{labels},priority="batch"}} 0.0' in text
     assert f'kv_cache_usage_ratio{{{labels},replica_id="p-0"}} 0.25' in text
-    assert f'vram_used_bytes{{device="cuda",{labels},replica_id="p-0"}}' in text
+    assert f'vram_used_bytes{{device="cuda:0",{labels},replica_id="p-0"}} 1.073741824e+09' in text
+    assert f'vram_used_bytes{{device="cuda:1",{labels},replica_id="p-0"}} 1.048576e+06' in text
+    assert f'gpu_utilization{{device="cuda:0",{labels},replica_id="p-0"}} 37.0' in text
+    assert text.count("gpu_utilization{") == 1
+    assert f"queue_capacity{{{labels}}} 256.0" in text
+    assert f'replicas{{{labels},state="ready"}} 1.0' in text
+    assert f'replicas{{{labels},state="broken"}} 0.0' in text
     assert 'slo_attainment_ratio{priority="interactive",slo="first_token"} 0.99' in text
     (resident,) = [line for line in text.splitlines() if line.startswith("host_ram_used_bytes{")]
     assert float(resident.rpartition(" ")[2]) > 1 << 20
     assert "build_info{version=" in text
-    later = telemetry.render([_pool(None, 1, "backoff")]).decode()
+    later = telemetry.render([_pool(0.5, 1, "backoff")]).decode()
     assert "kv_cache_usage_ratio{" not in later
     assert "host_ram_used_bytes{" not in later
+    assert "vram_used_bytes{" not in later
+    assert "gpu_utilization{" not in later
+    assert f'replicas{{{labels},state="backoff"}} 1.0' in later
     assert "slo_attainment_ratio{" not in later
     assert f'queue_depth{{{labels},priority="interactive"}} 1.0' in later
     telemetry.close()

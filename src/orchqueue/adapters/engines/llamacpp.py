@@ -10,6 +10,7 @@ Req: ORCH-3045, ORCH-3017
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import TypeVar
 
@@ -28,12 +29,13 @@ from orchqueue.adapters.engines.llamacpp_messages import (
 from orchqueue.adapters.engines.profiles import JsonValue, UnservableError, sampler_params
 from orchqueue.adapters.engines.schema_guard import guard_of
 from orchqueue.adapters.engines.selftest import Description, run_self_test
-from orchqueue.core.events import ReplicaFacts
+from orchqueue.core.events import DeviceFigures, ReplicaFacts
 from orchqueue.core.request import Message, TaskSpec
 from orchqueue.ports.engine import AttemptSink, Scrape
 from orchqueue.ports.errors import EngineError
 
 T = TypeVar("T")
+ReadDevices = Callable[[], Awaitable[tuple[DeviceFigures, ...]]]
 
 TEMPLATE_TIMEOUT_S = 10.0
 SLOTS_TIMEOUT_S = 2.0
@@ -57,11 +59,13 @@ class LlamacppReplica:
     """One llama.cpp server behind a URL. Implements `ports.engine.Replica`."""
 
     def __init__(
-        self, endpoint: Endpoint, description: Description | None = None, *, allow_simulated: bool = False
-    ) -> None:
+        self, endpoint: Endpoint, description: Description | None = None, *, allow_simulated: bool = False,
+        read_devices: ReadDevices | None = None,
+    ) -> None:  # fmt: skip
         self.endpoint = endpoint
         self.description = description or Description()
         self._allow_simulated = allow_simulated
+        self._read_devices = read_devices
         self._attempts: set[LlamacppAttempt] = set()
         self._gone = False
 
@@ -123,12 +127,13 @@ class LlamacppReplica:
         raise RefusedError(failure, f"chat template: {explain(answer.status, answer.body)}")
 
     async def scrape(self) -> Scrape:
-        """Read how full the KV memory is, from the slots."""
+        """Read how full the KV memory is, from the slots, and what the devices do."""
+        devices = await self._read_devices() if self._read_devices is not None else ()
         slots = await self.slots()
         room = sum(slot.n_ctx for slot in slots or ())
         if not slots or not room:
-            return Scrape()
-        return Scrape(kv_usage_ratio=min(1.0, sum(slot.n_prompt_tokens for slot in slots) / room))
+            return Scrape(devices=devices)
+        return Scrape(min(1.0, sum(slot.n_prompt_tokens for slot in slots) / room), devices)
 
     def start(self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink) -> LlamacppAttempt:
         """Begin an attempt; see `LlamacppAttempt`."""

@@ -5,16 +5,14 @@ Req: ORCH-3001, ORCH-3018
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchqueue.adapters.processes.devices import MIB, query_devices
 from orchqueue.ports.errors import ProcessError
 
 OVERHEAD_BYTES = 192 * 1024 * 1024
 """Compute buffers and the server itself, measured with a small model."""
-
-_MIB = 1024 * 1024
 
 
 def host_available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -44,20 +42,15 @@ async def device_free_bytes(indices: Sequence[int]) -> list[int]:
     Errors: ProcessError where the driver or a device is missing.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            "nvidia-smi", "--query-gpu=index,memory.free", "--format=csv,noheader,nounits",
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        output, _ = await process.communicate()
+        rows = await query_devices("index,memory.free")
     except OSError as error:
         raise ProcessError(
             "cannot_fit", f"devices cuda:{list(indices)} are wanted, but nvidia-smi cannot be run: {error}"
         ) from error
     free: dict[int, int] = {}
-    for line in output.decode("utf-8", "replace").splitlines():
-        index, _, mib = line.partition(",")
-        if index.strip().isdigit() and mib.strip().isdigit():
-            free[int(index)] = int(mib) * _MIB
+    for row in rows:
+        if len(row) == 2 and row[0].isdigit() and row[1].isdigit():
+            free[int(row[0])] = int(row[1]) * MIB
     missing = [index for index in indices if index not in free]
     if missing:
         raise ProcessError("cannot_fit", f"no such device: {', '.join(f'cuda:{index}' for index in missing)}")
@@ -76,6 +69,6 @@ def check_fit(model_bytes: int, kv_bytes: int, free_bytes: Sequence[int], shares
         if need > free:
             raise ProcessError(
                 "cannot_fit",
-                f"the model needs about {need // _MIB} MiB ({model_bytes // _MIB} weights, {kv_bytes // _MIB} KV) of {where},"
-                f" {free // _MIB} MiB are free; use a smaller model, ctx or slots",
+                f"the model needs about {need // MIB} MiB ({model_bytes // MIB} weights, {kv_bytes // MIB} KV) of {where},"
+                f" {free // MIB} MiB are free; use a smaller model, ctx or slots",
             )

@@ -10,6 +10,7 @@ import importlib.metadata
 import secrets
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from orchqueue.adapters.engines.connection import Endpoint, parse_endpoint
@@ -19,11 +20,13 @@ from orchqueue.adapters.engines.selftest import Description
 from orchqueue.adapters.gguf import GgufError, kv_bytes_per_token, read_metadata
 from orchqueue.adapters.models import ModelFile, ModelStore
 from orchqueue.adapters.processes.crash import classify, count_oom_kills
+from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.fit import check_fit, device_free_bytes, host_available_bytes
 from orchqueue.adapters.processes.launched import ORPHAN_GRACE_S, Exit, LaunchedProcess, LaunchSpec, launch_process
 from orchqueue.adapters.processes.llamacpp_launch import (
     SpawnSettings,
     check_device,
+    cuda_indices,
     read_args,
     server_env,
     server_settings,
@@ -129,7 +132,7 @@ class LlamacppSpawnHost:
 
     def __init__(
         self, settings: SpawnSettings, directory: Path, models: ModelStore, *,
-        health_interval_s: float = HEALTH_INTERVAL_S, orphan_grace_s: float = ORPHAN_GRACE_S,
+        health_interval_s: float = HEALTH_INTERVAL_S, orphan_grace_s: float = ORPHAN_GRACE_S, probe: DeviceProbe | None = None,
     ) -> None:  # fmt: skip
         """Check the launch flags.
 
@@ -141,6 +144,7 @@ class LlamacppSpawnHost:
         self._models = models
         self._health_interval_s = health_interval_s
         self._orphan_grace_s = orphan_grace_s
+        self._probe = probe or DeviceProbe()
 
     async def verify_model(self, model_ref: str) -> str:
         """Compare the model's checksum, and look whether it is a model at all."""
@@ -175,7 +179,8 @@ class LlamacppSpawnHost:
             description = Description(
                 _engine_version(), model.sha256, kv_bytes, process.engine_pid, self._settings.strict, self._settings.ctx
             )
-            replica = LlamacppReplica(Endpoint("127.0.0.1", port, api_key=key), description)
+            endpoint = Endpoint("127.0.0.1", port, api_key=key)
+            replica = LlamacppReplica(endpoint, description, read_devices=partial(self._probe.read, gpus))
             await await_healthy(replica, CONNECT_TIMEOUT_S)
         except BaseException:
             await asyncio.shield(process.stop())
@@ -218,14 +223,18 @@ class LlamacppExternalHost:
     """Connects to servers that run already. Implements `ports.process.ReplicaHost`.
 
     `urls`: the base URL of each replica. `model_ref`: what they serve. `model_sha256`: what the operator says the digest is.
-    `ctx`: tokens that the pool promises for one task.
+    `ctx`: tokens that the pool promises for one task. `devices`: where the engines run, by the operator's word; they are looked at
+    only for an engine on this machine.
     """
 
     def __init__(
         self, urls: Mapping[ReplicaId, str], *, model_ref: str = "", model_sha256: str | None = None, strict: bool = True, ctx: int = 0,
         allow_simulated: bool = False, health_interval_s: float = HEALTH_INTERVAL_S, api_key: str = "",
+        devices: tuple[str, ...] = (), probe: DeviceProbe | None = None,
     ) -> None:  # fmt: skip
         self._endpoints = {replica_id: parse_endpoint(url, api_key) for replica_id, url in urls.items()}
+        self._gpus = cuda_indices(devices)
+        self._probe = probe or DeviceProbe()
         self._model_ref = model_ref
         self._model_sha256 = model_sha256
         self._strict = strict
@@ -251,7 +260,14 @@ class LlamacppExternalHost:
         """
         del model_ref
         description = Description(model_digest=self._model_sha256, strict=self._strict, ctx=self._ctx)
-        replica = LlamacppReplica(self._endpoints[replica_id], description, allow_simulated=self._allow_simulated)
+        endpoint = self._endpoints[replica_id]
+        gpus = self._gpus if _is_here(endpoint.host) else []
+        replica = LlamacppReplica(
+            endpoint,
+            description,
+            allow_simulated=self._allow_simulated,
+            read_devices=partial(self._probe.read, gpus),
+        )
         await await_healthy(replica, LOADING_TIMEOUT_S, UNREACHABLE_S)
         return _Endpoint(replica, on_exit, self._health_interval_s)
 
@@ -285,6 +301,10 @@ async def _unhealthy(replica: LlamacppReplica) -> str:
         return "" if await replica.health() else LOADING
     except EngineError as error:
         return str(error)
+
+
+def _is_here(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def _engine_version() -> str:
