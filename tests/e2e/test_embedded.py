@@ -23,7 +23,7 @@ from tests.waiting import until, until_async
 pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(180)]
 
 
-@pytest.mark.req("ORCH-2001", "ORCH-2002")
+@pytest.mark.req("ORCH-2001", "ORCH-2002", "ORCH-4034", "ORCH-4098", "ORCH-4218")
 async def test_prompt_is_answered_by_a_real_model(embedded: Daemon) -> None:
     """A chat question is streamed token by token, ends with a receipt, and stands in the task afterwards."""
     async with AsyncClient(embedded.url) as client:
@@ -45,7 +45,7 @@ async def test_prompt_is_answered_by_a_real_model(embedded: Daemon) -> None:
     assert metric(embedded.url, "tokens_out_total") - before == result.end.tokens_out
 
 
-@pytest.mark.req("ORCH-3045", "ORCH-3047")
+@pytest.mark.req("ORCH-3045")
 async def test_same_seed_gives_the_same_bytes_on_both_replicas(embedded: Daemon) -> None:
     """Many copies of one request, run on both replicas between others of mixed lengths, all give one text."""
     async with AsyncClient(embedded.url) as client:
@@ -62,7 +62,7 @@ async def test_same_seed_gives_the_same_bytes_on_both_replicas(embedded: Daemon)
     assert {r.started.determinism for r in same if r.started} == {"strict"}
 
 
-@pytest.mark.req("ORCH-1101", "ORCH-2103")
+@pytest.mark.req("ORCH-1101", "ORCH-3001", "ORCH-4132")
 def test_health_shows_the_cpu_and_every_replica(embedded: Daemon) -> None:
     """Health says that the pool runs on the CPU because its configuration allows it, and shows both processes."""
     health = httpx.get(f"{embedded.url}/v1/pools/smollm2/health", timeout=10).json()
@@ -91,7 +91,7 @@ def test_plain_curl_works(embedded: Daemon) -> None:
     assert b"event: end" in subprocess.run(at_once, capture_output=True, check=True, timeout=60).stdout
 
 
-@pytest.mark.req("ORCH-2003", "ORCH-3017")
+@pytest.mark.req("ORCH-2003", "ORCH-3017", "ORCH-4111")
 async def test_cancel_while_decoding_stops_the_stream_and_frees_the_slot(embedded: Daemon) -> None:
     """Cancel after the first token: the stream ends as canceled, nothing is appended, and the slot is free again."""
     async with AsyncClient(embedded.url) as client:
@@ -112,7 +112,7 @@ async def test_cancel_while_decoding_stops_the_stream_and_frees_the_slot(embedde
         assert (await client.task(stream.task_id)).text == told
 
 
-@pytest.mark.req("ORCH-3023", "ORCH-2004")
+@pytest.mark.req("ORCH-2004", "ORCH-3022", "ORCH-4248")
 async def test_session_counts_turns_and_looking_creates_none(embedded: Daemon) -> None:
     """A session exists from its first accepted task, counts its turns, and can be deleted twice."""
     session = "6f1c2f5e-2b1e-4b7e-9d7c-0d8f5b3c1a2b"
@@ -127,7 +127,7 @@ async def test_session_counts_turns_and_looking_creates_none(embedded: Daemon) -
         assert (await http.get(f"/v1/sessions/{session}")).status_code == 404
 
 
-@pytest.mark.req("ORCH-3014")
+@pytest.mark.req("ORCH-4062", "ORCH-4063")
 async def test_structured_output_and_stop_pass_through(embedded: Daemon) -> None:
     """json_schema yields JSON of that shape; a stop string ends the text before it."""
     # The bound keeps the number inside max_tokens whatever is drawn: an open integer may go on for ever.
@@ -153,7 +153,7 @@ async def test_structured_output_and_stop_pass_through(embedded: Daemon) -> None
         assert stopped["finish_reason"] == "stop"
 
 
-@pytest.mark.req("ORCH-3015")
+@pytest.mark.req("ORCH-4056", "ORCH-4147", "ORCH-4148")
 async def test_prompt_that_cannot_fit_is_refused_with_the_tokenizers_count(embedded: Daemon) -> None:
     """Too many bytes are counted by the engine: what fits is taken, what does not is refused with the exact room left."""
     async with httpx.AsyncClient(base_url=embedded.url, timeout=60) as http:
@@ -166,7 +166,7 @@ async def test_prompt_that_cannot_fit_is_refused_with_the_tokenizers_count(embed
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.req("ORCH-2007", "ORCH-3004", "ORCH-3006")
+@pytest.mark.req("ORCH-2007", "ORCH-3004", "ORCH-3006", "ORCH-4053")
 async def test_burst_of_500_ends_in_exactly_one_way_each(tmp_path: Path) -> None:
     """500 tasks against capacity 64: all are finished or refused, four of five retries are admitted, the sums agree."""
     config = tmp_path / "burst.yaml"
@@ -230,7 +230,7 @@ pools:
 """
 
 
-@pytest.mark.req("ORCH-3038", "ORCH-3040")
+@pytest.mark.req("ORCH-3038", "ORCH-4173")
 async def test_killed_replica_takes_only_its_own_streams_down(tmp_path: Path) -> None:
     """Killing one engine under load: the other's tasks finish, unstarted ones move, the replica comes back."""
     with running(tmp_path / "data") as daemon:
@@ -267,7 +267,7 @@ async def test_killed_replica_takes_only_its_own_streams_down(tmp_path: Path) ->
         assert metric(daemon.url, "replica_restarts_total") == 1
 
 
-@pytest.mark.req("ORCH-4011", "ORCH-4027")
+@pytest.mark.req("ORCH-4011", "ORCH-4027", "ORCH-4180", "ORCH-4182")
 async def test_kill_of_the_daemon_loses_no_accepted_task(tmp_path: Path) -> None:
     """After kill -9 of the daemon its engines go, and the next life runs every accepted task, in order, strict ones again."""
     first = Daemon(tmp_path / "data")
@@ -297,7 +297,7 @@ async def test_kill_of_the_daemon_loses_no_accepted_task(tmp_path: Path) -> None
     until(lambda: not any(e.is_running() for e in engines), deadline_s=30, what="no engine of the dead daemon left")
 
 
-@pytest.mark.req("ORCH-4012")
+@pytest.mark.req("ORCH-4210")
 def test_demo_answers_and_leaves_nothing_behind() -> None:
     """`make demo` streams an answer and leaves no process and no file."""
     before = {p.pid for p in psutil.process_iter()}

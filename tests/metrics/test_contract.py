@@ -26,7 +26,7 @@ def registry(contract: Contract) -> MetricsRegistry:
     return strict_registry(contract)
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4258", "ORCH-4275")
 def test_the_registry_is_the_contract() -> None:
     """Every name, type, label and bucket of the live registry is the committed one, and the packed copy is current."""
     contract = read_contract(CONTRACT_PATH.read_bytes())
@@ -36,7 +36,7 @@ def test_the_registry_is_the_contract() -> None:
     assert packed.read_text(encoding="utf-8") == CONTRACT_PATH.read_text(encoding="utf-8"), "run `make gen`"
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4258", "ORCH-4275")
 def test_names_and_labels_that_users_were_promised_are_there(contract: Contract) -> None:
     """The promised names with their types, labels and buckets, written down a second time on purpose."""
     found = {metric.name: (metric.type, " ".join(metric.labels)) for metric in contract.metrics}
@@ -138,7 +138,7 @@ def test_no_label_gets_past_its_budget(registry: MetricsRegistry, contract: Cont
     assert float(told.rpartition(" ")[2]) == refused
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4259")
 def test_values_over_budget_become_other_and_are_counted(registry: MetricsRegistry) -> None:
     """The fifth engine is `other`; each report of it is counted, and known engines go on by their names."""
     for number in range(7):
@@ -170,7 +170,7 @@ def test_what_becomes_other_in_a_gauge_adds_up_where_it_can(registry: MetricsReg
     )
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4260")
 def test_a_flood_of_label_values_does_not_fill_the_memory(registry: MetricsRegistry) -> None:
     """However many values come, the series stay bounded."""
     for number in range(5000):
@@ -180,6 +180,7 @@ def test_a_flood_of_label_values_does_not_fill_the_memory(registry: MetricsRegis
     assert len(registry._counters) == 1024
 
 
+@pytest.mark.req("ORCH-4258")
 def test_what_is_not_in_the_contract_is_told_once_and_stops_nothing(contract: Contract) -> None:
     """A wrong name, kind or number of labels is dropped and reported, once for each name."""
     faults: list[str] = []
@@ -196,6 +197,7 @@ def test_what_is_not_in_the_contract_is_told_once_and_stops_nothing(contract: Co
     assert list(lint_scrape(registry.render().decode(), contract)) == []
 
 
+@pytest.mark.req("ORCH-4261")
 def test_a_gauges_series_vanish_with_what_they_measured(registry: MetricsRegistry) -> None:
     """A pool that is gone is gone from the next scrape."""
     registry.replace_gauge("queue_depth", [((*REPLICA[:3], "batch"), 3), ((*REPLICA[:3], "interactive"), 1)])

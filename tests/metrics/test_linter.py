@@ -34,7 +34,7 @@ def test_a_good_scrape_has_no_differences() -> None:
     assert list(lint_scrape(filled(strict_registry(CONTRACT)), CONTRACT)) == []
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4262")
 @pytest.mark.parametrize(
     ("pattern", "replacement", "message"),
     [
@@ -62,7 +62,7 @@ def test_each_kind_of_difference_in_a_scrape_is_found(pattern: str, replacement:
     assert any(message in fault for fault in faults), faults
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4262")
 def test_a_label_over_its_budget_in_a_scrape_is_found() -> None:
     """A daemon that does not keep the budget is caught from outside."""
     registry = MetricsRegistry(msgspec.structs.replace(CONTRACT, budgets={**CONTRACT.budgets, "engine": 100}), print)
@@ -197,6 +197,7 @@ def test_the_command_reads_scrapes(tmp_path: Path) -> None:
     assert main(["--contract", str(tmp_path / "none")]) == 1
 
 
+@pytest.mark.req("ORCH-4259")
 def test_a_label_without_a_budget_is_refused() -> None:
     """No label can grow without bound because somebody forgot its budget."""
     content = json.loads(CONTRACT_PATH.read_text(encoding="utf-8"))

@@ -26,7 +26,19 @@ def stream(url: str, body: dict[str, object]) -> str:
     return "".join(line["t"] for line in lines if "t" in line)
 
 
-@pytest.mark.req("ORCH-2052", "ORCH-3035")
+@pytest.mark.req(
+    "ORCH-4024",
+    "ORCH-4037",
+    "ORCH-4079",
+    "ORCH-4264",
+    "ORCH-4265",
+    "ORCH-4266",
+    "ORCH-4267",
+    "ORCH-4269",
+    "ORCH-4274",
+    "ORCH-4277",
+    "ORCH-4278",
+)
 @pytest.mark.timeout(90)
 def test_a_live_scrape_and_a_live_log_keep_their_contracts(tmp_path: Path) -> None:
     """After tasks that ended well, were canceled and were refused: metrics by contract, log lines whole, no content."""
@@ -59,7 +71,7 @@ def test_a_live_scrape_and_a_live_log_keep_their_contracts(tmp_path: Path) -> No
     assert all(line["pool_id"] == "sim" and line["correlation_id"] for line in ends)
 
 
-@pytest.mark.req("ORCH-3036")
+@pytest.mark.req("ORCH-4197")
 @pytest.mark.timeout(90)
 def test_keys_work_while_the_daemon_serves(tmp_path: Path) -> None:
     """With a keys file nobody is anonymous; a new key works and a revoked one stops, without a restart."""
@@ -86,7 +98,7 @@ def test_keys_work_while_the_daemon_serves(tmp_path: Path) -> None:
     assert key.split("_", 2)[2] not in whole
 
 
-@pytest.mark.req("ORCH-3031")
+@pytest.mark.req("ORCH-4205")
 @pytest.mark.timeout(90)
 def test_a_broken_file_is_told_field_by_field_on_reload_and_changes_nothing(tmp_path: Path) -> None:
     """A reload tells the same problems as `check`, with JSON pointers; the old configuration stays."""

@@ -34,6 +34,7 @@ HUNT = settings(
         (PlacementMachine, "pin_ignored"),
     ],
 )
+@pytest.mark.req("ORCH-4236")
 def test_a_planted_bug_is_found(machine: type[RuleBasedStateMachine], mutant: str) -> None:
     """The machine that describes a rule fails when that rule is broken."""
     with MUTANTS[mutant](), pytest.raises(AssertionError):

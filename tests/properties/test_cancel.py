@@ -33,7 +33,7 @@ def reach(phase: str) -> Driver:
     return core
 
 
-@pytest.mark.req("ORCH-2003", "ORCH-3017")
+@pytest.mark.req("ORCH-2003")
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_cancel_is_done_in_every_phase(phase: str) -> None:
     """It is answered at once, behind the record of the end, and ends what had not ended."""
@@ -57,7 +57,7 @@ AFTERWARDS = st.lists(
 )
 
 
-@pytest.mark.req("ORCH-3017", "ORCH-3026")
+@pytest.mark.req("ORCH-4109", "ORCH-4110")
 @settings(max_examples=150, deadline=None)
 @given(phase=st.sampled_from(PHASES), afterwards=AFTERWARDS)
 def test_nothing_that_comes_after_a_cancel_undoes_it(phase: str, afterwards: list[str]) -> None:
@@ -91,7 +91,7 @@ def test_nothing_that_comes_after_a_cancel_undoes_it(phase: str, afterwards: lis
     assert core.task("t").state is TaskState.ENDED
 
 
-@pytest.mark.req("ORCH-3009", "ORCH-3017")
+@pytest.mark.req("ORCH-3017")
 def test_the_slot_of_a_canceled_task_is_reused_only_when_the_engine_has_stopped() -> None:
     """The next task starts on the close, not on the cancel."""
     core = Driver()

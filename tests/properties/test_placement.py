@@ -93,11 +93,13 @@ class PlacementMachine(RuleBasedStateMachine):
                 assert idle == [], f"{replica.replica_id} idles while {idle} wait"
 
 
-TestPlacement = pytest.mark.req("ORCH-3008", "ORCH-3010", "ORCH-3011")(PlacementMachine.TestCase)
+TestPlacement = pytest.mark.req("ORCH-3008", "ORCH-3010", "ORCH-3011", "ORCH-4154", "ORCH-4162", "ORCH-4236")(
+    PlacementMachine.TestCase
+)
 TestPlacement.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-@pytest.mark.req("ORCH-3009")
+@pytest.mark.req("ORCH-3009", "ORCH-3011")
 def test_an_idle_sibling_takes_the_head_of_the_longer_queue() -> None:
     """Binding is late: what waits in one pool starts in its sibling as soon as that has a slot."""
     core = Driver(pool_settings("a"), pool_settings("b"))
@@ -121,7 +123,7 @@ def warm_core(**fields: object) -> Driver:
     return core
 
 
-@pytest.mark.req("ORCH-3008")
+@pytest.mark.req("ORCH-3013", "ORCH-4250")
 def test_a_task_waits_for_its_warm_replica_and_is_passed_at_most_four_times() -> None:
     """Later tasks take the cold slot, but not for ever."""
     core = warm_core()
@@ -138,7 +140,7 @@ def test_a_task_waits_for_its_warm_replica_and_is_passed_at_most_four_times() ->
     assert passed == ["later0", "later1", "later2", "later3"]
 
 
-@pytest.mark.req("ORCH-3008")
+@pytest.mark.req("ORCH-3013")
 def test_the_warm_slot_goes_to_the_session_that_waits_for_it() -> None:
     """When the warm replica frees in time, the waiting turn starts there."""
     core = warm_core()
@@ -148,7 +150,7 @@ def test_the_warm_slot_goes_to_the_session_that_waits_for_it() -> None:
     assert (start.key, start.replica_id) == (key("warm"), ReplicaId("pr0"))
 
 
-@pytest.mark.req("ORCH-3008")
+@pytest.mark.req("ORCH-3013", "ORCH-4250")
 def test_waiting_for_warmth_ends_after_a_second_whatever_else_happens() -> None:
     """Traffic in other pools does not put the end of the wait off."""
     core = warm_core()
@@ -162,7 +164,7 @@ def test_waiting_for_warmth_ends_after_a_second_whatever_else_happens() -> None:
     assert core.starts[-1] == "warm"
 
 
-@pytest.mark.req("ORCH-3008", "ORCH-3047")
+@pytest.mark.req("ORCH-4251")
 @pytest.mark.parametrize("wish", [{"kv_hint": "cold"}, {"session_id": None}])
 def test_who_asked_for_no_warmth_does_not_wait_for_it(wish: dict[str, object]) -> None:
     """A cold or sessionless task takes the free slot at once."""
@@ -171,7 +173,7 @@ def test_who_asked_for_no_warmth_does_not_wait_for_it(wish: dict[str, object]) -
     assert core.starts[-1] == "t"
 
 
-@pytest.mark.req("ORCH-3008", "ORCH-3047")
+@pytest.mark.req("ORCH-4167", "ORCH-4251")
 def test_strict_never_waits_for_warmth() -> None:
     """A strict turn takes the first free slot, and its engine reuses no cache."""
     core = Driver(pool_settings(replicas=2))

@@ -145,5 +145,7 @@ class QueueMachine(RuleBasedStateMachine):
                 assert lines[priority].position(task) == position
 
 
-TestQueue = pytest.mark.req("ORCH-3004", "ORCH-3005", "ORCH-3006")(QueueMachine.TestCase)
+TestQueue = pytest.mark.req(
+    "ORCH-3004", "ORCH-3005", "ORCH-3006", "ORCH-4157", "ORCH-4158", "ORCH-4159", "ORCH-4160", "ORCH-4161", "ORCH-4236"
+)(QueueMachine.TestCase)
 TestQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -11,7 +11,7 @@ from orchqueue.core.outcome import Outcome
 from tests.unit.core.driving import Driver, pool_settings
 
 
-@pytest.mark.req("ORCH-2007")
+@pytest.mark.req("ORCH-4119")
 @given(
     free_ms=st.integers(0, 10_000),
     interval_ms=st.integers(0, 5_000),
@@ -30,7 +30,7 @@ def test_promises_never_meet(free_ms: int, interval_ms: int, gaps_ms: list[int])
         last_at_ms = now_ms + wait_ms
 
 
-@pytest.mark.req("ORCH-2007")
+@pytest.mark.req("ORCH-4119")
 @given(refused=st.integers(2, 40), slots=st.sampled_from([1, 2, 4]), tokens=st.integers(1, 64))
 def test_a_burst_is_sent_away_in_rising_steps(refused: int, slots: int, tokens: int) -> None:
     """Of n clients refused at the same instant each is told a later time than the one before."""
@@ -47,7 +47,7 @@ def test_a_burst_is_sent_away_in_rising_steps(refused: int, slots: int, tokens: 
     assert all(early < late for early, late in itertools.pairwise(times))
 
 
-@pytest.mark.req("ORCH-2007", "ORCH-3029")
+@pytest.mark.req("ORCH-4119")
 def test_the_promise_follows_the_rate_at_which_places_free() -> None:
     """Four times the slots, a quarter of the wait between two promises."""
     steps = []

@@ -80,5 +80,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert len(state.sessions) == before, "a look creates nothing"
 
 
-TestSessions = pytest.mark.req("ORCH-3021", "ORCH-3022", "ORCH-2004", "ORCH-2005")(SessionMachine.TestCase)
+TestSessions = pytest.mark.req(
+    "ORCH-2004", "ORCH-2005", "ORCH-3021", "ORCH-3022", "ORCH-4236", "ORCH-4244", "ORCH-4248"
+)(SessionMachine.TestCase)
 TestSessions.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)

@@ -63,5 +63,5 @@ class SlotMachine(RuleBasedStateMachine):
             assert self.slots.holders(replica) == {a for a, where in self.held.items() if where == replica}
 
 
-TestSlots = pytest.mark.req("ORCH-3009")(SlotMachine.TestCase)
+TestSlots = pytest.mark.req("ORCH-3009", "ORCH-4164", "ORCH-4236")(SlotMachine.TestCase)
 TestSlots.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

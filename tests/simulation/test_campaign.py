@@ -13,7 +13,26 @@ CHUNK = 25
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.req("ORCH-3004", "ORCH-3005", "ORCH-3017", "ORCH-3026", "ORCH-3038", "ORCH-4011", "ORCH-4013")
+@pytest.mark.req(
+    "ORCH-3004",
+    "ORCH-3005",
+    "ORCH-3007",
+    "ORCH-3015",
+    "ORCH-3017",
+    "ORCH-4011",
+    "ORCH-4013",
+    "ORCH-4091",
+    "ORCH-4152",
+    "ORCH-4155",
+    "ORCH-4161",
+    "ORCH-4173",
+    "ORCH-4237",
+    "ORCH-4264",
+    "ORCH-4265",
+    "ORCH-4266",
+    "ORCH-4267",
+    "ORCH-4268",
+)
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_every_seed_keeps_every_promise(first: int) -> None:
     """No audited promise is broken in a run, and after healing nothing is owed."""
@@ -23,6 +42,7 @@ def test_every_seed_keeps_every_promise(first: int) -> None:
 
 
 @pytest.mark.parametrize("seed", campaign.kept_seeds())
+@pytest.mark.req("ORCH-4239")
 def test_seeds_that_once_failed_stay_mended(seed: int) -> None:
     """Whatever a seed has found once is looked for always."""
     report = run(seed)
@@ -31,6 +51,7 @@ def test_seeds_that_once_failed_stay_mended(seed: int) -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.req("ORCH-4238")
 def test_every_planted_bug_is_caught(name: str) -> None:
     """Each mutant breaks a promise that the auditor notices within the seeds that the clean core passes."""
     with MUTANTS[name]():
@@ -39,6 +60,7 @@ def test_every_planted_bug_is_caught(name: str) -> None:
     assert found.problem.startswith("violation"), found.problem
 
 
+@pytest.mark.req("ORCH-4237")
 def test_a_seed_tells_the_same_story_twice() -> None:
     """A replay shows exactly what happened the first time."""
     stories = []
@@ -50,6 +72,7 @@ def test_a_seed_tells_the_same_story_twice() -> None:
     assert len(stories[0]) > 50
 
 
+@pytest.mark.req("ORCH-4237")
 def test_every_fault_is_drawn_and_most_ends_are_reached() -> None:
     """The seeds of the suite switch every fault on somewhere and see most ways in which a task can end."""
     drawn = {fault for seed in range(SEEDS) for fault in draw(seed).faults}
@@ -71,6 +94,7 @@ def test_every_fault_is_drawn_and_most_ends_are_reached() -> None:
     } <= ends
 
 
+@pytest.mark.req("ORCH-4239")
 def test_a_failure_begins_with_the_command_that_repeats_it(capsys: pytest.CaptureFixture[str]) -> None:
     """The first line of a failing campaign names seed, faults and replay command, and its status is 1."""
     with MUTANTS["finish_twice"]():

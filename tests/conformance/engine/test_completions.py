@@ -15,14 +15,14 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 LONG = TaskSpec(prompt="Once upon a time", seed=7, max_tokens=400, sampling=Sampling(ignore_eos=True))
 
 
-@pytest.mark.req("ORCH-3003")
+@pytest.mark.req("ORCH-4212", "ORCH-4218")
 async def test_health_and_properties(replica: LlamacppReplica) -> None:
     """A loaded engine is healthy and tells its slots."""
     assert await replica.health()
     assert (await replica.props()).total_slots == 1
 
 
-@pytest.mark.req("ORCH-3003", "ORCH-3045")
+@pytest.mark.req("ORCH-3003", "ORCH-4135")
 async def test_self_test_proves_a_strict_replica(replica: LlamacppReplica) -> None:
     """The self-test of a one-slot engine proves strictness, measures rates and bounds the template."""
     facts = await replica.self_test()
@@ -41,7 +41,7 @@ async def test_self_test_proves_a_strict_replica(replica: LlamacppReplica) -> No
     assert added <= facts.template_fixed_bytes + len(messages) * facts.template_message_bytes
 
 
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-3045", "ORCH-4212")
 async def test_same_request_same_text(replica: LlamacppReplica) -> None:
     """The same prompt and seed give the same text with other requests of other lengths in between."""
     spec = TaskSpec(prompt="Emoji 😀 and words:", seed=1001, max_tokens=24, sampling=Sampling(ignore_eos=True))
@@ -54,7 +54,7 @@ async def test_same_request_same_text(replica: LlamacppReplica) -> None:
     assert texts.pop()
 
 
-@pytest.mark.req("ORCH-3046")
+@pytest.mark.req("ORCH-4172")
 async def test_seed_and_profile_matter(replica: LlamacppReplica) -> None:
     """Another seed gives another text under `v1`, and the same one under `greedy-v1`."""
     sampling = Sampling(ignore_eos=True)
@@ -65,7 +65,7 @@ async def test_seed_and_profile_matter(replica: LlamacppReplica) -> None:
     assert greedy[0] == greedy[1]
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4214")
 async def test_counts_are_the_engines(replica: LlamacppReplica) -> None:
     """The last count equals the completion's, a limit ends with `length`, and the prompt's tokens are told."""
     spec = TaskSpec(prompt="Count the stars above", seed=5, max_tokens=12, sampling=Sampling(ignore_eos=True))
@@ -77,6 +77,7 @@ async def test_counts_are_the_engines(replica: LlamacppReplica) -> None:
     assert run.completion.tokens_in == await replica.count_prompt(spec)
 
 
+@pytest.mark.req("ORCH-4062")
 async def test_stop_strings_are_left_out(replica: LlamacppReplica) -> None:
     """A stop string ends the text before it, with `stop`."""
     plain = TaskSpec(prompt="The weather in the city", seed=11, max_tokens=40, sampling=Sampling(ignore_eos=True))
@@ -88,6 +89,7 @@ async def test_stop_strings_are_left_out(replica: LlamacppReplica) -> None:
     assert stopped.text == whole[: whole.index(word)]
 
 
+@pytest.mark.req("ORCH-4036")
 async def test_messages_go_through_the_template(replica: LlamacppReplica) -> None:
     """A chat is rendered by the model's template before it is decoded and counted."""
     spec = TaskSpec(messages=(Message("user", "Say hello"),), seed=5, max_tokens=4)
@@ -98,6 +100,7 @@ async def test_messages_go_through_the_template(replica: LlamacppReplica) -> Non
     assert run.completion.tokens_in == await replica.count_prompt(spec)
 
 
+@pytest.mark.req("ORCH-4056")
 async def test_nul_and_controls_are_not_cut(replica: LlamacppReplica) -> None:
     """A NUL in the prompt costs tokens of its own and what follows it is read."""
     spec = TaskSpec(prompt="before\0after \u0007 and more", seed=1, max_tokens=2)
@@ -109,12 +112,14 @@ async def test_nul_and_controls_are_not_cut(replica: LlamacppReplica) -> None:
     assert run.completion.tokens_in == await replica.count_prompt(spec)
 
 
+@pytest.mark.req("ORCH-4063")
 async def test_grammar_binds(replica: LlamacppReplica) -> None:
     """A grammar decides the text."""
     spec = TaskSpec(prompt="Yes or no?", seed=1, max_tokens=10, sampling=Sampling(grammar='root ::= "certainly"'))
     assert (await decode(replica, spec)).text == "certainly"
 
 
+@pytest.mark.req("ORCH-4063")
 async def test_json_schema_binds(replica: LlamacppReplica) -> None:
     """With a schema the text is JSON."""
     schema = '{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}'
@@ -148,6 +153,7 @@ async def test_json_schema_binds(replica: LlamacppReplica) -> None:
         "bad-schema",
     ],
 )
+@pytest.mark.req("ORCH-4216")
 async def test_what_cannot_be_served_is_rejected(replica: LlamacppReplica, spec: TaskSpec) -> None:
     """What no engine will ever do for this request is `rejected`, before any text."""
     run = await decode(replica, spec)
@@ -156,7 +162,7 @@ async def test_what_cannot_be_served_is_rejected(replica: LlamacppReplica, spec:
     assert not run.reads
 
 
-@pytest.mark.req("ORCH-3017")
+@pytest.mark.req("ORCH-3017", "ORCH-4213")
 async def test_abort_inside_the_first_chunk_frees_the_slot(replica: LlamacppReplica) -> None:
     """An abort from inside the sink ends all text at once, and `closed` comes when the slot is free."""
     for _ in range(5):
@@ -168,7 +174,7 @@ async def test_abort_inside_the_first_chunk_frees_the_slot(replica: LlamacppRepl
         assert await idle(replica)
 
 
-@pytest.mark.req("ORCH-3017")
+@pytest.mark.req("ORCH-3017", "ORCH-4213")
 async def test_abort_at_once_and_during_prefill_frees_the_slot(replica: LlamacppReplica) -> None:
     """An abort before anything was sent, right after, and during prefill leaves no slot busy."""
     spec = TaskSpec(prompt="word " * 1200, seed=1, max_tokens=300, sampling=Sampling(ignore_eos=True))
@@ -206,6 +212,7 @@ async def test_abort_after_the_end_changes_nothing(replica: LlamacppReplica) -> 
     assert run.completion is not None
 
 
+@pytest.mark.req("ORCH-4273")
 async def test_scrape_tells_the_kv_use(replica: LlamacppReplica) -> None:
     """The KV ratio lies between 0 and 1."""
     ratio = (await replica.scrape()).kv_usage_ratio

@@ -22,7 +22,7 @@ LONG = TaskSpec(prompt="Tell me", seed=3, max_tokens=2000, sampling=Sampling(ign
     [(400, "rejected"), (422, "rejected"), (429, "overloaded"), (409, "overloaded"), (425, "overloaded"),
      (503, "overloaded"), (500, "engine_error"), (502, "engine_error"), (401, "engine_error"), (404, "engine_error")],
 )  # fmt: skip
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4212", "ORCH-4216")
 async def test_statuses(simulate: StartSimulated, status: int, failure: str) -> None:
     """Each upstream status means one kind of failure."""
     engine = await simulate()
@@ -38,6 +38,7 @@ async def test_statuses(simulate: StartSimulated, status: int, failure: str) -> 
     [("eof_after", "lost"), ("error_after", "engine_error"), ("broken_utf8_after", "engine_error"),
      ("broken_json_after", "engine_error"), ("exit_after", "lost")],
 )  # fmt: skip
+@pytest.mark.req("ORCH-4217")
 async def test_failures_in_the_stream(simulate: StartSimulated, fault: str, failure: str) -> None:
     """A stream that breaks keeps what came before, fails once, and is closed when the slot is free or the engine dead."""
     engine = await simulate("--tokens-per-s", "500")
@@ -50,6 +51,7 @@ async def test_failures_in_the_stream(simulate: StartSimulated, fault: str, fail
     assert whole.startswith(run.text)
 
 
+@pytest.mark.req("ORCH-4215")
 async def test_split_frames_are_put_together(simulate: StartSimulated) -> None:
     """Frames that arrive in pieces of a few bytes give the same text."""
     engine = await simulate("--tokens-per-s", "1000")
@@ -75,7 +77,7 @@ async def test_a_slot_that_ignores_the_abort_is_waited_for(simulate: StartSimula
     assert await idle(replica)
 
 
-@pytest.mark.req("ORCH-3017")
+@pytest.mark.req("ORCH-3017", "ORCH-4213")
 async def test_another_clients_work_does_not_hold_up_a_close(simulate: StartSimulated) -> None:
     """On a shared engine an abort waits for its own slot only."""
     engine = await simulate("--slots", "2")
@@ -99,7 +101,7 @@ async def test_a_server_without_slots_is_given_time(simulate: StartSimulated) ->
     assert "slots" in facts.selftest_note
 
 
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-4135")
 async def test_an_engine_that_is_not_deterministic_is_not_proven(simulate: StartSimulated) -> None:
     """Texts that differ are found by the self-test, and no known answer is given."""
     engine = await simulate("--faults", '{"not_deterministic": true}', "--tokens-per-s", "1000")
@@ -109,6 +111,7 @@ async def test_an_engine_that_is_not_deterministic_is_not_proven(simulate: Start
     assert "different texts" in facts.selftest_note
 
 
+@pytest.mark.req("ORCH-4167")
 async def test_several_slots_are_never_strict(simulate: StartSimulated) -> None:
     """An engine that batches is measured but not proven."""
     engine = await simulate("--slots", "4", "--tokens-per-s", "1000")
@@ -118,6 +121,7 @@ async def test_several_slots_are_never_strict(simulate: StartSimulated) -> None:
     assert facts.decode_us_per_token > 0
 
 
+@pytest.mark.req("ORCH-4035")
 async def test_a_simulated_engine_is_refused(simulate: StartSimulated) -> None:
     """Without the explicit flag no simulated engine passes the self-test."""
     engine = await simulate()
@@ -125,6 +129,7 @@ async def test_a_simulated_engine_is_refused(simulate: StartSimulated) -> None:
         await LlamacppReplica(parse_endpoint(engine.url)).self_test()
 
 
+@pytest.mark.req("ORCH-3003")
 async def test_a_self_test_that_fails_says_why(simulate: StartSimulated) -> None:
     """A decode that breaks fails the self-test with the engine's words."""
     engine = await simulate("--faults", '{"status": 500}')
@@ -132,6 +137,7 @@ async def test_a_self_test_that_fails_says_why(simulate: StartSimulated) -> None
         await engine.replica().self_test()
 
 
+@pytest.mark.req("ORCH-4219")
 async def test_the_key_is_shown(simulate: StartSimulated) -> None:
     """An engine with a key is served with it and refuses without."""
     engine = await simulate("--api-key", "k3y")
@@ -164,6 +170,7 @@ async def test_abort_during_a_slow_template(simulate: StartSimulated) -> None:
     assert run.failure is None
 
 
+@pytest.mark.req("ORCH-4217")
 async def test_nobody_listens(simulate: StartSimulated) -> None:
     """A refused connection is a lost attempt, an unhealthy answer an EngineError."""
     engine = await simulate()
@@ -176,6 +183,7 @@ async def test_nobody_listens(simulate: StartSimulated) -> None:
         await replica.health()
 
 
+@pytest.mark.req("ORCH-4217")
 async def test_close_ends_what_runs(simulate: StartSimulated) -> None:
     """Closing a replica fails its running attempts as lost and closes them, aborted ones too."""
     engine = await simulate("--slots", "2")
@@ -206,6 +214,7 @@ async def test_a_silent_engine_can_be_aborted(simulate: StartSimulated) -> None:
     assert await idle(replica)
 
 
+@pytest.mark.req("ORCH-4064")
 async def test_an_ignored_schema_is_told(simulate: StartSimulated) -> None:
     """When the engine's text does not match the schema, the attempt fails instead of ending well."""
     engine = await simulate()
@@ -223,6 +232,7 @@ async def test_answers_are_bounded(simulate: StartSimulated) -> None:
         await request(parse_endpoint(engine.url), "POST", "/completion", b'{"prompt":"x","n_predict":3}')
 
 
+@pytest.mark.req("ORCH-4137")
 async def test_a_context_below_the_promise_fails_the_self_test(simulate: StartSimulated) -> None:
     """An engine whose slots are smaller than the pool's ctx does not become ready, and says both figures."""
     engine = await simulate("--ctx", "512")
@@ -231,7 +241,7 @@ async def test_a_context_below_the_promise_fails_the_self_test(simulate: StartSi
         await replica.self_test()
 
 
-@pytest.mark.req("ORCH-3017")
+@pytest.mark.req("ORCH-3017", "ORCH-4213")
 async def test_a_request_on_its_way_to_a_slot_is_waited_for(simulate: StartSimulated) -> None:
     """An abort before the request reached a slot closes only when it has come there and gone."""
     engine = await simulate()

@@ -56,7 +56,7 @@ async def test_an_empty_append_gives_the_last_number_and_commits_nothing(bed: Be
     journal.close()
 
 
-@pytest.mark.req("ORCH-4011")
+@pytest.mark.req("ORCH-4179")
 async def test_waiting_tasks_come_back_in_order_of_acceptance(bed: Bed) -> None:
     """After a restart the order is the order of acceptance, with what was bound marked."""
     names = [f"{number * 7919 % 1000:04d}" for number in range(300)]
@@ -116,6 +116,7 @@ async def test_a_task_with_every_field_comes_back_equal(bed: Bed) -> None:
     later.close()
 
 
+@pytest.mark.req("ORCH-4085")
 async def test_ended_tasks_are_kept_whole_in_order_of_their_end_until_forgotten(bed: Bed) -> None:
     """Text and figures of an ended task survive; after `Forgotten` nothing of it does."""
     journal, watcher = bed.journal(), Watcher()
@@ -151,6 +152,7 @@ async def test_a_name_that_was_forgotten_can_be_accepted_again_at_the_back(bed: 
     later.close()
 
 
+@pytest.mark.req("ORCH-4187")
 async def test_a_failing_disk_is_told_once_and_nothing_is_lost_or_reordered(bed: Bed) -> None:
     """While commits fail nothing is reported durable; afterwards everything is, in order."""
     journal, watcher = bed.journal(), Watcher()
@@ -174,7 +176,7 @@ async def test_a_failing_disk_is_told_once_and_nothing_is_lost_or_reordered(bed:
     later.close()
 
 
-@pytest.mark.req("ORCH-4013")
+@pytest.mark.req("ORCH-4188")
 async def test_the_reason_of_a_stall_names_no_path(bed: Bed) -> None:
     """Whoever is refused reads the reason, with a key or without: it is in words, and says nothing of the machine."""
     journal, watcher = bed.journal(), Watcher()

@@ -73,7 +73,7 @@ def test_nothing_reported_durable_is_missing_after_kill_9(tmp_path: Path, kill_a
     journal.close()
 
 
-@pytest.mark.req("ORCH-4013")
+@pytest.mark.req("ORCH-4187")
 def test_a_full_disk_stalls_and_heals_without_loss(tmp_path: Path) -> None:
     """A real file-size limit makes commits fail; when it is lifted everything is committed."""
     path = tmp_path / "journal.sqlite"
@@ -105,6 +105,7 @@ async def test_a_copy_of_the_files_taken_between_two_commits_recovers(tmp_path: 
     later.close()
 
 
+@pytest.mark.req("ORCH-4184")
 async def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
     """Prompts and answers are private, in the write-ahead log too, also after somebody widened the mode."""
     path = tmp_path / "journal.sqlite"
@@ -116,7 +117,7 @@ async def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4085")
 async def test_a_forgotten_answer_is_not_left_in_the_file(tmp_path: Path) -> None:
     """Forgetting overwrites: neither prompt nor text can be found in the bytes afterwards."""
     path = tmp_path / "journal.sqlite"
@@ -146,6 +147,7 @@ def test_a_second_process_is_told_that_the_journal_is_in_use(tmp_path: Path) -> 
     journal.close()
 
 
+@pytest.mark.req("ORCH-4185")
 async def test_a_damaged_file_is_refused_with_advice(tmp_path: Path) -> None:
     """Overwritten pages and plain rubbish are both told as damage, with what to do."""
     path = tmp_path / "journal.sqlite"
@@ -174,6 +176,7 @@ async def test_a_record_that_cannot_be_decoded_names_its_task(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.req("ORCH-4185")
 async def test_another_schema_is_refused(tmp_path: Path, version: int) -> None:
     """A journal of a release with another schema is left alone."""
     path = tmp_path / "journal.sqlite"
@@ -185,6 +188,7 @@ async def test_another_schema_is_refused(tmp_path: Path, version: int) -> None:
         _journal(path).recover()
 
 
+@pytest.mark.req("ORCH-4185")
 async def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
     """A database of another program is neither used nor changed in mode."""
     path = tmp_path / "other.sqlite"

@@ -47,7 +47,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4194")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -64,7 +64,7 @@ def test_unknown_callers_get_401(guarded: Stage, headers: dict[str, str]) -> Non
     assert set(response.json()) == {"message", "correlation_id"}
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4024", "ORCH-4192", "ORCH-4193")
 @pytest.mark.parametrize(
     ("key", "path", "status"),
     [("acme-key", "/v1/tasks", 200), ("acme-key", "/v1/pools", 403), ("ops-key", "/v1/pools", 200),
@@ -76,13 +76,13 @@ def test_scopes(guarded: Stage, key: str, path: str, status: int) -> None:
     assert httpx.get(guarded.url + path, headers={"X-API-Key": key}).status_code == status
 
 
-@pytest.mark.req("ORCH-4025")
+@pytest.mark.req("ORCH-4134")
 def test_probes_need_no_key(guarded: Stage) -> None:
     """Probes answer anyone."""
     assert [httpx.get(guarded.url + path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
 
 
-@pytest.mark.req("ORCH-3036")
+@pytest.mark.req("ORCH-3036", "ORCH-4067")
 def test_other_tenants_tasks_are_unknown(guarded: Stage) -> None:
     """Another tenant's task can neither be seen, read, cancelled nor listed, and its id is free for oneself."""
     url = f"{guarded.url}/v1/tasks"
@@ -98,7 +98,7 @@ def test_other_tenants_tasks_are_unknown(guarded: Stage) -> None:
     assert [one.client_id for one in guarded.runtime.accepted.values()] == ["k1", "k2"]
 
 
-@pytest.mark.req("ORCH-2008")
+@pytest.mark.req("ORCH-4069")
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -117,12 +117,13 @@ def test_web_pages_cannot_post(stage: Stage, headers: dict[str, str], status: in
     assert stage.runtime.submissions == (1 if status == 202 else 0)
 
 
+@pytest.mark.req("ORCH-4192")
 def test_a_shown_key_decides_alone(stage: Stage) -> None:
     """A wrong key is wrong also where none would have been needed."""
     assert httpx.get(f"{stage.url}/v1/tasks", headers=bearer("wrong")).status_code == 401
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4070")
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
 def test_a_proxy_s_callers_are_not_this_machine_s(stage: Stage, header: str) -> None:
     """A proxy on this machine does not lend its callers the right to come without a key."""

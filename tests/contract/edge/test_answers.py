@@ -48,7 +48,7 @@ def posted(stage: Stage, **fields: object) -> httpx.Response:
     return httpx.post(f"{stage.url}/v1/tasks", json={"task_id": TASK, "prompt": "hi", **fields})
 
 
-@pytest.mark.req("ORCH-2001", "ORCH-2007")
+@pytest.mark.req("ORCH-2001", "ORCH-3046", "ORCH-4050", "ORCH-4051")
 def test_post_is_accepted(stage: Stage) -> None:
     """A task gets its 202 with position, prediction, seed and links, also in the headers."""
     response = posted(stage, session_id=SESSION.upper(), sampling={"temperature": 0, "json_schema": {"z": 1, "a": 2}})
@@ -62,7 +62,7 @@ def test_post_is_accepted(stage: Stage) -> None:
     assert spec.seed == response.json()["seed"]
 
 
-@pytest.mark.req("ORCH-2001")
+@pytest.mark.req("ORCH-2001", "ORCH-2008", "ORCH-4054")
 def test_plain_curl_is_understood(stage: Stage) -> None:
     """What `curl -d` sends, with a form's type and no id, is a task with an id of ours."""
     form = {"content-type": "application/x-www-form-urlencoded"}
@@ -105,7 +105,7 @@ def test_other_ends_are_told_in_the_stream(stage: Stage, outcome: Outcome) -> No
     assert ("event: error" if outcome is Outcome.WALL_TIMEOUT else "event: end") in response.text
 
 
-@pytest.mark.req("ORCH-3024")
+@pytest.mark.req("ORCH-4054")
 def test_ids_are_the_same_in_any_case(stage: Stage) -> None:
     """A task posted in capitals is the one that is read in small letters."""
     first = posted(stage)
@@ -117,7 +117,7 @@ def test_ids_are_the_same_in_any_case(stage: Stage) -> None:
     check_declared(other, "createTask")
 
 
-@pytest.mark.req("ORCH-2006", "ORCH-2007")
+@pytest.mark.req("ORCH-2006", "ORCH-2007", "ORCH-4115")
 @pytest.mark.parametrize("outcome", REFUSALS, ids=lambda outcome: outcome.value)
 def test_every_refusal_is_told(stage: Stage, outcome: Outcome) -> None:
     """Each row of the outcome table becomes its status and envelope; waiting is told in seconds rounded up."""
@@ -139,6 +139,7 @@ def test_every_refusal_is_told(stage: Stage, outcome: Outcome) -> None:
         check_declared(response, "createTask")
 
 
+@pytest.mark.req("ORCH-4121")
 def test_unknown_backoff_still_says_when(stage: Stage) -> None:
     """A refusal that knows no time to wait names one second rather than none."""
     stage.runtime.refusal = Refusal(Outcome.POOL_UNREADY, "loading")
@@ -147,7 +148,7 @@ def test_unknown_backoff_still_says_when(stage: Stage) -> None:
     assert (response.headers["retry-after"], response.headers["x-backoff-ms"]) == ("1", "1000")
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-4117")
 def test_a_bug_is_an_answer_too(stage: Stage) -> None:
     """An exception becomes INTERNAL and a log line, neither of which holds what the exception said."""
     stage.runtime.bug = RuntimeError("the prompt was hi")
@@ -160,7 +161,7 @@ def test_a_bug_is_an_answer_too(stage: Stage) -> None:
     assert "the prompt" not in json.dumps(logged)
 
 
-@pytest.mark.req("ORCH-4002")
+@pytest.mark.req("ORCH-4002", "ORCH-4053")
 def test_task_through_its_life(stage: Stage) -> None:
     """A task is looked at while it waits, after it ended well, and after it failed."""
     posted(stage)
@@ -176,6 +177,7 @@ def test_task_through_its_life(stage: Stage) -> None:
     assert ended.json()["receipt"]["digest"] == "185f8db32271fe25f561a6fc938b2e264306ec304eda518007d1764826381969"
 
 
+@pytest.mark.req("ORCH-4002")
 def test_failed_task_tells_its_error(stage: Stage) -> None:
     """A task that failed shows the envelope with the correlation id it was posted under."""
     response = httpx.post(
@@ -205,7 +207,7 @@ def test_tasks_are_listed_in_pages(stage: Stage) -> None:
     assert [task["task_id"] for task in batch.json()["tasks"]] == [TASK]
 
 
-@pytest.mark.req("ORCH-2003")
+@pytest.mark.req("ORCH-2003", "ORCH-4110")
 def test_cancel_answers_204_each_time(stage: Stage) -> None:
     """Cancelling, and cancelling again, is 204; nothing known is 404."""
     posted(stage)
@@ -228,7 +230,17 @@ def test_sessions(stage: Stage) -> None:
     assert stage.runtime.forgotten == [(LOCAL, SESSION)]
 
 
-@pytest.mark.req("ORCH-2060", "ORCH-2103", "ORCH-2104", "ORCH-4024", "ORCH-4025", "ORCH-4030")
+@pytest.mark.req(
+    "ORCH-2060",
+    "ORCH-2103",
+    "ORCH-2104",
+    "ORCH-4024",
+    "ORCH-4025",
+    "ORCH-4030",
+    "ORCH-4080",
+    "ORCH-4132",
+    "ORCH-4280",
+)
 @pytest.mark.parametrize(
     ("path", "operation_id"),
     [
@@ -244,7 +256,7 @@ def test_what_operators_read(stage: Stage, path: str, operation_id: str) -> None
     check_declared(response, operation_id)
 
 
-@pytest.mark.req("ORCH-2101", "ORCH-2102", "ORCH-3034")
+@pytest.mark.req("ORCH-2101", "ORCH-2102", "ORCH-3034", "ORCH-4130")
 @pytest.mark.parametrize(
     ("verb", "body", "operation_id"),
     [("drain", {}, "drainPool"), ("drain", None, "drainPool"), ("drain", {"deadline_ms": 9_000}, "drainPool"),
@@ -265,6 +277,7 @@ def test_steering_a_pool(stage: Stage, verb: str, body: dict[str, object] | None
     check_declared(refused, operation_id)
 
 
+@pytest.mark.req("ORCH-4205")
 def test_config_reload(stage: Stage) -> None:
     """A reload of the configuration tells what changed, or every reason why nothing did."""
     response = httpx.post(f"{stage.url}/v1/config/reload")
@@ -276,7 +289,7 @@ def test_config_reload(stage: Stage) -> None:
     assert [fault["pointer"] for fault in refused.json()["faults"]] == ["/pools/0", "/slo"]
 
 
-@pytest.mark.req("ORCH-4025")
+@pytest.mark.req("ORCH-4025", "ORCH-4133")
 def test_not_ready_says_why(stage: Stage) -> None:
     """Readiness is 503 with the reasons while liveness stays 200."""
     stage.runtime.reasons = ["pool default: loading"]
@@ -296,7 +309,7 @@ def test_bad_correlation_id_is_replaced(stage: Stage, given: str) -> None:
     assert uuid.UUID(response.headers["x-correlation-id"]).version == 4
 
 
-@pytest.mark.req("ORCH-2052")
+@pytest.mark.req("ORCH-4079")
 def test_each_request_is_logged_once_under_its_id(stage: Stage) -> None:
     """One log line per request carries the correlation id, the tenant, the task and the status."""
     posted(stage)

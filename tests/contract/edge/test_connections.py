@@ -25,7 +25,7 @@ from tests.contract.edge.wire import (
 from tests.waiting import until
 
 
-@pytest.mark.req("ORCH-4012")
+@pytest.mark.req("ORCH-4209")
 def test_stopping_ends_streams_properly() -> None:
     """A stop lets readers go with a whole response, so that they can tell it from a cut and resume."""
     with running() as stage:
@@ -38,7 +38,7 @@ def test_stopping_ends_streams_properly() -> None:
             assert read_to_end(wire).endswith(b"0\r\n\r\n")
 
 
-@pytest.mark.req("ORCH-4012")
+@pytest.mark.req("ORCH-4209")
 def test_stopping_waits_for_an_answer_in_progress() -> None:
     """A request that is being answered is answered before the stop is over."""
     with running() as stage:
@@ -56,7 +56,7 @@ def test_stopping_waits_for_an_answer_in_progress() -> None:
             stopping.join(10)
 
 
-@pytest.mark.req("ORCH-4023")
+@pytest.mark.req("ORCH-4023", "ORCH-4075")
 def test_connections_are_bounded() -> None:
     """A connection too many is told so with 429 and the label, and room comes back when one closes."""
     with running(EdgeLimits(connections=2)) as stage:
@@ -72,7 +72,7 @@ def test_connections_are_bounded() -> None:
         assert httpx.get(f"{stage.url}/healthz").status_code == 200
 
 
-@pytest.mark.req("ORCH-4022")
+@pytest.mark.req("ORCH-4072")
 def test_chunk_overhead_is_bounded() -> None:
     """A body of one-byte chunks is cut off although its content never reaches the limit."""
     with running(EdgeLimits(body_bytes=10_000)) as stage, connect(stage) as wire:
@@ -81,7 +81,7 @@ def test_chunk_overhead_is_bounded() -> None:
         assert read_to_end(wire).startswith(b"HTTP/1.1 413")
 
 
-@pytest.mark.req("ORCH-4022")
+@pytest.mark.req("ORCH-4072")
 def test_body_at_the_limit_passes() -> None:
     """The limit itself is allowed, one byte more is not, in one piece and in chunks."""
     with running(EdgeLimits(body_bytes=1_000)) as stage:
@@ -92,7 +92,7 @@ def test_body_at_the_limit_passes() -> None:
             assert httpx.post(f"{stage.url}/v1/tasks", content=iter([body[:500], body[500:]])).status_code == status
 
 
-@pytest.mark.req("ORCH-4022")
+@pytest.mark.req("ORCH-4072")
 def test_refused_client_may_finish_sending(stage: Stage) -> None:
     """A client that sends all of a body that is too large, and only then reads, gets its answer and no reset."""
     with connect(stage) as wire:
@@ -102,7 +102,7 @@ def test_refused_client_may_finish_sending(stage: Stage) -> None:
         assert read_to_end(wire).startswith(b"HTTP/1.1 413")
 
 
-@pytest.mark.req("ORCH-4022")
+@pytest.mark.req("ORCH-4072")
 @pytest.mark.parametrize("case", SIZES, ids=lambda case: case.name)
 def test_what_a_refused_client_sent_is_freed_at_once(stage: Stage, case: Case) -> None:
     """Nothing of a refused request waits for the cycle collector, which does not see how large it is."""
@@ -143,6 +143,7 @@ def test_expect_continue_is_told_to_go_on(stage: Stage) -> None:
         assert read_to_end(wire).startswith(b"HTTP/1.1 202")
 
 
+@pytest.mark.req("ORCH-4078")
 def test_many_pipelined_requests_are_bounded(stage: Stage) -> None:
     """A client that runs hundreds of requests ahead gets the answers that fit and then the end."""
     with connect(stage) as wire:
@@ -151,7 +152,7 @@ def test_many_pipelined_requests_are_bounded(stage: Stage) -> None:
     assert 0 < answers < 500
 
 
-@pytest.mark.req("ORCH-4022")
+@pytest.mark.req("ORCH-4077")
 def test_idle_connection_is_closed() -> None:
     """A kept connection on which nothing happens is closed, and blank lines do not keep it."""
     with running(EdgeLimits(idle_timeout_ms=300)) as stage, connect(stage) as wire:

@@ -47,7 +47,7 @@ def cut(stage: Stage) -> None:
     until(lambda: stage.runtime.streams.readers == 0)
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4101")
 def test_httpx_sse_reconnects_without_gap_or_duplicate(stage: Stage) -> None:
     """httpx-sse, reconnecting with the last id after each cut, reads exactly the text."""
     url = accept(stage)
@@ -97,7 +97,7 @@ def event_source(url: str) -> Iterator["queue.Queue[dict[str, object]]"]:
             pump.join(10)
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4101", "ORCH-4103")
 @pytest.mark.timeout(60)
 def test_node_event_source_reconnects_without_gap_or_duplicate(stage: Stage) -> None:
     """A browser's EventSource reconnects by itself after cuts, reads exactly the text, and stops for good at the end."""

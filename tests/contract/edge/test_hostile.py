@@ -19,7 +19,20 @@ def stage() -> Iterator[Stage]:
         yield running_stage
 
 
-@pytest.mark.req("ORCH-4020", "ORCH-4021", "ORCH-4022", "ORCH-4033", "ORCH-2006", "ORCH-2008", "ORCH-2052")
+@pytest.mark.req(
+    "ORCH-2006",
+    "ORCH-2008",
+    "ORCH-2052",
+    "ORCH-4020",
+    "ORCH-4021",
+    "ORCH-4022",
+    "ORCH-4033",
+    "ORCH-4068",
+    "ORCH-4073",
+    "ORCH-4074",
+    "ORCH-4075",
+    "ORCH-4080",
+)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_hostile_request(stage: Stage, case: Case) -> None:
     """The case is answered as documented, nothing is queued, and the next client is served."""

@@ -108,7 +108,7 @@ def test_what_the_core_explains_is_told_as_declared(
         assert (answer["outcome"]["status"], "retry_after_ms" in answer["outcome"]) in [(400, False), (429, True)]
 
 
-@pytest.mark.req("ORCH-4003", "ORCH-3036")
+@pytest.mark.req("ORCH-3036")
 def test_only_the_own_tenant_s_tasks_are_explained(guarded: Stage) -> None:
     """What acme may have explained is unknown to beta, and a key without the scope learns nothing at all."""
     core = small()
@@ -124,7 +124,7 @@ def test_only_the_own_tenant_s_tasks_are_explained(guarded: Stage) -> None:
     assert httpx.get(url, headers=bearer("ops-key")).status_code == 403
 
 
-@pytest.mark.req("ORCH-4004", "ORCH-3036")
+@pytest.mark.req("ORCH-4004")
 def test_a_tenant_reads_its_own_usage(guarded: Stage) -> None:
     """Each tenant gets its own rows, of the last 31 days unless it says otherwise."""
     core = Driver()

@@ -26,7 +26,7 @@ from tests.contract.edge.wire import (
 from tests.waiting import until
 
 
-@pytest.mark.req("ORCH-2001", "ORCH-2002")
+@pytest.mark.req("ORCH-4051", "ORCH-4052", "ORCH-4106")
 def test_post_answers_with_the_stream(stage: Stage) -> None:
     """With the right Accept a POST is answered by the stream, its admission told in headers before the first token."""
     accepted = {"Accept": "text/event-stream"}
@@ -53,6 +53,7 @@ def test_post_answers_with_the_stream(stage: Stage) -> None:
      ("application/json;q=0.9, text/event-stream;q=0.5", False), ("text/event-stream;q=0", False),
      ("TEXT/Event-Stream ; q=1.0", True), ("text/event-stream;q=x", False)],
 )  # fmt: skip
+@pytest.mark.req("ORCH-4052")
 def test_accept_decides(stage: Stage, accept_header: str, streams: bool) -> None:
     """Only a client that names the stream, and likes it at least as much as JSON, gets it."""
     with httpx.stream("POST", f"{stage.url}/v1/tasks", content=BODY, headers={"Accept": accept_header}) as response:
@@ -108,7 +109,7 @@ def test_http_1_0_gets_no_chunks(stage: Stage) -> None:
     assert body.endswith(b"\n\n")
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4101", "ORCH-4102", "ORCH-4103")
 def test_resume_by_last_event_id(stage: Stage) -> None:
     """Resuming gives the rest, 409 for other bytes, 204 after the end."""
     accept(stage)
@@ -127,7 +128,7 @@ def test_resume_by_last_event_id(stage: Stage) -> None:
     assert read("").text.count("event: token") == 2
 
 
-@pytest.mark.req("ORCH-4023")
+@pytest.mark.req("ORCH-4076")
 def test_too_many_readers_are_refused() -> None:
     """One reader more than allowed gets 429 with the label `readers`."""
     with running(readers_per_task=1) as stage:
@@ -167,7 +168,7 @@ def test_leaving_before_the_answer_counts_as_a_reader(stage: Stage) -> None:
     until(lambda: stage.runtime.reader_changes == [("attached", 1), ("detached", 0)])
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4078")
 def test_pipelined_requests_are_answered_in_order(stage: Stage) -> None:
     """Requests sent ahead of their answers are answered in turn, a stream among them."""
     accept(stage)
@@ -210,7 +211,7 @@ def test_garbage_behind_a_stream_does_not_break_into_it(stage: Stage) -> None:
     assert b"event: end" in unchunk(body)
 
 
-@pytest.mark.req("ORCH-2002", "ORCH-4023")
+@pytest.mark.req("ORCH-4096", "ORCH-4107")
 def test_slow_reader_costs_no_memory_and_loses_nothing(stage: Stage) -> None:
     """A reader that does not read is paused with bounded buffers, and gets every byte when it reads again."""
     accept(stage)
@@ -229,7 +230,7 @@ def test_slow_reader_costs_no_memory_and_loses_nothing(stage: Stage) -> None:
     assert f'"t":"{"l" * 100_000}"'.encode() in plain
 
 
-@pytest.mark.req("ORCH-4023")
+@pytest.mark.req("ORCH-4108")
 def test_stalled_reader_is_cut(stage: Stage) -> None:
     """A reader that took nothing for too long is cut off without an end, and may resume."""
     accept(stage)

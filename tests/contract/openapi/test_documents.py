@@ -33,7 +33,7 @@ def planes() -> dict[str, Object]:
     return checks.planes_on_disk()
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4284")
 @pytest.mark.parametrize("name", CHECKS)
 def test_the_files_keep_every_rule(name: str, planes: dict[str, Object]) -> None:
     """No check finds a problem in the files as they are."""
@@ -129,7 +129,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4284")
 @pytest.mark.parametrize(("name", "plant", "told"), FAULTS, ids=[f"{fault[0]}: {fault[2]}" for fault in FAULTS])
 def test_each_rule_catches_its_fault(
     name: str, plant: Callable[[dict[str, Object]], None], told: str, planes: dict[str, Object]
@@ -140,7 +140,7 @@ def test_each_rule_catches_its_fault(
     assert any(told in problem for problem in CHECKS[name](broken))
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4042")
 def test_the_specification_has_its_documented_form() -> None:
     """Every requirement is read by its form, says something and has an id of its own; what is not so is named."""
     spec = checks.spec_text()
@@ -168,7 +168,7 @@ def test_the_program_knows_exactly_the_declared_operations(planes: dict[str, Obj
     assert set(listed) == written
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4134", "ORCH-4193")
 def test_only_the_probes_need_no_key() -> None:
     """Every call but the two probes names the scope that a key needs."""
     scopes = {operation.path: operation.scope for operation in declared_operations()}

@@ -15,7 +15,7 @@ from tools import gen, gen_contract, gen_types
 from tools.gen_contract import Object, as_object, resolve
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4081", "ORCH-4235")
 @pytest.mark.timeout(120)
 def test_generated_files_are_current_and_made_alike_twice() -> None:
     """Two runs of every generator give the bytes that are in the tree."""
@@ -23,7 +23,7 @@ def test_generated_files_are_current_and_made_alike_twice() -> None:
     assert gen.stale_files() == {}
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4235")
 def test_a_changed_file_is_found_stale(tmp_path: Path) -> None:
     """A file that its generator would write otherwise, or that is missing, is named."""
     changed, missing, current = (tmp_path / name for name in ("changed", "missing", "current"))
@@ -35,7 +35,7 @@ def test_a_changed_file_is_found_stale(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4235")
 def test_check_fails_on_a_stale_file_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,7 +86,7 @@ TYPE_NAMES = _narrowed(PLANES)
 EXAMPLES = _typed_examples(PLANES)
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4081")
 @pytest.mark.parametrize(("schema", "value"), [one[1:] for one in EXAMPLES], ids=[one[0] for one in EXAMPLES])
 def test_types_take_every_example_and_give_it_back(schema: str, value: JsonValue) -> None:
     """Each good example survives its generated type: what is encoded again still fits, and differs at most by defaults."""
@@ -101,7 +101,7 @@ def _without_defaults(value: Object, again: Object) -> Object:
     return {key: inner for key, inner in value.items() if key in again}
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4093")
 def test_event_ids_in_the_examples_are_true() -> None:
     """Each id in the example streams counts the bytes before it and carries their crc, as the receipt does their digest."""
     examples = as_object(as_object(PLANES["data"]["components"], "components")["examples"], "examples")
@@ -120,14 +120,14 @@ def test_event_ids_in_the_examples_are_true() -> None:
                 assert event["id"] == f"{len(text)}:{zlib.crc32(text):08x}{end}"
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4235")
 def test_a_reference_to_nothing_is_told() -> None:
     """A reference whose target is missing stops the generator with its name."""
     with pytest.raises(gen_contract.ContractError, match="there is no Nothing"):
         resolve({"$ref": "data.yaml#/components/schemas/Nothing"}, PLANES)
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4081")
 def test_types_hide_what_no_type_can_say() -> None:
     """Schemas that only narrow another one, and event envelopes, become no types; conditions are left out."""
     view = as_object(as_object(gen_types.view_of("data")["components"], "components")["schemas"], "schemas")

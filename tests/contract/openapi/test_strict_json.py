@@ -137,7 +137,7 @@ def test_the_number_of_values_is_bounded_but_not_of_characters() -> None:
     assert decode_json(json.dumps(text).encode()) == (text, [])
 
 
-@pytest.mark.req("ORCH-4033")
+@pytest.mark.req("ORCH-4071")
 def test_quotes_without_an_end_cost_no_more_than_others() -> None:
     """A body of escaped quotes and separators that never ends its string is refused, and soon enough for this test's limit."""
     assert told(b'"' + b'\\",' * 1_000_000)[0][1].startswith("must be JSON")

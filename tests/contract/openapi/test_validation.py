@@ -21,7 +21,7 @@ def told(schema: str, value: JsonValue) -> dict[str, str]:
     return {fault.pointer: fault.message for fault in faults_of(schema, value)}
 
 
-@pytest.mark.req("ORCH-2001")
+@pytest.mark.req("ORCH-2001", "ORCH-4055")
 @pytest.mark.parametrize(
     "extra",
     [
@@ -108,7 +108,7 @@ def test_the_report_on_a_hostile_body_is_bounded() -> None:
     assert not any("secret" in fault.message for fault in faults)
 
 
-@pytest.mark.req("ORCH-4033")
+@pytest.mark.req("ORCH-4071")
 def test_no_more_faults_are_looked_at_than_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a list far beyond its limit only as many items as the longest allowed list has are judged."""
     tell = Mock(wraps=validation._tell)
@@ -117,7 +117,7 @@ def test_no_more_faults_are_looked_at_than_are_worth_it(monkeypatch: pytest.Monk
     assert tell.call_count == validation.LIST_ITEMS_MAX + 1
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4020")
 def test_formats_are_asserted() -> None:
     """A format is a rule like any other, not a remark."""
     links: JsonValue = {"self": "/v1/tasks/x y", "stream": "/a", "cancel": "/b"}
@@ -174,7 +174,7 @@ def test_an_unknown_name_is_our_own_fault() -> None:
         parameters_of("makeTask", {})
 
 
-@pytest.mark.req("ORCH-4001", "ORCH-4020")
+@pytest.mark.req("ORCH-4055")
 def test_parameters_are_read_with_their_defaults() -> None:
     """Numbers become numbers, defaults are filled in, the unknown is ignored."""
     assert parameters_of("listTasks", {"/query/state": "running", "/query/colour": "red"}) == (
@@ -194,7 +194,12 @@ def test_parameters_are_read_with_their_defaults() -> None:
         ("listTasks", "/query/limit", "\u0661", "must be an integer, got a string"),
         ("listTasks", "/query/cursor", "", "must have at least 1 characters, got 0"),
         ("getTask", "/path/task_id", "1", UUID_WORDS),
-        ("streamTask", "/header/Last-Event-ID", "8:1F0C52AA", "must match ^((0|[1-9][0-9]{0,15}):[0-9a-f]{8}(:end)?)?$"),
+        (
+            "streamTask",
+            "/header/Last-Event-ID",
+            "8:1F0C52AA",
+            "must match ^((0|[1-9][0-9]{0,15}):[0-9a-f]{8}(:end)?)?$",
+        ),
     ],
 )
 def test_a_bad_parameter_is_named_by_its_place(operation: str, pointer: str, text: str, message: str) -> None:
@@ -213,7 +218,7 @@ def test_a_bad_correlation_id_is_nobodys_fault() -> None:
     ]
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4080")
 def test_an_undeclared_answer_is_a_fault() -> None:
     """A body is judged by its status, and a status, media type or call that is not declared is a fault itself."""
     body: JsonValue = {"message": "no", "correlation_id": "c"}
@@ -230,7 +235,7 @@ def test_an_undeclared_answer_is_a_fault() -> None:
         assert "declares no" in response_faults(operation, status, kind, body)[0].message
 
 
-@pytest.mark.req("ORCH-2006", "ORCH-2007")
+@pytest.mark.req("ORCH-2007", "ORCH-4114")
 def test_a_status_allows_only_its_codes() -> None:
     """A code under a status that is not its own is a fault, and so is a 429 without a time."""
     envelope: dict[str, JsonValue] = {"code": "INTERNAL", "message": "m", "retriable": True, "correlation_id": "c"}

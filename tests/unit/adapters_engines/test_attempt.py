@@ -9,7 +9,7 @@ from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt, Prepare
 from tests.conformance.engine.conftest import Listener
 
 
-@pytest.mark.req("ORCH-3009")
+@pytest.mark.req("ORCH-4164")
 async def test_request_that_cannot_be_made_gives_its_slot_back() -> None:
     """Whatever goes wrong before the engine is asked is told once, and the attempt is closed."""
 

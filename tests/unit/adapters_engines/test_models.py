@@ -24,7 +24,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.req("ORCH-3037")
+@pytest.mark.req("ORCH-3037", "ORCH-4203")
 async def test_a_file_is_found_and_hashed(weights: Path) -> None:
     """file: gives the path, the digest and the size."""
     found = await ModelStore().verify(f"file:{weights}")
@@ -64,6 +64,7 @@ async def test_a_file_is_hashed_once(weights: Path, monkeypatch: pytest.MonkeyPa
     assert hashed == [weights]
 
 
+@pytest.mark.req("ORCH-4203")
 async def test_a_digest_is_looked_up(weights: Path) -> None:
     """sha256: finds the file by its content, whatever its name."""
     assert (await ModelStore(weights.parent).verify(f"sha256:{DIGEST}")).path == weights
@@ -74,6 +75,7 @@ async def test_a_digest_is_looked_up(weights: Path) -> None:
     [("sha256:" + "1" * 64, "no file"), ("sha256:xyz", "64 hex"), ("file:/nowhere/m.gguf", "No such file"), ("repo:a/b", "names no file"),
      ("bundled:nothing", "unknown"), ("plain", "names no file")],
 )  # fmt: skip
+@pytest.mark.req("ORCH-4203")
 async def test_what_cannot_be_found_says_why(weights: Path, reference: str, said: str) -> None:
     """Each bad reference has its own message."""
     with pytest.raises(ProcessError, match=said):

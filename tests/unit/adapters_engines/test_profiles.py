@@ -8,7 +8,7 @@ from orchqueue.core.request import Sampling, TaskSpec
 from orchqueue.core.settings import PROFILES
 
 
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-4171", "ORCH-4172")
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_pins_every_sampler(profile: str) -> None:
     """No sampler is left to the engine's defaults under any profile."""
@@ -18,6 +18,7 @@ def test_every_profile_pins_every_sampler(profile: str) -> None:
     assert pinned <= params.keys()
 
 
+@pytest.mark.req("ORCH-4061")
 def test_overrides_win() -> None:
     """What the client names replaces the profile's value, and nothing else changes."""
     sampling = Sampling(temperature=0.1, top_k=3, min_p=0.2, stop=("END",), ignore_eos=True, grammar="root ::= [a-z]")
@@ -28,6 +29,7 @@ def test_overrides_win() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.req("ORCH-4058")
 def test_an_unknown_profile_is_unservable() -> None:
     """A profile without a mapping is refused by name."""
     with pytest.raises(UnservableError, match="v9"):
@@ -45,6 +47,7 @@ def test_what_is_no_schema_is_unservable(schema: str) -> None:
         SchemaGuard(schema)
 
 
+@pytest.mark.req("ORCH-4064")
 def test_the_guard_judges_the_whole_text() -> None:
     """Text in pieces is judged as one document."""
     guard = SchemaGuard('{"type":"object","required":["a"]}')

@@ -40,6 +40,7 @@ places = st.lists(st.integers(min_value=0, max_value=10_000), max_size=60)
 
 
 @given(places)
+@pytest.mark.req("ORCH-4092", "ORCH-4215")
 def test_any_cut_of_a_body_gives_the_same_events(at: list[int]) -> None:
     """Events do not depend on where reads end."""
     splitter = SseSplitter()
@@ -60,6 +61,7 @@ def test_a_cut_at_every_line_and_every_byte(parts: list[bytes]) -> None:
 
 
 @given(places)
+@pytest.mark.req("ORCH-4215")
 def test_any_cut_of_a_response_gives_the_same_events(at: list[int]) -> None:
     """Chunked framing and an interim head come through in any pieces."""
     reader = ResponseReader()

@@ -21,7 +21,7 @@ from orchqueue.core.events import DeviceFigures
 from orchqueue.ports.errors import ProcessError
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4142")
 @pytest.mark.parametrize(
     ("returncode", "tail", "kills", "cause"),
     [
@@ -52,6 +52,7 @@ def test_the_tail_of_a_log_is_bounded(tmp_path: Path) -> None:
     assert read_tail(tmp_path / "none") == ""
 
 
+@pytest.mark.req("ORCH-4142")
 def test_oom_kills_are_read_from_the_control_group(tmp_path: Path) -> None:
     """The kernel's count is read; without one it is 0."""
     assert count_oom_kills(tmp_path) == 0
@@ -59,7 +60,7 @@ def test_oom_kills_are_read_from_the_control_group(tmp_path: Path) -> None:
     assert count_oom_kills(tmp_path) == 2
 
 
-@pytest.mark.req("ORCH-3001")
+@pytest.mark.req("ORCH-3049")
 def test_what_does_not_fit_is_refused_with_figures() -> None:
     """A model larger than what is free cannot fit, on any device of its split."""
     gib = 1 << 30

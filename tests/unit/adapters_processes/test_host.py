@@ -83,6 +83,7 @@ async def test_a_real_engine_is_killed_under_load(bring_up: BringUp, tmp_path: P
 
 
 @pytest.mark.real_engine
+@pytest.mark.req("ORCH-4141")
 async def test_strangers_cannot_use_a_spawned_engine(bring_up: BringUp) -> None:
     """A spawned engine answers only to the key that its host made."""
     running = await bring_up(SpawnSettings("pool", 256, allow_cpu=True))
@@ -95,7 +96,7 @@ async def test_strangers_cannot_use_a_spawned_engine(bring_up: BringUp) -> None:
     await stranger.stop()
 
 
-@pytest.mark.req("ORCH-3001")
+@pytest.mark.req("ORCH-3049")
 async def test_what_cannot_fit_is_never_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that needs more memory than is free fails with the reason, and no process is started."""
     monkeypatch.setattr(host, "host_available_bytes", lambda: fit.OVERHEAD_BYTES)
@@ -105,7 +106,7 @@ async def test_what_cannot_fit_is_never_started(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "replicas").exists()
 
 
-@pytest.mark.req("ORCH-3037")
+@pytest.mark.req("ORCH-3002")
 async def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
     """A file that llama.cpp cannot load is refused before a process is started."""
     model = tmp_path / "m.gguf"
@@ -177,7 +178,7 @@ class Killed:
         """Do nothing."""
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4142")
 async def test_an_exit_says_more_than_failed_health_polls() -> None:
     """A spawned engine that was killed is lost by its signal, though health polls noticed first."""
     exits, killed = Exits(), Killed()
@@ -243,6 +244,7 @@ async def test_a_real_engine_with_two_slots(bring_up: BringUp) -> None:
 
 
 @pytest.mark.real_engine
+@pytest.mark.req("ORCH-4137")
 async def test_a_context_beyond_the_models_is_refused(bring_up: BringUp) -> None:
     """A ctx that the engine cuts down to what the model was made for does not pass for the whole."""
     running = await bring_up(SpawnSettings("pool", 16_384, allow_cpu=True))

@@ -17,7 +17,7 @@ from orchqueue.adapters.processes.launcher import BoundedLog
 from tests.unit.adapters_processes.conftest import STAY, STUBBORN, Launch, pin, spec_of
 from tests.waiting import until, until_async
 
-pytestmark = pytest.mark.req("ORCH-3038", "ORCH-4011")
+pytestmark = pytest.mark.req("ORCH-4027")
 
 OWNER = """
 import asyncio, sys
@@ -80,6 +80,7 @@ async def test_the_port_is_told_and_stop_leaves_nothing(launch: Launch, tmp_path
     assert {path.suffix for path in (tmp_path / "replicas").iterdir()} == {".log"}
 
 
+@pytest.mark.req("ORCH-4141")
 async def test_files_are_for_our_user_only(launch: Launch, tmp_path: Path) -> None:
     """The directory is 0700, socket, identity and log are 0600 or 0700, and the token is not on the command line."""
     process = await launch(spec_of(STAY))
@@ -94,6 +95,7 @@ async def test_files_are_for_our_user_only(launch: Launch, tmp_path: Path) -> No
     )
 
 
+@pytest.mark.req("ORCH-3053")
 async def test_an_engine_that_will_not_end_is_killed(launch: Launch) -> None:
     """After TERM and the grace comes KILL."""
     process = await launch(spec_of(STUBBORN, stop_grace_s=0.2))
@@ -110,6 +112,7 @@ async def test_a_crash_is_told_at_once(launch: Launch) -> None:
     assert await process.port is None
 
 
+@pytest.mark.req("ORCH-3038")
 async def test_a_killed_engine_is_told_at_once(launch: Launch) -> None:
     """The owner hears of a signal."""
     process = await launch(spec_of(STAY))
@@ -141,6 +144,7 @@ async def test_nothing_outlives_a_killed_owner(own: Own, tmp_path: Path, program
     await until_async(lambda: not list((tmp_path / "r").glob("*.[js]*")), what="their files to go")
 
 
+@pytest.mark.req("ORCH-4139")
 async def test_an_adopted_engine_lives_on(own: Own, tmp_path: Path) -> None:
     """Who connects with the token before the grace is over owns the engine; a wrong token owns nothing."""
     owner, engine_pid, _ = await own(tmp_path / "r", "STAY", 0.5)
@@ -167,6 +171,7 @@ async def test_an_adopted_engine_lives_on(own: Own, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hang", [False, True], ids=["answering", "hanging"])
+@pytest.mark.req("ORCH-4139")
 async def test_leftovers_are_ended(own: Own, tmp_path: Path, hang: bool) -> None:
     """A new daemon ends what an earlier one left, also when the launcher does not answer."""
     directory = tmp_path / ("deep" * 30) / "replicas"
@@ -184,6 +189,7 @@ async def test_leftovers_are_ended(own: Own, tmp_path: Path, hang: bool) -> None
     assert "pool-0" in said[0]
 
 
+@pytest.mark.req("ORCH-4139")
 async def test_a_reused_pid_is_left_alone(tmp_path: Path) -> None:
     """A process that only has the pid of an old engine is not signalled."""
     bystander = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE)

@@ -67,6 +67,7 @@ def test_memory() -> None:
 
 @pytest.mark.real_engine
 @pytest.mark.timeout(180)
+@pytest.mark.req("ORCH-4109")
 def test_cancel() -> None:
     """No text follows a 204 in any phase, with the real model."""
     report = checked(cancel.measure)

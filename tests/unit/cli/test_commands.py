@@ -121,7 +121,7 @@ async def against(reply: Reply, *argv: str) -> tuple[Ran, Asked]:
     return ran, server.asked[0]
 
 
-@pytest.mark.req("ORCH-4001", "ORCH-4002", "ORCH-2004", "ORCH-2060", "ORCH-2103", "ORCH-2104")
+@pytest.mark.req("ORCH-4282")
 @pytest.mark.parametrize(
     ("argv", "answer", "asked", "shown"),
     [
@@ -151,7 +151,7 @@ async def test_what_is_shown_to_people_and_to_programs(
     assert as_json.err == ""
 
 
-@pytest.mark.req("ORCH-2101", "ORCH-2102", "ORCH-3034", "ORCH-3031")
+@pytest.mark.req("ORCH-4282")
 @pytest.mark.parametrize(
     ("argv", "answer", "target", "body"),
     [
@@ -189,7 +189,7 @@ async def test_steering_posts_what_was_asked(
     assert json.loads(as_json.out) == answer
 
 
-@pytest.mark.req("ORCH-2103")
+@pytest.mark.req("ORCH-4282")
 @pytest.mark.parametrize("mode", ["draining", "drained", "reloading"])
 async def test_a_pool_that_does_not_serve_is_named_by_its_mode(mode: str) -> None:
     """The list and the health of a pool say what is done to it."""
@@ -198,7 +198,7 @@ async def test_a_pool_that_does_not_serve_is_named_by_its_mode(mode: str) -> Non
     assert [mode in ran.out.split() for ran in (listed, shown)] == [True, True]
 
 
-@pytest.mark.req("ORCH-2102")
+@pytest.mark.req("ORCH-4130")
 @pytest.mark.parametrize(("asked_percent", "told"), [(10, True), (100, False)])
 async def test_a_reload_that_is_no_canary_says_so(asked_percent: int, told: bool) -> None:
     """Who asked for a share of the tasks is told that the whole pool is replaced."""
@@ -209,7 +209,7 @@ async def test_a_reload_that_is_no_canary_says_so(asked_percent: int, told: bool
     assert ("not 10 percent" in ran.err) is told
 
 
-@pytest.mark.req("ORCH-2003", "ORCH-2005")
+@pytest.mark.req("ORCH-4282")
 async def test_ending_things_is_confirmed() -> None:
     """Cancel and session --delete say that it happened."""
     ran, asked = await against(Reply(204), "cancel", TASK_ID)
@@ -234,7 +234,7 @@ async def test_cancelling_many_goes_on_after_a_failure() -> None:
     assert "canceled task two" in ran.err
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4282")
 async def test_stream_goes_on_from_a_position() -> None:
     """--last-event-id is sent, only the rest is printed, and a position of another form is bad usage."""
     texts = ["It", " scatters."]
@@ -359,6 +359,7 @@ async def test_tables_have_a_header_only_on_a_terminal() -> None:
     assert shown.splitlines()[0].split() == ["MODEL", "DIGEST", "POOLS"]
 
 
+@pytest.mark.req("ORCH-4282")
 async def test_metrics_are_printed_as_they_are() -> None:
     """The exposition format is passed through."""
     ran, _ = await against(Reply(200, {"content-type": "text/plain"}, b"# HELP x y\nx 1\n"), "metrics")

@@ -18,7 +18,7 @@ from orchqueue.client import errors
 from tests.unit.cli.running import orchq
 
 DOCS = Path(__file__).parents[3] / "docs"
-pytestmark = pytest.mark.req("ORCH-4028")
+pytestmark = pytest.mark.req("ORCH-4226")
 
 
 @pytest.mark.parametrize("command", [command.name for command in parser.COMMANDS])
@@ -68,6 +68,7 @@ def test_a_command_imports_no_other_command_line() -> None:
     assert done.stdout == "6 ['httpx']\n"
 
 
+@pytest.mark.req("ORCH-4028")
 def test_every_exit_status_is_documented() -> None:
     """docs/exit-codes.md and the help name exactly the statuses that exist."""
     text = (DOCS / "exit-codes.md").read_text()
@@ -78,6 +79,7 @@ def test_every_exit_status_is_documented() -> None:
         assert re.search(rf"\b{int(code)} \w", parser.EXAMPLES)
 
 
+@pytest.mark.req("ORCH-4028")
 def test_every_error_of_the_client_has_a_status() -> None:
     """No exception class falls through to a status by accident."""
     expected = {

@@ -49,7 +49,7 @@ USAGE = {
 }
 
 
-@pytest.mark.req("ORCH-4003", "ORCH-4004")
+@pytest.mark.req("ORCH-4282")
 @pytest.mark.parametrize(
     ("argv", "answer", "asked", "shown"),
     [

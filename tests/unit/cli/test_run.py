@@ -43,7 +43,7 @@ def answering(*stream: bytes, cancel: Reply | None = None, hold: bool = False) -
     return script
 
 
-@pytest.mark.req("ORCH-2001", "ORCH-2002")
+@pytest.mark.req("ORCH-4223")
 async def test_run_streams_exactly_the_text_and_tells_the_rest_on_stderr() -> None:
     """Standard output is the model's text, byte for byte; position and receipt go to standard error."""
     async with serving(answering(transcript(TEXTS))) as server:
@@ -56,7 +56,7 @@ async def test_run_streams_exactly_the_text_and_tells_the_rest_on_stderr() -> No
     assert body == {"task_id": body["task_id"], "prompt": "Why?", "seed": 1001, "sampling": {"stop": ["x"]}}
 
 
-@pytest.mark.req("ORCH-4028")
+@pytest.mark.req("ORCH-4223")
 async def test_run_json_prints_one_event_per_line_and_nothing_else() -> None:
     """Every line is JSON with the event's name, its data and where to resume."""
     async with serving(answering(transcript(TEXTS))) as server:
@@ -84,7 +84,7 @@ async def test_run_survives_a_cut_connection() -> None:
     assert (ran.status, ran.out, ran.err) == (0, WHOLE, "")
 
 
-@pytest.mark.req("ORCH-2003", "ORCH-4028")
+@pytest.mark.req("ORCH-4224")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_signal_cancels_the_task_and_waits_for_the_answer(number: signal.Signals, status: int) -> None:
     """Ctrl-C and TERM post the cancel of this very task before the command ends."""
@@ -129,7 +129,7 @@ async def test_a_stream_that_cannot_be_had_again_says_how_to_go_on() -> None:
     assert f"go on with: orchq stream --last-event-id {position_of('It')} {server.asked[0].json['task_id']}" in ran.err
 
 
-@pytest.mark.req("ORCH-4028")
+@pytest.mark.req("ORCH-4224")
 async def test_a_second_signal_leaves_at_once() -> None:
     """When the cancel itself hangs, another Ctrl-C ends the command."""
     asked_to_cancel = asyncio.Event()
@@ -152,7 +152,7 @@ async def test_a_second_signal_leaves_at_once() -> None:
     assert process.returncode == 130
 
 
-@pytest.mark.req("ORCH-2003")
+@pytest.mark.req("ORCH-4224")
 async def test_a_reader_that_leaves_the_pipe_cancels_quietly() -> None:
     """`orchq run … | head` ends without a traceback and cancels the task."""
     flood = ["y" * 1000 + "\n"] * 400
@@ -168,7 +168,7 @@ async def test_a_reader_that_leaves_the_pipe_cancels_quietly() -> None:
     assert server.asked[-1].target.endswith("/cancel")
 
 
-@pytest.mark.req("ORCH-4028")
+@pytest.mark.req("ORCH-4225")
 async def test_a_terminal_is_never_steered_by_the_model() -> None:
     """Escape sequences, carriage returns and C1 controls are made visible on a terminal and kept in a pipe."""
     nasty = "\x1b]0;owned\x07 \x1b[2J\r\x9b31m ok\n"
@@ -181,6 +181,7 @@ async def test_a_terminal_is_never_steered_by_the_model() -> None:
     assert "\x1b[2K" in err
 
 
+@pytest.mark.req("ORCH-4225")
 async def test_an_error_from_the_server_cannot_steer_the_terminal_either() -> None:
     """What the server says is neutralised like what the model says."""
     refusal = json_reply(400, envelope("INVALID_PARAMS", "bad \x1b[31m", retriable=False))
@@ -220,6 +221,7 @@ async def test_waiting_is_shown_as_it_changes() -> None:
     ]
 
 
+@pytest.mark.req("ORCH-4061")
 async def test_every_flag_reaches_its_field(tmp_path: Path) -> None:
     """The options of a task are the fields of the request."""
     schema = tmp_path / "s.json"
@@ -274,7 +276,7 @@ async def test_messages_come_from_a_file_or_standard_input(tmp_path: Path) -> No
     assert len(server.asked) == 2
 
 
-@pytest.mark.req("ORCH-2007", "ORCH-4028")
+@pytest.mark.req("ORCH-4028", "ORCH-4227")
 async def test_a_refusal_is_waited_out_only_when_asked() -> None:
     """Without --retry-for a refusal ends with 3 and its numbers; with it the task is posted again."""
     busy = json_reply(

@@ -42,7 +42,7 @@ BUSY = json_reply(
 )
 
 
-@pytest.mark.req("ORCH-2001")
+@pytest.mark.req("ORCH-4228")
 async def test_a_prompt_a_chat_and_a_request_are_posted_as_the_contract_says() -> None:
     """What is left out is not sent, and every body carries an id made here unless it has one."""
     async with serving(lambda _: ACCEPTED) as server, AsyncClient(server.url, "k-1") as client:
@@ -59,7 +59,7 @@ async def test_a_prompt_a_chat_and_a_request_are_posted_as_the_contract_says() -
     assert all(asked.headers["content-type"] == "application/json" for asked in server.asked)
 
 
-@pytest.mark.req("ORCH-2007", "ORCH-3024")
+@pytest.mark.req("ORCH-4227")
 async def test_a_refused_task_is_asked_again_under_the_same_id() -> None:
     """429 and 503 are waited out, the listener is told, and the body stays byte for byte the same."""
     unready = json_reply(503, envelope("POOL_UNREADY", retry_after_ms=3), {"retry-after": "1", "x-backoff-ms": "3"})
@@ -72,7 +72,7 @@ async def test_a_refused_task_is_asked_again_under_the_same_id() -> None:
     assert all(hint is not None and hint <= wait_ms <= hint * 1.25 for _, hint, wait_ms in told)
 
 
-@pytest.mark.req("ORCH-2007")
+@pytest.mark.req("ORCH-4227")
 async def test_without_patience_the_refusal_is_told_at_once_with_its_numbers() -> None:
     """NO_RETRY asks once, and the exception carries the whole envelope."""
     async with serving(lambda _: BUSY) as server, AsyncClient(server.url) as client:
@@ -84,6 +84,7 @@ async def test_without_patience_the_refusal_is_told_at_once_with_its_numbers() -
     assert len(server.asked) == 1
 
 
+@pytest.mark.req("ORCH-4227")
 async def test_patience_ends_before_a_wait_that_is_too_long() -> None:
     """A hint beyond the policy's limit is not waited for."""
     late = json_reply(503, envelope("POOL_UNAVAILABLE"), {"retry-after": "3600"})
@@ -94,7 +95,7 @@ async def test_patience_ends_before_a_wait_that_is_too_long() -> None:
     assert len(server.asked) == 1
 
 
-@pytest.mark.req("ORCH-3024")
+@pytest.mark.req("ORCH-4228")
 async def test_a_lost_answer_is_asked_for_again_under_the_same_id() -> None:
     """When the connection dies after the request, the same request is repeated, a bounded number of times."""
     replies = iter([Reply(ending="no_answer"), Reply(pieces=[b"{"], ending="cut"), ACCEPTED])
@@ -149,7 +150,7 @@ async def test_answers_of_others_are_told_apart() -> None:
             await client.task(TASK_ID)
 
 
-@pytest.mark.req("ORCH-4001")
+@pytest.mark.req("ORCH-4283")
 async def test_tasks_are_fetched_page_by_page() -> None:
     """The iterator follows next_cursor with the same filters until it is absent."""
 
@@ -177,7 +178,7 @@ async def test_tasks_are_fetched_page_by_page() -> None:
     ]
 
 
-@pytest.mark.req("ORCH-2003", "ORCH-2004", "ORCH-2005")
+@pytest.mark.req("ORCH-4283")
 async def test_cancel_and_sessions_use_their_paths() -> None:
     """Ids are quoted, so that a strange one cannot reach another path."""
     info = {"ttl_ms_remaining": 421000, "turns": 3, "kv_bytes": 7340032, "kv_warmth": True}
@@ -196,7 +197,7 @@ async def test_cancel_and_sessions_use_their_paths() -> None:
     ]
 
 
-@pytest.mark.req("ORCH-2001", "ORCH-2002")
+@pytest.mark.req("ORCH-4283")
 async def test_run_is_submit_and_stream() -> None:
     """One call posts and follows; the promise is on the stream."""
 
@@ -247,7 +248,7 @@ async def test_nobody_listening_and_plain_http_behind_https_are_explained() -> N
             await client.submit("hi")
 
 
-@pytest.mark.req("ORCH-2007")
+@pytest.mark.req("ORCH-4227")
 def test_waits_are_spread_but_never_shorter_than_the_hint() -> None:
     """Jitter only adds, the backoff doubles, and the limit holds."""
     policy = RetryPolicy(max_wait_ms=1_000)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from orchqueue.client.errors import ReceiptMismatch, StreamMismatch
 from orchqueue.client.position import Position, Transcript
 
-pytestmark = pytest.mark.req("ORCH-2002")
+pytestmark = pytest.mark.req("ORCH-4039")
 
 
 def at(text: str) -> Position:
@@ -18,6 +18,7 @@ def at(text: str) -> Position:
 
 
 @given(st.integers(0, 10**15), st.integers(0, 2**32 - 1), st.booleans())
+@pytest.mark.req("ORCH-4093")
 def test_a_position_reads_back_as_written(text_bytes: int, crc32: int, ended: bool) -> None:
     """Writing and reading a position are inverse."""
     position = Position(text_bytes, crc32, ended)
@@ -69,6 +70,7 @@ def test_a_piece_cut_inside_a_character_is_a_mismatch() -> None:
         Transcript(begin).append("é", at("é"))
 
 
+@pytest.mark.req("ORCH-4229")
 def test_the_receipt_must_be_of_this_text() -> None:
     """The digest is compared only where the text is whole."""
     transcript = Transcript()

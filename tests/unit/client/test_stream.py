@@ -37,7 +37,7 @@ from tests.unit.client.scripted_server import (
     transcript,
 )
 
-pytestmark = pytest.mark.req("ORCH-2002")
+pytestmark = pytest.mark.req("ORCH-4039")
 QUICK = ReconnectPolicy(attempts=3, idle_ms=10_000, first_backoff_ms=1)
 TEXTS = ["Why", " is", " the sky", " 蓝色", "? 🙂", " Because."]
 WHOLE = "".join(TEXTS)
@@ -56,6 +56,7 @@ def text_of(events: list[Event]) -> str:
     return "".join(event.t for event in events if isinstance(event, Token))
 
 
+@pytest.mark.req("ORCH-4097")
 async def test_a_whole_stream_arrives_typed_and_in_order() -> None:
     """Started, tokens, metrics and end come as their types, and the receipt is checked."""
     body = transcript(TEXTS, with_end=False) + b": hb\n\n" + frame("metrics", {"tokens_per_s": 12.5})
@@ -101,7 +102,7 @@ async def test_a_task_that_failed_before_its_stream_is_not_asked_again() -> None
     assert len(server.asked) == 1
 
 
-@pytest.mark.req("ORCH-2007")
+@pytest.mark.req("ORCH-4227")
 async def test_a_refused_post_for_a_stream_is_asked_again_when_the_server_says() -> None:
     """429 is waited out as with any post, and then the stream comes."""
     busy = json_reply(429, envelope("ADMISSION_REJECT", retry_after_ms=2), {"retry-after": "1", "x-backoff-ms": "2"})
@@ -214,6 +215,7 @@ async def test_a_wrong_checksum_is_never_passed_on() -> None:
     assert [type(event) for event in seen] == [Started]
 
 
+@pytest.mark.req("ORCH-4229")
 async def test_a_receipt_of_another_text_is_refused() -> None:
     """The digest of the receipt must be that of the text received."""
     body = transcript(TEXTS, with_end=False)
@@ -248,6 +250,7 @@ async def test_a_reader_may_begin_in_the_middle() -> None:
     assert (result.text, result.verified) == (WHOLE.removeprefix("Why is"), False)
 
 
+@pytest.mark.req("ORCH-4099")
 async def test_an_error_event_is_the_last_and_result_raises_it() -> None:
     """The in-stream error is yielded as an event, and `result` turns it into TaskFailed with the text so far."""
     error = envelope("WORKER_RESET", "engine lost", task_id=TASK_ID)

@@ -22,7 +22,7 @@ from tests.unit.client.scripted_server import (
     transcript,
 )
 
-pytestmark = pytest.mark.req("ORCH-4039")
+pytestmark = pytest.mark.req("ORCH-4230")
 
 
 def script(asked: Asked) -> Reply:

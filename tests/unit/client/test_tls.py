@@ -12,7 +12,7 @@ import trustme
 from orchqueue.client import AsyncClient
 from orchqueue.client.errors import ConnectFailed
 
-pytestmark = pytest.mark.req("ORCH-4038", "ORCH-4039")
+pytestmark = pytest.mark.req("ORCH-4038")
 OK = b'HTTP/1.1 200 OK\r\ncontent-length: 15\r\nconnection: close\r\n\r\n{"status":"ok"}'
 
 

@@ -13,7 +13,7 @@ def read(text: str) -> Config:
     return parse(text.encode(), "test", "/")
 
 
-@pytest.mark.req("ORCH-3030", "ORCH-3031")
+@pytest.mark.req("ORCH-4205", "ORCH-4206")
 def test_policies_change_live_and_structure_waits() -> None:
     """Queue and timeouts are taken over, replicas and port are named as waiting, and the rest stays as it was."""
     old = read(embedded_text())
@@ -32,7 +32,7 @@ def test_policies_change_live_and_structure_waits() -> None:
     assert changes.config.server.port == old.server.port
 
 
-@pytest.mark.req("ORCH-3031")
+@pytest.mark.req("ORCH-4206")
 def test_added_pool_waits_for_a_restart() -> None:
     """A pool that is new or gone is not taken over, while the others' policies are."""
     old = read(embedded_text())
@@ -42,6 +42,7 @@ def test_added_pool_waits_for_a_restart() -> None:
     assert changes.needs_restart == ("/pools",)
 
 
+@pytest.mark.req("ORCH-4206")
 def test_same_file_changes_nothing() -> None:
     """Reading the same file again applies nothing and leaves nothing open."""
     config = read(embedded_text())

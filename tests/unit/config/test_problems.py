@@ -32,6 +32,7 @@ def told(text: str | bytes) -> list[str]:
     return [f"{found.line}:{found.column} {found.path}: {found.message}" for found in problems_of(text)]
 
 
+@pytest.mark.req("ORCH-4199", "ORCH-4200", "ORCH-4202")
 def test_many_faults_of_every_kind_are_told_together_with_their_places() -> None:
     """Syntax apart, no fault hides another: shapes, ranges, names, rules and files in one answer."""
     text = """\
@@ -87,6 +88,7 @@ sevrer: 3
         ("logging: {level: warn}", "did you mean 'warning'?"),
     ],
 )
+@pytest.mark.req("ORCH-4118", "ORCH-4199")
 def test_each_problem_says_how_to_mend_it(line: str, fix: str) -> None:
     """The way out stands beside the fault."""
     (problem,) = problems_of(f"pools: [{POOL % ''}]\n{line}\n")
@@ -119,11 +121,13 @@ def test_each_problem_says_how_to_mend_it(line: str, fix: str) -> None:
         (b"pools: [{admission: {priorities: [{name: batch, rate_limit_rps: .inf}]}}]\n", "not a number"),
     ],
 )
+@pytest.mark.req("ORCH-4201")
 def test_hostile_and_clumsy_texts_are_problems_not_crashes(text: bytes, message: str) -> None:
     """Nothing but a list of problems comes of any text, and quickly."""
     assert any(message in line for line in told(text)), told(text)
 
 
+@pytest.mark.req("ORCH-4201")
 def test_a_tag_is_never_constructed(tmp_path: Path) -> None:
     """A scalar with a foreign tag is refused by name."""
     target = tmp_path / "made"
@@ -132,6 +136,7 @@ def test_a_tag_is_never_constructed(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+@pytest.mark.req("ORCH-4201")
 def test_aliases_cannot_expand_beyond_bounds() -> None:
     """A file of a few hundred bytes cannot become millions of values."""
     lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1]"]
@@ -204,6 +209,7 @@ pools:
         (", ctx: 1.5", "must be a whole number"),
     ],
 )
+@pytest.mark.req("ORCH-3052", "ORCH-4167")
 def test_each_rule_of_a_pool_is_checked(extra: str, message: str) -> None:
     """One broken rule, one problem, at the field that breaks it."""
     pool = POOL % extra
@@ -223,7 +229,7 @@ def test_a_pool_never_reaches_the_cpu_by_itself() -> None:
     assert "allow_cpu: true" in problem.fix
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4195")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
 def test_an_open_address_needs_keys(host: str, tmp_path: Path) -> None:
     """What others can reach is not served without keys, from the file or from the command line."""
@@ -237,7 +243,7 @@ def test_an_open_address_needs_keys(host: str, tmp_path: Path) -> None:
     assert told(f"{text}server: {{host: '{host}'}}\nauth: {{keys_file: {keys}}}\n") == []
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4195")
 def test_a_keys_file_that_is_wrong_is_not_taken_for_none() -> None:
     """A rule is not judged on a field whose own value is the problem."""
     text = f"pools: [{POOL % ''}]\nserver: {{host: 0.0.0.0}}\nauth: {{keys_file: 3}}\n"
@@ -288,6 +294,7 @@ model_dir: {tmp_path}/no
         load(tmp_path)
 
 
+@pytest.mark.req("ORCH-4200")
 def test_compat_lets_unknown_fields_pass_and_tells_of_them() -> None:
     """With `compat: true` a newer file still starts an older daemon, and other faults still count."""
     warned: list[Problem] = []
@@ -308,6 +315,7 @@ def test_a_problem_becomes_a_fault_with_a_json_pointer() -> None:
 
 
 @given(st.binary(max_size=300))
+@pytest.mark.req("ORCH-4201")
 def test_no_bytes_crash_the_loader(data: bytes) -> None:
     """Any bytes are either a configuration or a list of problems."""
     assert problems_of(data)
@@ -331,7 +339,7 @@ def test_no_json_value_crashes_the_loader(value: object) -> None:
         assert problem.render("f")
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4196")
 @pytest.mark.parametrize("value", ["two words", "line\nbreak", "schlüssel"])
 def test_a_key_that_no_header_can_carry_is_refused_unseen(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the variable holds is checked, and never shown; what stands in the file is not shown either."""

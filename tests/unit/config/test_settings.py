@@ -35,7 +35,7 @@ def pool_of(extra: str) -> Pool:
     return config_of(extra).pools[0]
 
 
-@pytest.mark.req("ORCH-1101", "ORCH-3018")
+@pytest.mark.req("ORCH-1101", "ORCH-4034")
 def test_the_embedded_default_is_two_strict_replicas_of_the_bundled_model() -> None:
     """Without a file the daemon serves one small real model on the CPU, openly."""
     settings = to_settings(embedded_default())
@@ -57,6 +57,7 @@ def test_defaults_of_the_file_are_the_defaults_of_the_core() -> None:
     assert settings == Settings(pools=settings.pools)
 
 
+@pytest.mark.req("ORCH-3030")
 def test_every_field_reaches_the_core() -> None:
     """Each value that is written is found again where the core reads it."""
     text = """\
@@ -106,6 +107,7 @@ sessions: {ttl_ms: 16000, max_turns: 7}
     assert msgspec.structs.astuple(settings.sessions) == (16_000, 7)
 
 
+@pytest.mark.req("ORCH-4219")
 def test_an_external_pool_has_a_replica_for_each_url() -> None:
     """Replica n belongs to URL n; what device it runs on is not ours to claim."""
     text = """\
@@ -152,7 +154,7 @@ def test_what_cannot_change_the_output_leaves_the_launch_digest_alone() -> None:
     assert launch_digest(one) == launch_digest(two)
 
 
-@pytest.mark.req("ORCH-3031", "ORCH-3035")
+@pytest.mark.req("ORCH-3031", "ORCH-4196")
 def test_the_effective_configuration_is_shown_without_secrets() -> None:
     """Environment values and secret-like arguments are masked, everything else is there, defaults included."""
     config = config_of(", launch: {env: {HF_TOKEN: hunter2, PLAIN: hunter5}, args: {threads: 2}}")
@@ -170,7 +172,7 @@ def test_the_effective_configuration_is_shown_without_secrets() -> None:
     assert shown["server"]["limits"]["body_bytes"] == 8 << 20
 
 
-@pytest.mark.req("ORCH-3030")
+@pytest.mark.req("ORCH-3031")
 def test_the_shown_embedded_default_loads_as_itself() -> None:
     """What `orchestratord config` prints is a file that means the same."""
     config = embedded_default()

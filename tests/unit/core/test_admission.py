@@ -16,7 +16,7 @@ def pair() -> Driver:
     return Driver(pool_settings("p"), pool_settings("q", model_ref="n", engine="vllm", strict=False))
 
 
-@pytest.mark.req("ORCH-3014", "ORCH-3015", "ORCH-3047")
+@pytest.mark.req("ORCH-3014", "ORCH-4057", "ORCH-4058", "ORCH-4169")
 @pytest.mark.parametrize(
     ("fields", "pointers"),
     [
@@ -47,7 +47,7 @@ def test_a_wish_that_cannot_be_met_is_refused_with_its_pointer(fields: dict[str,
     assert core.wanted(fx.Record) == []
 
 
-@pytest.mark.req("ORCH-3015")
+@pytest.mark.req("ORCH-4056", "ORCH-4147")
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [
@@ -77,7 +77,7 @@ def test_one_token_is_named_as_one() -> None:
     assert core.refusal().refusal.faults[0].message.startswith("the prompt has 1 token; ")
 
 
-@pytest.mark.req("ORCH-3015")
+@pytest.mark.req("ORCH-4148")
 def test_the_bound_by_bytes_needs_no_count_and_the_count_is_believed() -> None:
     """Short prompts are admitted at once; longer ones after the tokenizer, or an estimate that says so."""
     core = Driver(pool_settings(slots=4, strict=False))
@@ -90,7 +90,7 @@ def test_the_bound_by_bytes_needs_no_count_and_the_count_is_believed() -> None:
     assert bases == [(3, "bytes_bound"), (40, "tokenizer"), (101, "estimate")]
 
 
-@pytest.mark.req("ORCH-3016")
+@pytest.mark.req("ORCH-4149")
 def test_only_a_certain_miss_of_the_deadline_is_refused() -> None:
     """What an empty queue could meet is accepted; with ignore_eos all of max_tokens counts."""
     core = Driver()
@@ -101,7 +101,7 @@ def test_only_a_certain_miss_of_the_deadline_is_refused() -> None:
     assert (refusal.outcome, refusal.retry_after_ms) == (Outcome.REJECTED_DEADLINE, 10)
 
 
-@pytest.mark.req("ORCH-3036")
+@pytest.mark.req("ORCH-4150")
 def test_a_rate_limit_refuses_with_the_time_to_the_next_token() -> None:
     """One second of burst, then one task for each interval."""
     classes = (ClassSettings("interactive", 8, rate_limit_rps=2.0), ClassSettings("batch", 1))
@@ -117,7 +117,7 @@ def test_a_rate_limit_refuses_with_the_time_to_the_next_token() -> None:
     assert core.wanted(fx.Accept, core.last)
 
 
-@pytest.mark.req("ORCH-2006", "ORCH-4012", "ORCH-4013")
+@pytest.mark.req("ORCH-4012", "ORCH-4118", "ORCH-4120", "ORCH-4121", "ORCH-4188")
 def test_unready_unavailable_stopping_and_unrecordable_are_told_apart() -> None:
     """Each 503 has its own outcome and a time to come back."""
     core = Driver(up=False)
@@ -141,7 +141,7 @@ def test_unready_unavailable_stopping_and_unrecordable_are_told_apart() -> None:
     assert all((r.refusal.retry_after_ms or 0) >= 1 for r in core.wanted(fx.Refuse))
 
 
-@pytest.mark.req("ORCH-3024")
+@pytest.mark.req("ORCH-3024", "ORCH-4065")
 def test_the_same_id_is_the_same_task_for_the_same_body_and_a_conflict_for_another() -> None:
     """Enqueued and counted once; the repeat is answered alike, also while its prompt is being counted."""
     core = Driver()
@@ -160,7 +160,7 @@ def test_the_same_id_is_the_same_task_for_the_same_body_and_a_conflict_for_anoth
     assert core.waiting() == ["t"]
 
 
-@pytest.mark.req("ORCH-3047")
+@pytest.mark.req("ORCH-4168")
 def test_strict_is_the_default_where_it_is_proven() -> None:
     """Omitted determinism means strict if possible, else best_effort; a failed self-test takes the promise back."""
     core = pair()
@@ -175,7 +175,7 @@ def test_strict_is_the_default_where_it_is_proven() -> None:
     assert core.refusal().refusal.faults[0].pointer == "/determinism"
 
 
-@pytest.mark.req("ORCH-3014", "ORCH-3015")
+@pytest.mark.req("ORCH-3014")
 def test_prompt_goes_to_the_pool_whose_ctx_holds_it() -> None:
     """Of two pools with one model a prompt that only the wider one can hold waits there, however idle the other is."""
     narrow = pool_settings("a", ctx=64)
@@ -186,7 +186,7 @@ def test_prompt_goes_to_the_pool_whose_ctx_holds_it() -> None:
     assert task.pool_id == "b"
 
 
-@pytest.mark.req("ORCH-2052")
+@pytest.mark.req("ORCH-4037")
 def test_log_lines_tell_warmth_and_split() -> None:
     """A task's end says whether its session's KV was found, and how the model is split over devices."""
     core = Driver(pool_settings(strict=False, tensor_split=(0.25, 0.75)))

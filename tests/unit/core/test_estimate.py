@@ -40,7 +40,7 @@ def test_a_running_task_always_has_something_left(expected: int, done: int, limi
         assert left == (limit - done) // 2
 
 
-@pytest.mark.req("ORCH-3029")
+@pytest.mark.req("ORCH-4166")
 def test_rates_begin_with_the_self_test_and_follow_what_is_measured() -> None:
     """The basis says what a prediction rests on; a restart does not throw measurements away."""
     rates = Rates()

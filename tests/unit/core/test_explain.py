@@ -53,7 +53,7 @@ def test_everything_has_words() -> None:
         assert len(set(words.values())) == len(words)
 
 
-@pytest.mark.req("ORCH-3036")
+@pytest.mark.req("ORCH-3036", "ORCH-4086")
 def test_who_is_ahead_is_counted_and_never_named() -> None:
     """Own and other tenants' tasks ahead are counted by class; no id and no tenant of others stands in the answer."""
     core = Driver()
@@ -183,6 +183,7 @@ def test_each_attempt_is_told_with_why_its_replica() -> None:
         ({}, {}, "later_in_name"),
     ],
 )
+@pytest.mark.req("ORCH-4165")
 def test_why_another_pool_was_not_chosen(other: dict[str, object], wish: dict[str, object], standing: Standing) -> None:
     """The first filter that a pool did not pass, or what put it behind, is kept from the moment of the choice."""
     core = Driver(pool_settings(), pool_settings("q", 1, **other))
@@ -191,6 +192,7 @@ def test_why_another_pool_was_not_chosen(other: dict[str, object], wish: dict[st
     assert any(STANDINGS[standing] in line for line in told(core, "t").story)
 
 
+@pytest.mark.req("ORCH-4165")
 def test_loads_are_those_of_the_moment_of_the_choice() -> None:
     """A busier or unready pool is told with the load that it had then, also when all has changed since."""
     core = Driver(pool_settings(), pool_settings("q", model_ref="m"))
@@ -231,6 +233,7 @@ def test_the_limit_that_ended_a_task_is_named(timer: str, limit_ms: int) -> None
     assert found.story[0] == OUTCOMES[found.ended.outcome]
 
 
+@pytest.mark.req("ORCH-3007")
 def test_a_victim_learns_why_it_was_dropped() -> None:
     """The outcome, its message and that no engine ever took it are told."""
     core = Driver(pool_settings(classes=both_classes(1, "drop-lru")))
@@ -242,6 +245,7 @@ def test_a_victim_learns_why_it_was_dropped() -> None:
     assert told(core, "newcomer").state == "queued"
 
 
+@pytest.mark.req("ORCH-4087")
 def test_a_refusal_is_explained_until_the_id_is_accepted() -> None:
     """A refused id answers with the refusal's pointers and hint; once it was accepted the refusal is forgotten."""
     core = Driver(pool_settings(classes=both_classes(1)))
@@ -265,7 +269,7 @@ def test_a_refusal_is_explained_until_the_id_is_accepted() -> None:
     assert core.core.state.refusals.find(key("full")) is None
 
 
-@pytest.mark.req("ORCH-3036")
+@pytest.mark.req("ORCH-3036", "ORCH-4086")
 def test_nothing_is_explained_across_tenants() -> None:
     """Another tenant's task and another tenant's refusal are unknown, whatever the state."""
     core = Driver()
@@ -285,6 +289,7 @@ def test_what_is_only_counted_is_not_yet_known() -> None:
     assert explain(core.core.state, key("t"), core.now_ms) is None
 
 
+@pytest.mark.req("ORCH-4087")
 def test_refusals_are_bounded() -> None:
     """A thousand refusals are kept, the oldest goes first, and none holds more than its share."""
     core = Driver()

@@ -15,7 +15,7 @@ def serve_next(state: fairness.ShareState, weights: dict[str, int], waiting: set
     return name
 
 
-@pytest.mark.req("ORCH-3005")
+@pytest.mark.req("ORCH-4153")
 def test_eight_interactive_starts_to_one_batch_start() -> None:
     """With both classes always waiting the starts come in the ratio of the weights."""
     state = fairness.new_state(WEIGHTS)
@@ -24,7 +24,7 @@ def test_eight_interactive_starts_to_one_batch_start() -> None:
     assert starts[:9] == ["interactive"] * 8 + ["batch"]
 
 
-@pytest.mark.req("ORCH-3005")
+@pytest.mark.req("ORCH-4155")
 @given(
     heavy=st.integers(1, 20),
     light=st.integers(1, 20),
@@ -44,7 +44,7 @@ def test_a_waiting_class_is_passed_by_no_more_than_its_share(heavy: int, light: 
             assert passed[name] <= -(-others // weight)
 
 
-@pytest.mark.req("ORCH-3005")
+@pytest.mark.req("ORCH-4153")
 def test_an_idle_class_saves_nothing_up() -> None:
     """A class that was away long does not come back with a claim to many starts in a row."""
     state = fairness.new_state(WEIGHTS)
@@ -54,7 +54,7 @@ def test_an_idle_class_saves_nothing_up() -> None:
     assert starts.count("batch") == 2
 
 
-@pytest.mark.req("ORCH-3005")
+@pytest.mark.req("ORCH-4155")
 @given(
     heavy=st.integers(1, 9),
     turns=st.lists(st.sets(st.sampled_from(["interactive", "batch"]), max_size=1), min_size=1, max_size=80),

@@ -21,7 +21,7 @@ def recovered(name: str, *, strict: bool = True, accepted_at_ms: int = 999_000) 
     )
 
 
-@pytest.mark.req("ORCH-3047", "ORCH-4011")
+@pytest.mark.req("ORCH-4170")
 def test_strict_tasks_end_when_no_replica_can_keep_the_promise_any_more() -> None:
     """A strict task of an earlier life does not wait for ever for engines that now fail the proof; others run."""
     core = Driver(pool_settings(replicas=2), up=False)
@@ -35,7 +35,7 @@ def test_strict_tasks_end_when_no_replica_can_keep_the_promise_any_more() -> Non
     assert core.starts == ["other"]
 
 
-@pytest.mark.req("ORCH-4013", "ORCH-3022")
+@pytest.mark.req("ORCH-4245")
 def test_withdrawn_acceptance_uses_up_no_turn() -> None:
     """Who is told 503 at its last turn may send it again; a session that had only withdrawn turns never was."""
     core = Driver()
@@ -51,7 +51,7 @@ def test_withdrawn_acceptance_uses_up_no_turn() -> None:
     assert [f.pointer for f in core.refusal().refusal.faults] == ["/session_id"]
 
 
-@pytest.mark.req("ORCH-4001")
+@pytest.mark.req("ORCH-4082")
 def test_tasks_stand_in_order_of_acceptance_when_one_was_counted_meanwhile() -> None:
     """A list paged by acceptance leaves no task out."""
     core = Driver()
@@ -71,7 +71,7 @@ def test_clock_set_back_between_two_lives_gives_no_negative_wait() -> None:
     assert started.queue_time_ms == 0
 
 
-@pytest.mark.req("ORCH-3039")
+@pytest.mark.req("ORCH-4145")
 def test_tasks_of_every_pool_of_a_set_are_told_when_its_last_replica_is_given_up() -> None:
     """What waits in the pool that failed first does not wait for the breaker while its sibling's tasks are told."""
     once = Supervision(breaker_failures=1)
@@ -91,7 +91,7 @@ def test_tasks_of_every_pool_of_a_set_are_told_when_its_last_replica_is_given_up
     assert told == {key(name): Outcome.POOL_UNAVAILABLE for name in ("runs", "early", "other", "late")}
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-3039")
 def test_replica_that_is_suspected_as_its_stable_time_ends_has_been_stable() -> None:
     """A short doubt at the wrong moment does not keep old failures counted for the rest of its life."""
     core = Driver(pool_settings(supervision=Supervision(breaker_failures=2)))

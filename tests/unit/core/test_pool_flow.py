@@ -28,7 +28,7 @@ def test_the_same_model_can_be_loaded_again() -> None:
     assert len(core.wanted(fx.StartReplica)) == 2
 
 
-@pytest.mark.req("ORCH-2102")
+@pytest.mark.req("ORCH-4128")
 def test_an_old_replica_that_dies_while_it_stops_does_not_fail_the_reload() -> None:
     """Only the new model's own failure leads back to the old one."""
     core = Driver()
@@ -38,7 +38,7 @@ def test_an_old_replica_that_dies_while_it_stops_does_not_fail_the_reload() -> N
     assert (core.pool().mode, core.pool().model_ref, core.pool().last_error) == ("serving", "new", None)
 
 
-@pytest.mark.req("ORCH-2102")
+@pytest.mark.req("ORCH-4128")
 def test_no_replica_stays_down_when_old_and_new_model_fail() -> None:
     """When even the old model fails to come back, replicas that were still stopping are started all the same."""
     core = Driver(pool_settings(replicas=2))
@@ -55,7 +55,7 @@ def test_no_replica_stays_down_when_old_and_new_model_fail() -> None:
     assert core.wanted(fx.StartReplica)[-1] == fx.StartReplica(ReplicaId("pr0"), "m")
 
 
-@pytest.mark.req("ORCH-3005", "ORCH-3030")
+@pytest.mark.req("ORCH-4153")
 def test_new_weights_hold_from_the_next_start_on() -> None:
     """Shares begin anew with new weights, so that no old claim outlives them."""
     core = Driver(pool_settings(classes=both_classes(interactive=100)))
@@ -71,7 +71,7 @@ def test_new_weights_hold_from_the_next_start_on() -> None:
     assert "b" in core.starts
 
 
-@pytest.mark.req("ORCH-2102")
+@pytest.mark.req("ORCH-4129")
 def test_a_task_that_named_the_old_model_does_not_run_on_the_new_one() -> None:
     """What waited for the replaced model is told so and may be sent again; what named no model runs."""
     core = Driver()
@@ -88,7 +88,7 @@ def test_a_task_that_named_the_old_model_does_not_run_on_the_new_one() -> None:
     assert told.retry_after_ms is not None
 
 
-@pytest.mark.req("ORCH-2102")
+@pytest.mark.req("ORCH-4128")
 def test_a_failed_reload_leaves_those_waiting_who_named_the_old_model() -> None:
     """When the old model comes back, they are served by it."""
     core = Driver()
@@ -102,7 +102,7 @@ def test_a_failed_reload_leaves_those_waiting_who_named_the_old_model() -> None:
     assert core.starts == ["running", "named"]
 
 
-@pytest.mark.req("ORCH-2102", "ORCH-3014")
+@pytest.mark.req("ORCH-3014", "ORCH-4129")
 def test_a_model_replaced_while_a_prompt_was_counted_is_unknown() -> None:
     """The name that was known when the request came is not known any more."""
     core = Driver()
@@ -114,7 +114,7 @@ def test_a_model_replaced_while_a_prompt_was_counted_is_unknown() -> None:
     assert [f.pointer for f in core.refusal().refusal.faults] == ["/model_ref"]
 
 
-@pytest.mark.req("ORCH-2101")
+@pytest.mark.req("ORCH-4123")
 def test_a_drain_is_answered_with_the_deadline_that_holds() -> None:
     """A later deadline than the first is not promised: the answer tells what is left of the shortest."""
     core = Driver()
@@ -135,7 +135,7 @@ def test_a_rollback_is_answered_with_the_model_that_comes_back() -> None:
     assert core.wanted(fx.Done)[-1].detail["model_ref"] == "m"
 
 
-@pytest.mark.req("ORCH-2007", "ORCH-2102")
+@pytest.mark.req("ORCH-4120", "ORCH-4127")
 def test_a_second_reload_is_told_when_the_first_is_probably_done() -> None:
     """The time rests on how long the replicas took to start before, less what they have taken so far."""
     core = Driver(up=False)

@@ -10,7 +10,7 @@ from orchqueue.core.state import Pool
 from tests.unit.core.driving import Driver, pool_settings
 
 
-@pytest.mark.req("ORCH-4036")
+@pytest.mark.req("ORCH-4060")
 def test_chat_pool_gives_its_engine_a_chat_and_keeps_the_request() -> None:
     """The engine gets one user message; the recorded request stays as the client sent it."""
     core = Driver(msgspec.structs.replace(pool_settings(), prompt_form="chat"))
@@ -21,7 +21,7 @@ def test_chat_pool_gives_its_engine_a_chat_and_keeps_the_request() -> None:
     assert start.spec == msgspec.structs.replace(task.spec, prompt=None, messages=(Message("user", task.spec.prompt),))
 
 
-@pytest.mark.req("ORCH-3015", "ORCH-4036")
+@pytest.mark.req("ORCH-4060")
 def test_chat_pool_counts_the_template_too() -> None:
     """What the template adds counts towards ctx: a prompt that fits bare by a hair has to be counted in a chat pool."""
     settings = msgspec.structs.replace(pool_settings(), ctx=100)

@@ -14,7 +14,7 @@ def last_outcome(core: Driver) -> Outcome | None:
     return ends[-1].ended.outcome if ends else None
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4091", "ORCH-4173")
 @pytest.mark.parametrize("failure", ["lost", "overloaded", "engine_error"])
 def test_before_the_first_token_a_failure_is_invisible(failure: ev.AttemptFailure) -> None:
     """The task runs again elsewhere; `started` is told once."""
@@ -27,7 +27,7 @@ def test_before_the_first_token_a_failure_is_invisible(failure: ev.AttemptFailur
     assert last_outcome(core) is Outcome.COMPLETED
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4177")
 def test_after_the_first_token_a_lost_engine_ends_the_task() -> None:
     """One WORKER_RESET and no second start, as long as streams cannot be continued."""
     core = Driver(pool_settings(replicas=2))
@@ -38,7 +38,7 @@ def test_after_the_first_token_a_lost_engine_ends_the_task() -> None:
     assert core.starts == ["t"]
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4176")
 def test_what_the_engine_refuses_is_not_tried_elsewhere() -> None:
     """A request that is wrong for one replica is wrong for all."""
     core = Driver(pool_settings(replicas=2))
@@ -48,7 +48,7 @@ def test_what_the_engine_refuses_is_not_tried_elsewhere() -> None:
     assert core.starts == ["t"]
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4174")
 def test_when_every_replica_was_tried_the_task_is_exhausted() -> None:
     """An error of the engine on each replica of the set ends it with REPLICA_EXHAUSTED."""
     core = Driver(pool_settings(replicas=2))
@@ -59,7 +59,7 @@ def test_when_every_replica_was_tried_the_task_is_exhausted() -> None:
     assert len(core.starts) == 2
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4174")
 def test_attempts_are_bounded() -> None:
     """Overload everywhere is waited out, but not more than max_attempts times."""
     core = Driver(pool_settings(max_attempts=3))
@@ -71,7 +71,7 @@ def test_attempts_are_bounded() -> None:
     assert len(core.starts) == 3
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4175")
 def test_a_task_that_kills_three_replicas_is_poison() -> None:
     """It stops before it brings the whole pool down."""
     core = Driver(pool_settings(replicas=4))
@@ -84,7 +84,7 @@ def test_a_task_that_kills_three_replicas_is_poison() -> None:
     assert len(core.starts) == 3
 
 
-@pytest.mark.req("ORCH-3009", "ORCH-3038")
+@pytest.mark.req("ORCH-4143")
 def test_a_lost_replica_takes_no_attempt_before_it_was_probed() -> None:
     """A broken connection makes a replica suspect; it is probed, and trusted again when it answers."""
     core = Driver()
@@ -96,7 +96,7 @@ def test_a_lost_replica_takes_no_attempt_before_it_was_probed() -> None:
     assert core.starts == ["t", "t"]
 
 
-@pytest.mark.req("ORCH-3040")
+@pytest.mark.req("ORCH-3040", "ORCH-4145")
 def test_the_breaker_opens_and_waiting_tasks_are_told() -> None:
     """After five failures in a row the replica rests for the breaker's time, and nobody waits for that."""
     core = Driver()

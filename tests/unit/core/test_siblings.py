@@ -9,7 +9,7 @@ from orchqueue.core.request import PlacementWish
 from tests.unit.core.driving import Driver, pool_settings
 
 
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-3008", "ORCH-3047")
 def test_another_name_is_another_model_whatever_its_engine_says() -> None:
     """A task never runs in a pool with another model reference, even when both engines describe theirs alike."""
     core = Driver(pool_settings("a"), pool_settings("b", model_ref="other"), up=False)
@@ -21,7 +21,7 @@ def test_another_name_is_another_model_whatever_its_engine_says() -> None:
     assert core.waiting("a") == ["t1"]
 
 
-@pytest.mark.req("ORCH-3029")
+@pytest.mark.req("ORCH-4162")
 def test_a_pinned_task_is_not_promised_the_slot_of_a_pool_that_it_may_not_use() -> None:
     """Idle siblings shorten the wait of those only that may run there."""
     core = Driver(pool_settings("a"), pool_settings("b"))
@@ -33,7 +33,7 @@ def test_a_pinned_task_is_not_promised_the_slot_of_a_pool_that_it_may_not_use() 
     assert core.starts == ["runs", "goes"]
 
 
-@pytest.mark.req("ORCH-2101")
+@pytest.mark.req("ORCH-4124", "ORCH-4162")
 def test_a_drain_moves_a_task_to_another_pool_of_its_pin() -> None:
     """A task pinned to several pools goes on in one of those; one pinned to the drained pool alone stays."""
     core = Driver(pool_settings("a"), pool_settings("b"))

@@ -23,7 +23,7 @@ CODES = {
 CANCEL_REASONS = {"client", "disconnect", "wall_timeout", "idle_timeout", "deadline", "drain"}
 
 
-@pytest.mark.req("ORCH-3004")
+@pytest.mark.req("ORCH-4152")
 @pytest.mark.parametrize(("state", "trigger"), list(product(TaskState, TaskTrigger)))
 def test_a_task_moves_by_its_table_or_not_at_all(state: TaskState, trigger: TaskTrigger) -> None:
     """Every pair of state and trigger is in the table or names itself in an IllegalTransition."""
@@ -34,7 +34,7 @@ def test_a_task_moves_by_its_table_or_not_at_all(state: TaskState, trigger: Task
         next_task_state(state, trigger, "t")
 
 
-@pytest.mark.req("ORCH-3002", "ORCH-3038")
+@pytest.mark.req("ORCH-3002")
 @pytest.mark.parametrize(("state", "trigger"), list(product(ReplicaState, ReplicaTrigger)))
 def test_a_replica_moves_by_its_table_or_not_at_all(state: ReplicaState, trigger: ReplicaTrigger) -> None:
     """Every pair of state and trigger is in the table or names itself in an IllegalTransition."""
@@ -49,6 +49,7 @@ def test_a_replica_moves_by_its_table_or_not_at_all(state: ReplicaState, trigger
     ("table", "first", "states"),
     [(TASK_TABLE, TaskState.COUNTING, TaskState), (REPLICA_TABLE, ReplicaState.DOWN, ReplicaState)],
 )
+@pytest.mark.req("ORCH-4152")
 def test_every_state_can_be_reached(table: dict[tuple[Enum, Enum], Enum], first: Enum, states: type[Enum]) -> None:
     """No state stands in the table for show."""
     reached = {first}
@@ -57,13 +58,13 @@ def test_every_state_can_be_reached(table: dict[tuple[Enum, Enum], Enum], first:
     assert reached == set(states)
 
 
-@pytest.mark.req("ORCH-3004")
+@pytest.mark.req("ORCH-4152")
 def test_an_ended_task_stays_ended() -> None:
     """Nothing leads out of the end, so there is one terminal outcome."""
     assert [t for s, t in TASK_TABLE if s is TaskState.ENDED] == []
 
 
-@pytest.mark.req("ORCH-2006")
+@pytest.mark.req("ORCH-2006", "ORCH-4114", "ORCH-4115")
 def test_every_outcome_has_one_meaning_within_the_closed_set_of_codes() -> None:
     """The table is total, uses exactly the nine codes, and each with the statuses that the contract declares."""
     assert set(MEANINGS) == set(Outcome)
@@ -76,7 +77,7 @@ def test_every_outcome_has_one_meaning_within_the_closed_set_of_codes() -> None:
         assert Refusal(outcome, "").meaning is meaning
 
 
-@pytest.mark.req("ORCH-2006", "ORCH-2007")
+@pytest.mark.req("ORCH-4116")
 def test_what_may_be_tried_again_says_so() -> None:
     """429 and 503 are retriable, the caller's own fault never is; a policy label stands on every 429."""
     for outcome, meaning in MEANINGS.items():

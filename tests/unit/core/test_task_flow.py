@@ -10,7 +10,7 @@ from orchqueue.core.settings import SessionLimits
 from tests.unit.core.driving import Driver, key, pool_settings
 
 
-@pytest.mark.req("ORCH-3004")
+@pytest.mark.req("ORCH-3005")
 def test_the_order_is_that_of_acceptance_and_not_of_asking() -> None:
     """A task whose prompt had to be counted first stands behind those accepted meanwhile, as the journal has it."""
     core = Driver()
@@ -49,7 +49,7 @@ def test_a_timer_of_an_earlier_attempt_does_not_end_the_next(kind: str) -> None:
     assert len(core.wanted(fx.Finish)) == 1
 
 
-@pytest.mark.req("ORCH-3022")
+@pytest.mark.req("ORCH-4244")
 def test_a_turn_too_many_ends_the_session_also_when_its_prompt_was_counted() -> None:
     """The refusal of a turn beyond the last evicts the session, whichever way the refusal was reached."""
     core = Driver(sessions=SessionLimits(max_turns=1))
@@ -61,7 +61,7 @@ def test_a_turn_too_many_ends_the_session_also_when_its_prompt_was_counted() -> 
     assert core.task("anew").admission is not None
 
 
-@pytest.mark.req("ORCH-3024", "ORCH-4013")
+@pytest.mark.req("ORCH-4189")
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_withdrawn_acceptance_leaves_nothing_behind(*, ended: bool) -> None:
     """A client that was told 503 may use its task_id again for a fresh task, also when the old one ended meanwhile."""

@@ -47,6 +47,7 @@ def test_each_task_counts_for_its_key_model_and_day() -> None:
     }
 
 
+@pytest.mark.req("ORCH-3036")
 def test_a_tenant_sees_nothing_of_another() -> None:
     """The same key name, model, day and even task id under another tenant are other rows."""
     core = Driver()
@@ -80,6 +81,7 @@ def test_an_end_counts_on_its_own_day() -> None:
 
 
 @pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.req("ORCH-4189")
 def test_a_withdrawn_acceptance_was_never_used(*, ended: bool) -> None:
     """What the journal could not keep, and the client was told 503 for, leaves no trace in the figures."""
     core = Driver()
@@ -94,7 +96,7 @@ def test_a_withdrawn_acceptance_was_never_used(*, ended: bool) -> None:
     assert core.core.state.usage.rows == 1
 
 
-@pytest.mark.req("ORCH-4011")
+@pytest.mark.req("ORCH-4089")
 def test_after_a_restart_it_counts_what_the_journal_keeps_and_says_so() -> None:
     """Restored and recovered tasks are counted; only days that began after the start are complete."""
     core = Driver(up=False)
@@ -115,6 +117,7 @@ def test_after_a_restart_it_counts_what_the_journal_keeps_and_says_so() -> None:
     assert [usage.picture(TENANT, day, 5).complete for day in (0, 1)] == [False, True]
 
 
+@pytest.mark.req("ORCH-4088")
 def test_the_oldest_days_go_first() -> None:
     """Days beyond the bound are dropped whole, and the picture says from when on it is whole."""
     core = Driver()
@@ -128,6 +131,7 @@ def test_the_oldest_days_go_first() -> None:
     assert (usage.rows, usage.since_ms) == (3, 2 * DAY_MS)
 
 
+@pytest.mark.req("ORCH-4088")
 def test_rows_are_bounded_also_within_a_day() -> None:
     """More rows than allowed cost the oldest day; where that is today, counting begins anew now."""
     core = Driver()

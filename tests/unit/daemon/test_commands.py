@@ -28,6 +28,7 @@ def run(*arguments: str, cwd: Path | None = None, stdin: str = "") -> subprocess
     )  # fmt: skip
 
 
+@pytest.mark.req("ORCH-4226")
 def test_help_teaches_and_needs_no_heavy_import() -> None:
     """The first screen shows how to start; nothing but the parser is loaded for it."""
     done = run("--help")
@@ -65,7 +66,7 @@ def test_a_wrong_command_line_is_status_2(arguments: list[str]) -> None:
     assert "usage:" in done.stderr
 
 
-@pytest.mark.req("ORCH-3030")
+@pytest.mark.req("ORCH-4031")
 def test_check_prints_every_problem_with_its_place(tmp_path: Path) -> None:
     """Status 2 and one line a problem, in the form that editors jump to."""
     path = tmp_path / "c.yaml"
@@ -82,6 +83,7 @@ def test_check_prints_every_problem_with_its_place(tmp_path: Path) -> None:
     assert [problem["line"] for problem in json.loads(as_json.stdout)] == [2, 3]
 
 
+@pytest.mark.req("ORCH-4031")
 def test_check_is_content_with_a_good_file(tmp_path: Path) -> None:
     """Status 0, one line; what compat lets pass is still told."""
     (tmp_path / "c.yaml").write_text(GOOD)
@@ -121,7 +123,7 @@ def test_serve_refuses_a_wrong_configuration_before_anything_starts(tmp_path: Pa
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4195")
 def test_serve_refuses_an_open_address_without_keys(tmp_path: Path) -> None:
     """--host cannot get around the rule of the file."""
     done = run("serve", "--host", "0.0.0.0", "--data-dir", "data", cwd=tmp_path)
@@ -130,7 +132,7 @@ def test_serve_refuses_an_open_address_without_keys(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.req("ORCH-3035", "ORCH-3036")
+@pytest.mark.req("ORCH-4032")
 def test_a_keys_life_on_the_command_line(tmp_path: Path) -> None:
     """Create prints the key alone on standard output; list never shows it; rotate and revoke end it."""
 
@@ -172,6 +174,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
+@pytest.mark.req("ORCH-4028")
 def test_documented_exit_statuses_are_all_of_them() -> None:
     """The table for people and the one in the code name the same numbers."""
     text = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")

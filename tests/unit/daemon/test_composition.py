@@ -22,7 +22,7 @@ pools:
 """
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4219")
 def test_an_external_engine_gets_its_key_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key that the named variable holds goes with every request, and shows nowhere in the configuration."""
     monkeypatch.setenv("FAR_KEY", "sk-1234")

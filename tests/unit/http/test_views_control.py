@@ -21,7 +21,7 @@ def health(core: Driver) -> dict[str, object]:
     return shown
 
 
-@pytest.mark.req("ORCH-2101", "ORCH-2103")
+@pytest.mark.req("ORCH-4126")
 def test_a_drained_pool_says_so_and_what_brings_it_back() -> None:
     """A pool is told from a broken one while it is drained and after, until a reload brings it back."""
     core = Driver()
@@ -44,7 +44,7 @@ def test_a_drained_pool_says_so_and_what_brings_it_back() -> None:
     assert "reloaded" in str(modes[2]["last_error"])
 
 
-@pytest.mark.req("ORCH-2103")
+@pytest.mark.req("ORCH-4132")
 def test_an_external_replica_shows_its_url_before_it_was_ever_ready() -> None:
     """Who has mistyped a URL sees it beside the reason."""
     settings = pool_settings()

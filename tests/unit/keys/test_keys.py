@@ -13,7 +13,7 @@ import pytest
 from orchqueue.adapters.keys import KeyRing, KeysError, KeyStore
 from orchqueue.ports.auth import Identity
 
-pytestmark = pytest.mark.req("ORCH-3035", "ORCH-3036")
+pytestmark = pytest.mark.req("ORCH-4032")
 
 
 class World:
@@ -43,6 +43,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
+@pytest.mark.req("ORCH-3035")
 def test_a_key_is_verified_and_stands_nowhere_on_disk(world: World) -> None:
     """The one who holds the key is known by it; the files know neither it nor its random part."""
     record, key = world.store.create("acme", ("tasks", "control"))
@@ -53,6 +54,7 @@ def test_a_key_is_verified_and_stands_nowhere_on_disk(world: World) -> None:
     assert key.split("_", 2)[2].encode() not in kept
 
 
+@pytest.mark.req("ORCH-3035")
 def test_files_of_keys_are_private_whatever_the_umask(world: World) -> None:
     """Keys file and secret are readable by their owner only, from the first moment."""
     before = os.umask(0)
@@ -64,6 +66,7 @@ def test_files_of_keys_are_private_whatever_the_umask(world: World) -> None:
     assert modes == {"keys.json": 0o600, "keys.secret": 0o600, "keys.json.lock": 0o600}
 
 
+@pytest.mark.req("ORCH-4191")
 def test_nothing_but_the_whole_key_is_accepted(world: World) -> None:
     """Every near miss is nobody's."""
     record, key = world.store.create("acme", ("tasks",))
@@ -79,6 +82,7 @@ def test_nothing_but_the_whole_key_is_accepted(world: World) -> None:
     assert ring.verify(key) is not None
 
 
+@pytest.mark.req("ORCH-4191")
 def test_an_unknown_id_costs_the_same_comparison(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether or not the id exists, one HMAC is computed and compared in constant time."""
     _, key = world.store.create("acme", ("tasks",))
@@ -97,6 +101,7 @@ def test_an_unknown_id_costs_the_same_comparison(world: World, monkeypatch: pyte
     assert seen == [(64, 64)] * 3
 
 
+@pytest.mark.req("ORCH-4197")
 def test_a_revoked_key_stops_within_a_second_of_a_running_ring(world: World) -> None:
     """Revocation needs no restart, and the file is not looked at more than once a second."""
     record, key = world.store.create("acme", ("tasks",))
@@ -108,6 +113,7 @@ def test_a_revoked_key_stops_within_a_second_of_a_running_ring(world: World) -> 
     assert ring.verify(key) is None
 
 
+@pytest.mark.req("ORCH-4197")
 def test_a_new_key_is_known_to_a_running_ring(world: World) -> None:
     """Creation needs no restart either."""
     world.store.create("acme", ("tasks",))
@@ -173,6 +179,7 @@ def test_a_broken_edit_keeps_the_last_good_keys_and_is_told_once(world: World) -
 
 @pytest.mark.parametrize("name", ["keys.json", "keys.secret"])
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])
+@pytest.mark.req("ORCH-4198")
 def test_files_that_others_can_read_or_write_are_refused(world: World, name: str, mode: int) -> None:
     """What leaked or may have been tampered with is not trusted, and the message names the remedy."""
     world.store.create("acme", ("tasks",))
@@ -192,6 +199,7 @@ def test_keys_of_another_data_directory_are_told_apart(world: World, tmp_path: P
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"version":2,"secret_id":"x","keys":[]}', b"\xff", b'{"version":1}'])
+@pytest.mark.req("ORCH-4198")
 def test_what_is_no_keys_file_is_refused(world: World, content: bytes) -> None:
     """Damage and foreign versions are told, and never overwritten."""
     world.path.write_bytes(content)

@@ -38,7 +38,7 @@ async def rig() -> Rig:
     return rig
 
 
-@pytest.mark.req("ORCH-4013")
+@pytest.mark.req("ORCH-3015", "ORCH-4013")
 async def test_202_waits_for_its_record(rig: Rig) -> None:
     """The client hears of its acceptance only when the journal has it."""
     answer = submit(rig)
@@ -62,7 +62,7 @@ async def test_engine_is_not_started_before_commit(rig: Rig) -> None:
     assert len(rig.replicas.engines["p-0"].attempts) == 1
 
 
-@pytest.mark.req("ORCH-4013")
+@pytest.mark.req("ORCH-4186")
 async def test_tokens_pass_before_commit_and_end_waits(rig: Rig) -> None:
     """Text flows while a commit is pending; the terminal event does not."""
     submit(rig)
@@ -97,7 +97,7 @@ async def test_get_waits_for_what_it_tells(rig: Rig) -> None:
     assert picture.state == "running"
 
 
-@pytest.mark.req("ORCH-3017", "ORCH-4013")
+@pytest.mark.req("ORCH-2003", "ORCH-4013", "ORCH-4109")
 async def test_cancel_is_durable_before_its_answer_and_fences_at_once(rig: Rig) -> None:
     """After a cancel was decided no text is appended, and 204 waits for the record."""
     submit(rig)
@@ -118,7 +118,7 @@ async def test_cancel_is_durable_before_its_answer_and_fences_at_once(rig: Rig) 
     assert b'"canceled":true' in listener.got
 
 
-@pytest.mark.req("ORCH-3009")
+@pytest.mark.req("ORCH-3017", "ORCH-4164")
 async def test_slot_is_kept_until_engine_has_stopped(rig: Rig) -> None:
     """A canceled task's slot is used again only after the engine said that it is idle."""
     for name in ("t1", "t2", "t3"):
@@ -137,7 +137,7 @@ async def test_slot_is_kept_until_engine_has_stopped(rig: Rig) -> None:
     assert [a.spec.seed for a in rig.replicas.engines["p-0"].attempts] == [spec("t1").seed, spec("t3").seed]
 
 
-@pytest.mark.req("ORCH-4013")
+@pytest.mark.req("ORCH-4188", "ORCH-4189")
 async def test_stalled_journal_turns_the_unanswered_away(rig: Rig) -> None:
     """Whoever was not answered when the disk failed gets 503, its task is taken back, and newcomers hear it at once."""
     answer = submit(rig)
@@ -164,7 +164,7 @@ async def test_stalled_journal_turns_the_unanswered_away(rig: Rig) -> None:
     assert not accept.repeated
 
 
-@pytest.mark.req("ORCH-4013")
+@pytest.mark.req("ORCH-4190")
 async def test_end_of_stalled_journal_goes_out_late_and_says_so(rig: Rig) -> None:
     """An end waits for the stalled journal for stall_ms and then goes out as not durable, once."""
     submit(rig)
@@ -187,7 +187,7 @@ async def test_end_of_stalled_journal_goes_out_late_and_says_so(rig: Rig) -> Non
     assert listener.got.count(b"event: end") == 1
 
 
-@pytest.mark.req("ORCH-3024")
+@pytest.mark.req("ORCH-3024", "ORCH-4065")
 async def test_same_request_again_gets_the_same_answer(rig: Rig) -> None:
     """The same id and body are accepted once and answered twice; another body is a conflict."""
     first, second = submit(rig), submit(rig)
@@ -205,7 +205,7 @@ async def test_same_request_again_gets_the_same_answer(rig: Rig) -> None:
     assert rig.telemetry.counts["tasks_enqueued_total"] == 1
 
 
-@pytest.mark.req("ORCH-4012")
+@pytest.mark.req("ORCH-4208")
 async def test_shutdown_keeps_running_tasks_in_the_journal(rig: Rig) -> None:
     """Stopping engines does not end their tasks: no end is recorded for what was still running."""
     submit(rig)
@@ -229,7 +229,7 @@ async def test_shutdown_keeps_running_tasks_in_the_journal(rig: Rig) -> None:
     assert rig.journal.closed
 
 
-@pytest.mark.req("ORCH-4011")
+@pytest.mark.req("ORCH-4179")
 async def test_waiting_tasks_run_after_a_restart_in_their_order() -> None:
     """What the journal held is started in order of acceptance, and can be read under its id."""
     held = tuple(
@@ -245,6 +245,7 @@ async def test_waiting_tasks_run_after_a_restart_in_their_order() -> None:
     assert (picture.state, picture.queue_position) == ("queued", 1)
 
 
+@pytest.mark.req("ORCH-4211")
 async def test_bug_in_the_core_stops_everything(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an exception out of the core nothing more is decided, and the process is told to end."""
     monkeypatch.setattr(rig.runtime.loop.core, "handle", _explode)

@@ -32,7 +32,7 @@ async def rig() -> Rig:
     return rig
 
 
-@pytest.mark.req("ORCH-4003", "ORCH-4013")
+@pytest.mark.req("ORCH-4013")
 async def test_an_explanation_waits_for_what_it_tells(rig: Rig) -> None:
     """A task whose acceptance is not durable yet is explained only when it is."""
     asking = asyncio.create_task(rig.gate.explain(KEY))

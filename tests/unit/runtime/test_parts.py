@@ -44,7 +44,7 @@ async def test_timers_that_are_replaced_do_not_pile_up() -> None:
     timers.close()
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4173")
 async def test_start_on_a_replica_that_is_gone_is_tried_elsewhere() -> None:
     """A start that finds no engine counts as lost: the task goes to the other replica and the first one is probed."""
     rig = Rig()
@@ -77,6 +77,7 @@ async def test_attempt_that_fails_inside_start_is_handled() -> None:
     assert not rig.runtime.loop.core.state.attempts
 
 
+@pytest.mark.req("ORCH-4122")
 async def test_full_mailbox_refuses_clients_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the writer cannot keep up, clients hear so at once, and the world's events still enter."""
     rig = Rig()
@@ -104,7 +105,7 @@ async def test_one_turn_handles_a_bounded_batch() -> None:
     rig.journal.commit()
 
 
-@pytest.mark.req("ORCH-4001")
+@pytest.mark.req("ORCH-4082")
 async def test_lists_are_paged_newest_first_without_gap_or_repeat() -> None:
     """Following cursors visits every task once, newest first, also while tasks are added."""
     rig = Rig()
@@ -160,7 +161,7 @@ async def test_task_whose_only_reader_left_is_canceled_after_the_grace() -> None
     assert TaskId("t1") == picture.accepted.task_id
 
 
-@pytest.mark.req("ORCH-4025")
+@pytest.mark.req("ORCH-4134")
 async def test_readiness_names_states_and_no_details() -> None:
     """Whoever may ask without a key hears what state a pool is in, not which file or address failed."""
     rig = Rig()

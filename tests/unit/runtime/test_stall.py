@@ -37,7 +37,7 @@ async def test_repeat_read_during_the_stall_is_turned_away_like_the_first(rig: R
     assert await rig.gate.task(task_key(TENANT, TaskId("t1"))) is None
 
 
-@pytest.mark.req("ORCH-4013")
+@pytest.mark.req("ORCH-4188")
 async def test_newcomer_read_before_the_stall_is_known_is_turned_away_at_once(rig: Rig) -> None:
     """A request that stood in the mailbox when the disk failed is not left without an answer until it heals."""
     late = submit(rig)
@@ -74,6 +74,7 @@ async def test_withdrawn_task_has_no_reader_to_tell_its_end(rig: Rig) -> None:
     assert task_key(TENANT, TaskId("t1")) not in rig.runtime.streams
 
 
+@pytest.mark.req("ORCH-4211")
 async def test_bug_in_a_tick_ends_the_process(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception in the pulse is told like any other bug: a daemon without heartbeats must not live on."""
 

@@ -59,7 +59,7 @@ def replay(batches: list[list[str]], begin: int, come_at: int, rooms: list[int],
     assert streams.text(KEY) == whole
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4101")
 @settings(max_examples=400)
 @given(resumptions())
 def test_resume_anywhere(story: tuple[list[list[str]], int, int, list[int]]) -> None:
@@ -68,7 +68,7 @@ def test_resume_anywhere(story: tuple[list[list[str]], int, int, list[int]]) -> 
     replay(batches, begin, come_at, list(rooms), from_start=False)
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4092", "ORCH-4100")
 @settings(max_examples=200)
 @given(resumptions())
 def test_read_from_start(story: tuple[list[list[str]], int, int, list[int]]) -> None:
@@ -117,6 +117,7 @@ def test_planted_bug_is_caught(owner: type, name: str, planted: Callable[..., ob
         replay_everywhere()
 
 
+@pytest.mark.req("ORCH-4107")
 def test_piece_size_bounds_each_write() -> None:
     """Catching up sends no more than one bounded piece at a time."""
     streams = Streams()

@@ -37,7 +37,7 @@ def refusal(streams: Streams, event_id: str) -> object:
     return streams.attach(KEY, parse_position(event_id), Recorder())
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-2002", "ORCH-4090", "ORCH-4092", "ORCH-4093", "ORCH-4097", "ORCH-4098")
 def test_frames_are_frozen(streams: Streams) -> None:
     """The exact bytes of each kind of event are a contract."""
     sink = attach(streams)
@@ -58,7 +58,7 @@ def test_frames_are_frozen(streams: Streams) -> None:
     )
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-2006", "ORCH-4099")
 def test_failure_is_told_with_the_task_s_correlation_id(streams: Streams) -> None:
     """A failed task ends with one `error` event that carries the envelope."""
     sink = attach(streams)
@@ -70,6 +70,7 @@ def test_failure_is_told_with_the_task_s_correlation_id(streams: Streams) -> Non
     assert item.data["correlation_id"] == "corr-1"
 
 
+@pytest.mark.req("ORCH-4097", "ORCH-4111")
 def test_cancel_is_an_end(streams: Streams) -> None:
     """A cancelled task ends with `end`, its text so far kept."""
     sink = attach(streams)
@@ -79,6 +80,7 @@ def test_cancel_is_an_end(streams: Streams) -> None:
     assert sink.items[-1].data["finish_reason"] == "canceled"
 
 
+@pytest.mark.req("ORCH-4098")
 def test_end_says_when_it_is_not_durable(streams: Streams) -> None:
     """An end that the journal does not hold yet says so in its receipt."""
     sink = attach(streams)
@@ -88,7 +90,7 @@ def test_end_says_when_it_is_not_durable(streams: Streams) -> None:
     assert receipt["durable"] is False
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4102")
 @pytest.mark.parametrize("event_id", ["2:00000000", "1:00000000", "9:12345678"])
 def test_wrong_bytes_are_refused(streams: Streams, event_id: str) -> None:
     """A reader whose bytes are not ours, or go beyond the end, is refused."""
@@ -97,13 +99,14 @@ def test_wrong_bytes_are_refused(streams: Streams, event_id: str) -> None:
     assert refusal(streams, event_id) is AttachRefusal.MISMATCH
 
 
+@pytest.mark.req("ORCH-4102")
 def test_position_inside_a_character_is_refused(streams: Streams) -> None:
     """No event of ours ends inside a character, so nobody can have left off there."""
     streams.tokens(KEY, ("€",))
     assert refusal(streams, Position(1, zlib.crc32("€".encode()[:1])).event_id) is AttachRefusal.MISMATCH
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4103")
 def test_terminal_id_means_nothing_follows(streams: Streams) -> None:
     """A reader that saw the end is told so; a made-up end is refused."""
     streams.tokens(KEY, ("Hi",))
@@ -115,7 +118,7 @@ def test_terminal_id_means_nothing_follows(streams: Streams) -> None:
     assert attach(streams, mark).items[-1].event == "end"
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4104", "ORCH-4180")
 def test_reader_ahead_waits(streams: Streams) -> None:
     """After a restart a reader that has more than the log waits, hears heartbeats, and goes on without a gap."""
     had = position_after("Hello wor").event_id
@@ -131,7 +134,7 @@ def test_reader_ahead_waits(streams: Streams) -> None:
     check_transcript(sink, "Hello world!", "Hello wor")
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4104")
 @pytest.mark.parametrize("texts", [("Hello World",), ("Hell",)], ids=["other bytes", "shorter"])
 def test_reader_ahead_of_other_bytes_gets_one_error(streams: Streams, texts: tuple[str, ...]) -> None:
     """When the log turns out to differ, that reader alone gets one WORKER_RESET and nothing spliced."""
@@ -157,6 +160,7 @@ def test_reader_ahead_of_a_failure_is_told_of_it(streams: Streams) -> None:
         assert one.over == "ended"
 
 
+@pytest.mark.req("ORCH-4104")
 def test_paused_reader_ahead_is_judged_when_it_can_be_written_to(streams: Streams) -> None:
     """A mismatch found while the socket is full is told later, not written into the full socket."""
     sink = attach(streams, position_after("Hello wor").event_id)
@@ -168,6 +172,7 @@ def test_paused_reader_ahead_is_judged_when_it_can_be_written_to(streams: Stream
     assert [item.data["code"] for item in sink.items] == ["WORKER_RESET"]
 
 
+@pytest.mark.req("ORCH-4091")
 def test_started_comes_once(streams: Streams) -> None:
     """A second start of the same task is not told, and a reader that resumes is not told at all."""
     fresh, resumed = attach(streams), attach(streams, "0:00000000")
@@ -188,6 +193,7 @@ def test_paused_reader_that_resumed_is_not_told_of_the_start(streams: Streams) -
     assert [item.event for item in sink.items] == ["token"]
 
 
+@pytest.mark.req("ORCH-4096")
 def test_metrics_reach_only_who_keeps_up(streams: Streams) -> None:
     """A reader that is behind misses metrics and no text."""
     quick, slow = attach(streams), attach(streams)
@@ -200,7 +206,7 @@ def test_metrics_reach_only_who_keeps_up(streams: Streams) -> None:
     assert [item.event for item in slow.items] == ["token"]
 
 
-@pytest.mark.req("ORCH-4023")
+@pytest.mark.req("ORCH-4076")
 def test_readers_are_bounded(streams: Streams) -> None:
     """One reader more than allowed is refused, and a leaving one makes room."""
     first = attach(streams)
@@ -211,7 +217,7 @@ def test_readers_are_bounded(streams: Streams) -> None:
     attach(streams)
 
 
-@pytest.mark.req("ORCH-4023")
+@pytest.mark.req("ORCH-4108")
 def test_stalled_reader_is_dropped_and_may_resume(streams: Streams) -> None:
     """A reader that takes nothing for long is dropped; its place stays readable."""
     sink = attach(streams)
@@ -229,7 +235,7 @@ def test_stalled_reader_is_dropped_and_may_resume(streams: Streams) -> None:
     check_transcript(again, "Hello world", "Hello")
 
 
-@pytest.mark.req("ORCH-2002")
+@pytest.mark.req("ORCH-4105")
 def test_heartbeats_fill_silence_only(streams: Streams) -> None:
     """A quiet stream hears a comment every three ticks; one that talks does not."""
     sink = attach(streams)
@@ -297,7 +303,7 @@ def test_retained_bytes_follow_the_log(streams: Streams) -> None:
     assert streams.retained_bytes == 0
 
 
-@pytest.mark.req("ORCH-4011")
+@pytest.mark.req("ORCH-4182")
 def test_restored_task_reads_like_before() -> None:
     """After a restart an ended task's positions and digest are what they were."""
     before = Streams()
@@ -315,6 +321,7 @@ def test_restored_task_reads_like_before() -> None:
     assert after.text(KEY) == before.text(KEY)
 
 
+@pytest.mark.req("ORCH-4209")
 def test_release_ends_or_drops_every_reader(streams: Streams) -> None:
     """At shutdown a reader that keeps up gets a proper close and a stalled one is cut."""
     quick, slow = attach(streams), attach(streams)
@@ -325,7 +332,7 @@ def test_release_ends_or_drops_every_reader(streams: Streams) -> None:
     assert streams.readers == 0
 
 
-@pytest.mark.req("ORCH-3026")
+@pytest.mark.req("ORCH-4100")
 def test_late_reader_of_a_forgotten_task_says_nothing_of_the_next_one_of_that_name() -> None:
     """A slow reader that leaves its old log does not count as leaving the new task, which is read by another."""
     left: list[int] = []

@@ -166,7 +166,7 @@ async def bench() -> AsyncIterator[Bench]:
     assert not made.world.alive
 
 
-@pytest.mark.req("ORCH-3002", "ORCH-3003")
+@pytest.mark.req("ORCH-3002")
 async def test_a_replica_is_ready_after_its_self_test(bench: Bench) -> None:
     """The engine is given out only when the self-test has passed; then its figures come."""
     bench.supervision.start(ID, "m")
@@ -198,7 +198,7 @@ async def test_a_crash_under_the_self_test_tells_its_own_cause(bench: Bench) -> 
     assert bench.said() == [ReplicaLost(ID, "vram_oom", "it fell over")]
 
 
-@pytest.mark.req("ORCH-3001")
+@pytest.mark.req("ORCH-3049")
 async def test_a_launch_that_fails_tells_the_cause(bench: Bench) -> None:
     """The host's reason reaches the core."""
     bench.world.problem = ProcessError("cannot_fit", "too big")
@@ -251,6 +251,7 @@ async def test_stop_in_every_phase(bench: Bench, when: str) -> None:
     assert not bench.world.alive
 
 
+@pytest.mark.req("ORCH-4143")
 async def test_a_probe_that_finds_life(bench: Bench) -> None:
     """A suspect that answers is healthy."""
     await bench.start()
@@ -260,6 +261,7 @@ async def test_a_probe_that_finds_life(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("answer", [False, EngineError("refused")], ids=["loading", "refused"])
+@pytest.mark.req("ORCH-4143")
 async def test_a_probe_that_finds_none(bench: Bench, answer: bool | EngineError) -> None:
     """A suspect that does not answer is lost and its process ended."""
     await bench.start()
@@ -271,7 +273,7 @@ async def test_a_probe_that_finds_none(bench: Bench, answer: bool | EngineError)
     assert lost.cause == "health"
 
 
-@pytest.mark.req("ORCH-3038")
+@pytest.mark.req("ORCH-4142")
 async def test_the_exit_of_a_probed_replica_is_the_cause(bench: Bench) -> None:
     """A probe that fails because the process was killed leaves it to the exit to say why, though it comes later."""
     await bench.start()
@@ -305,6 +307,7 @@ async def test_a_model_is_verified(bench: Bench) -> None:
     assert bench.said() == [ModelVerified(POOL, "m", ""), ModelVerified(POOL, "n", "wrong")]
 
 
+@pytest.mark.req("ORCH-4053", "ORCH-4148")
 async def test_prompts_are_counted_in_time(bench: Bench) -> None:
     """A count comes, or None: when the replica is down, or does not answer in time."""
     spec = TaskSpec(prompt="x")
@@ -319,6 +322,7 @@ async def test_prompts_are_counted_in_time(bench: Bench) -> None:
     assert bench.said(PromptCounted) == [PromptCounted(KEY, None), PromptCounted(KEY, 7), PromptCounted(KEY, None)]
 
 
+@pytest.mark.req("ORCH-4249")
 async def test_sessions_are_evicted_where_the_replica_is_up(bench: Bench) -> None:
     """An eviction reaches the engine, and is nothing while it is down."""
     session = (Tenant("acme"), "s1")
@@ -329,6 +333,7 @@ async def test_sessions_are_evicted_where_the_replica_is_up(bench: Bench) -> Non
     assert bench.world.engine.evicted == ["acme/s1"]
 
 
+@pytest.mark.req("ORCH-4210")
 async def test_close_takes_everything_down(bench: Bench) -> None:
     """After close nothing runs, and a start is refused by an event."""
     await bench.start()

@@ -41,6 +41,7 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.req("ORCH-4184")
 def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     """Directory, lock and subdirectories are closed to everyone else, whatever the umask."""
     before = os.umask(0)
@@ -55,6 +56,7 @@ def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     assert _mode(tmp_path / "a" / "data" / "lock") == 0o600
 
 
+@pytest.mark.req("ORCH-4026")
 def test_a_second_daemon_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
     """Two processes never share it, and the message says whom to stop."""
     child = _holder(tmp_path / "data")
@@ -72,6 +74,7 @@ def test_two_in_one_process_are_refused_too(tmp_path: Path) -> None:
         DataDirectory(str(tmp_path))
 
 
+@pytest.mark.req("ORCH-4026")
 def test_a_killed_daemon_leaves_no_lock_behind(tmp_path: Path) -> None:
     """After kill -9 the next one starts at once."""
     child = _holder(tmp_path / "data")

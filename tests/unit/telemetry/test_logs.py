@@ -40,7 +40,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.req("ORCH-2052")
+@pytest.mark.req("ORCH-4037")
 def test_every_required_field_is_in_every_line(log_file: tuple[Path, int]) -> None:
     """What does not apply is null, what applies has its value, and what is extra comes along."""
     path, descriptor = log_file
@@ -57,7 +57,7 @@ def test_every_required_field_is_in_every_line(log_file: tuple[Path, int]) -> No
     assert line["pool_id"] is None
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4196", "ORCH-4278")
 @pytest.mark.parametrize("form", [json_line, text_line])
 def test_content_and_credentials_are_never_written(form: object) -> None:
     """Whatever carries a name of content or of a credential is left out of both forms."""
@@ -67,7 +67,7 @@ def test_content_and_credentials_are_never_written(form: object) -> None:
     assert {"prompt", "messages", "text", "content", "output", "api_key", "authorization"} <= WITHHELD
 
 
-@pytest.mark.req("ORCH-3035")
+@pytest.mark.req("ORCH-4278")
 def test_no_call_in_the_tree_logs_content() -> None:
     """No source line hands a prompt or an output to a log call."""
     root = Path(__file__).resolve().parents[3] / "src" / "orchqueue"
@@ -88,6 +88,7 @@ def test_no_call_in_the_tree_logs_content() -> None:
         max_size=6,
     )
 )
+@pytest.mark.req("ORCH-4037")
 def test_any_field_makes_one_valid_line(fields: dict[str, LogValue]) -> None:
     """Nothing that a client can put into a value breaks a line in two or makes it unreadable."""
     clean = {name.encode("utf-8", "replace").decode(): value for name, value in fields.items()}
@@ -128,6 +129,7 @@ def test_a_line_that_cannot_be_written_says_so_instead_of_raising(log_file: tupl
     assert "odder" in str(second["detail"])
 
 
+@pytest.mark.req("ORCH-4279")
 def test_a_reader_that_does_not_read_holds_up_nobody() -> None:
     """With a full pipe lines are dropped and counted; the caller never waits."""
     reader, writer = os.pipe()
@@ -141,6 +143,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody() -> None:
     os.close(writer)
 
 
+@pytest.mark.req("ORCH-4279")
 def test_a_closed_output_is_survived(log_file: tuple[Path, int]) -> None:
     """Standard error may be closed before the daemon starts."""
     reader, writer = os.pipe()
@@ -155,6 +158,7 @@ def test_a_closed_output_is_survived(log_file: tuple[Path, int]) -> None:
     assert sink.dropped_lines == 2
 
 
+@pytest.mark.req("ORCH-4279")
 def test_a_full_disk_is_survived(tmp_path: Path) -> None:
     """A real limit on file size: lines are dropped, the process goes on and ends well."""
     script = """
@@ -189,6 +193,7 @@ def _pool(kv_usage_ratio: float | None, depth: int, replica_state: str = "ready"
     )  # fmt: skip
 
 
+@pytest.mark.req("ORCH-4272", "ORCH-4273", "ORCH-4280")
 def test_gauges_come_from_the_cores_pictures(log_file: tuple[Path, int]) -> None:
     """Depths, KV use, memory and attainment are as the picture says at the moment of the scrape."""
     telemetry = MetricsTelemetry(_Clock(), descriptor=log_file[1])
