@@ -1,6 +1,8 @@
 """Run every generator: `python -m tools.gen` writes, `python -m tools.gen --check` only compares and prints the difference.
 
 A generator is a function without arguments that returns {path: text}; new ones are added to `GENERATORS`.
+
+Req: ORCH-4235
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Read the OpenAPI files, and pack what the program needs of them at run time into one JSON file."""
+"""Read the OpenAPI files, and pack what the program needs of them at run time into one JSON file.
+
+Req: ORCH-4284
+"""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def run(config: Config, read_config: ReadConfig, data_dir: str) -> int:
 
     Shape: the process's exit code.
     Errors: PortError (data directory, journal, keys, address).
-    Req: ORCH-3001, ORCH-4012
+    Req: ORCH-4012, ORCH-4034, ORCH-4277
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, read_config, data_dir))
@@ -158,7 +158,10 @@ def _listen_to_signals(ending: Ending, runtime: Runtime) -> None:
 
 
 async def _drain(runtime: Runtime, ending: Ending, grace_ms: int) -> None:
-    """Let running tasks finish within the grace; a second signal ends the wait. The rest stays in the journal."""
+    """Let running tasks finish within the grace; a second signal ends the wait. The rest stays in the journal.
+
+    Req: ORCH-4208
+    """
     runtime.begin_shutdown()
     at_once = asyncio.create_task(ending.at_once.wait())
     deadline = asyncio.get_running_loop().time() + grace_ms / 1000

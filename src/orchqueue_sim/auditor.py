@@ -38,7 +38,10 @@ class Track(msgspec.Struct):
 
 
 class Auditor:
-    """Everything promised, checked as it happens. `disk` is looked at only for what is durable."""
+    """Everything promised, checked as it happens. `disk` is looked at only for what is durable.
+
+    Req: ORCH-4237
+    """
 
     def __init__(self, disk: Disk, order: Order, turns: Turns) -> None:
         self._disk = disk

@@ -94,7 +94,10 @@ REGRESSIONS = Path("tests/simulation/regressions.txt")
 
 
 def kept_seeds(path: Path = REGRESSIONS) -> list[int]:
-    """Read the seeds that failed once; a line is a seed, the rest of it says what it found."""
+    """Read the seeds that failed once; a line is a seed, the rest of it says what it found.
+
+    Req: ORCH-4239
+    """
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [int(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
 

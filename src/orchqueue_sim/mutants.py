@@ -1,6 +1,8 @@
 """Planted bugs: each breaks one promise while its `with` block runs, so that tests see the auditor bite.
 
 The core itself stays clean; a mutant replaces a function or a method from the outside and puts it back.
+
+Req: ORCH-4236, ORCH-4238
 """
 
 from __future__ import annotations

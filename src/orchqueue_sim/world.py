@@ -180,7 +180,10 @@ class World:
 
 
 def run(seed: int, trace: Trace | None = None, plan: Plan | None = None) -> Report:
-    """Run one seed; whatever goes wrong stands in the report."""
+    """Run one seed; whatever goes wrong stands in the report.
+
+    Req: ORCH-4237
+    """
     plan = plan or draw(seed)
     report = Report(plan)
     world = World(plan, trace)

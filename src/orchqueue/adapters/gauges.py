@@ -1,4 +1,7 @@
-"""Gauges, from the core's pictures."""
+"""Gauges, from the core's pictures.
+
+Req: ORCH-4272, ORCH-4280
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ def set_gauges(
     pools: Sequence[PoolPicture],
     resident_bytes: Callable[[int], int | None] | None = None,
 ) -> None:
-    """Bring every gauge up to date before a scrape. Reads of the replicas' processes block: call it off the loop."""
+    """Bring every gauge up to date before a scrape. Reads of the replicas' processes block: call it off the loop.
+
+    Req: ORCH-4273
+    """
     read = resident_bytes or read_resident_bytes
     metrics.replace_gauge("queue_depth", _depths(pools))
     metrics.replace_gauge("queue_capacity", _capacities(pools))

@@ -3,7 +3,7 @@
 A key is `oq_ID_RANDOM`. The file knows its id and HMAC-SHA-256 under a secret that lies in the data directory; the key
 itself is shown once and kept nowhere.
 
-Req: ORCH-3035, ORCH-3036
+Req: ORCH-4032
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class KeyStore:
     """The file as its editors see it. Every change takes a lock, re-reads, and replaces the file as a whole.
 
     Errors: every method raises KeysError.
+    Req: ORCH-3035
     """
 
     def __init__(self, path: str, data_dir: str, now_s: Callable[[], float] = time.time) -> None:
@@ -134,6 +135,7 @@ class KeyStore:
         """Read the file and check that it was made with our secret.
 
         Errors: KeysError; PrivateFileError when it cannot be read at all.
+        Req: ORCH-4198
         """
         data = read_private(self.path, FILE_LIMIT_BYTES)
         try:
@@ -196,7 +198,7 @@ class KeyRing:
     A file that cannot be read any more leaves the last good keys in force and is told through `on_problem`, once.
 
     Errors: KeysError at construction.
-    Req: ORCH-3036
+    Req: ORCH-4032, ORCH-4197
     """
 
     def __init__(
@@ -219,6 +221,7 @@ class KeyRing:
         """Tell whose key it is; None when it is nobody's, was revoked or has expired.
 
         Cost: one HMAC and one comparison, whether or not the id exists; a stat once a second.
+        Req: ORCH-4191
         """
         self._refresh()
         if len(token) > TOKEN_LIMIT_CHARACTERS:

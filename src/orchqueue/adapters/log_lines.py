@@ -1,6 +1,6 @@
 """One log line: its fields, its form. Never prompt or output text.
 
-Req: ORCH-2052, ORCH-3035
+Req: ORCH-4278
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def json_line(now_ms: int, level: str, event: str, fields: Mapping[str, LogValue
     """Write a line as JSON; the required fields first, then what else there is.
 
     Cost: about 5 µs.
+    Req: ORCH-4037, ORCH-4196
     """
     line = _EMPTY.copy()
     line.update(_clean(fields))

@@ -17,6 +17,8 @@ class LogSink:
     """Writes to a file descriptor from a thread of its own.
 
     Lines beyond the queue's limit, and lines that cannot be written, are dropped and counted. Nothing here raises.
+
+    Req: ORCH-4279
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -1,7 +1,4 @@
-"""Model references: where the file is, and whether it is the right one.
-
-Req: ORCH-3037
-"""
+"""Model references: where the file is, and whether it is the right one."""
 
 from __future__ import annotations
 
@@ -77,6 +74,7 @@ class ModelStore:
 
         Errors: ProcessError with cause `checksum`.
         Cost: hashes the file in a thread when it is new or has changed.
+        Req: ORCH-3037, ORCH-4203
         """
         form, _, rest = model_ref.partition(":")
         demands = {expected_sha256.lower()} if expected_sha256 else set()

@@ -18,6 +18,7 @@ def read_private(path: str, size_limit_bytes: int) -> bytes:
     """Read a file that only its owner may read.
 
     Errors: PrivateFileError, also when it is larger than the limit.
+    Req: ORCH-4198
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,6 +1,6 @@
 """The machine below us: its clock, and a data directory that belongs to one daemon at a time.
 
-Req: ORCH-3035, ORCH-4011
+Req: ORCH-4026, ORCH-4184
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def ensure_private_directory(path: str) -> str:
 
     Shape: its real path.
     Errors: DataDirectoryError.
+    Req: ORCH-4184
     """
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -72,6 +73,7 @@ class DataDirectory:
     Use it as a context manager, or call `close` at the end.
 
     Errors: DataDirectoryError at construction: in use (with the other's pid), not writable, not trustworthy, full.
+    Req: ORCH-4026
     """
 
     def __init__(self, path: str) -> None:

@@ -28,7 +28,7 @@ __all__ = ["CONTENT_TYPE", "MetricsTelemetry"]
 class MetricsTelemetry:
     """Owns every metric's name and every log line's form.
 
-    Req: ORCH-2052
+    Req: ORCH-4037
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""What `orchq` exits with; docs/exit-codes.md says the same to people.
-
-Req: ORCH-4028
-"""
+"""What `orchq` exits with; docs/exit-codes.md says the same to people."""
 
 from __future__ import annotations
 
@@ -28,6 +25,8 @@ class UsageError(Exception):
 
 def code_of(error: Exception) -> ExitCode:
     """Choose the exit status of a failure that the client raised.
+
+    Req: ORCH-4028
 
     >>> from orchqueue.client.errors import Refused
     >>> code_of(Refused(429, "full")).name

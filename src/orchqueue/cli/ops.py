@@ -51,7 +51,7 @@ async def execute_metrics(context: Context, _: Namespace) -> int:
 async def execute_config_reload(context: Context, _: Namespace) -> int:
     """Let the server read its file again.
 
-    Req: ORCH-3031
+    Req: ORCH-4205
     """
     async with context.client() as client:
         changed = await client.reload_config()

@@ -15,6 +15,8 @@ _CLEAR_LINE = "\r\x1b[2K"
 def neutralise(text: str) -> str:
     r"""Make control characters visible instead of effective.
 
+    Req: ORCH-4225
+
     >>> neutralise("a\x1b[31mb\r\x9b")
     'a␛[31mb␍\\x9b'
     """
@@ -32,6 +34,8 @@ class Output:
     """Standard output for results, standard error for everything else.
 
     What a server or a model wrote is neutralised where it meets a terminal, and left alone elsewhere.
+
+    Req: ORCH-4223
     """
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None, *, quiet: bool = False) -> None:

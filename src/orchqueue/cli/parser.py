@@ -31,7 +31,10 @@ exit status: 0 ok, 1 the task failed, 2 bad usage, 3 try later, 4 not found, 5 n
 
 
 class Command(NamedTuple):
-    """One command: its name, how its help looks, what it takes and what it does."""
+    """One command: its name, how its help looks, what it takes and what it does.
+
+    Req: ORCH-4226
+    """
 
     name: str
     summary: str
@@ -54,7 +57,10 @@ COMMANDS: tuple[Command, ...] = (
 
 
 def build_parser() -> ArgumentParser:
-    """Build the whole parser; the shared options may stand before or after the command."""
+    """Build the whole parser; the shared options may stand before or after the command.
+
+    Req: ORCH-4282
+    """
     shared = _shared_options()
     parser = ArgumentParser(
         prog="orchq",

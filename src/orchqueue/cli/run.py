@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 async def execute(context: Context, args: Namespace) -> int:
     """Post, follow, and cancel when told to stop.
 
-    Req: ORCH-2001, ORCH-2002, ORCH-2003
+    Req: ORCH-2001, ORCH-2002, ORCH-2003, ORCH-4223
     """
     import asyncio
 
@@ -67,7 +67,10 @@ async def execute(context: Context, args: Namespace) -> int:
 
 
 async def _cancel(client: AsyncClient, task_id: str, output: Output) -> bool:
-    """Cancel the task and tell whether that succeeded; one that the server never accepted needs no cancelling."""
+    """Cancel the task and tell whether that succeeded; one that the server never accepted needs no cancelling.
+
+    Req: ORCH-4224
+    """
     from orchqueue.client.errors import NotFound, OrchQueueError
 
     try:

@@ -42,7 +42,7 @@ class AsyncClient(ControlCalls):
     Use it as an async context manager, or call `aclose`. A string is a prompt, a sequence of messages a chat; a
     TaskRequest says everything else.
 
-    Req: ORCH-2001, ORCH-2007
+    Req: ORCH-2001, ORCH-2007, ORCH-4283
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class AsyncClient(ControlCalls):
            of each with the wait in milliseconds.
 
         Errors: Refused, Unavailable when patience is over; InvalidRequest, Conflict, Unauthorized, Forbidden at once.
-        Req: ORCH-2001, ORCH-2007, ORCH-3024
+        Req: ORCH-2001, ORCH-2007, ORCH-3024, ORCH-4228
         """
         body = msgspec.json.encode(as_request(work))
         return await self._patiently(lambda: self._post_task(body), retry, on_refusal)

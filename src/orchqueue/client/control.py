@@ -30,7 +30,10 @@ T = TypeVar("T")
 
 
 class ControlCalls:
-    """Calls that look at pools and steer them; they need the `control` scope where keys are used."""
+    """Calls that look at pools and steer them; they need the `control` scope where keys are used.
+
+    Req: ORCH-4283
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -93,7 +96,7 @@ class ControlCalls:
         """Let the server read its configuration file again; with a fault in it nothing changes.
 
         Errors: InvalidRequest with every problem of the file.
-        Req: ORCH-3031
+        Req: ORCH-4205
         """
         return await self._post("/v1/config/reload", None, ConfigReloaded)
 

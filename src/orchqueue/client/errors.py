@@ -33,14 +33,14 @@ class ProtocolBroken(OrchQueueError):
 class StreamMismatch(OrchQueueError):
     """What the server streams is not the continuation of what was received.
 
-    Req: ORCH-2002
+    Req: ORCH-4039
     """
 
 
 class ReceiptMismatch(OrchQueueError):
     """The text received is not the text that the receipt vouches for.
 
-    Req: ORCH-2002
+    Req: ORCH-4039
     """
 
 

@@ -1,6 +1,6 @@
 """How long to wait before asking again, and when to stop.
 
-Req: ORCH-2007
+Req: ORCH-4227
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     The same task id is sent each time, so the task can only be accepted once.
 
     Units: `max_wait_ms` counts from the first try; 0 never asks again.
-    Req: ORCH-2007, ORCH-3024
+    Req: ORCH-4227, ORCH-4228
     """
 
     max_wait_ms: int = 60_000

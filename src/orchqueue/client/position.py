@@ -1,6 +1,6 @@
 """Where a reader stands in a task's text, and the proof that what it holds is the server's text.
 
-Req: ORCH-2002
+Req: ORCH-4039
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Transcript:
     that starts over does no harm; a hole or different bytes are never passed on.
 
     Shape: `begin` is where this reader started; text before it is known by checksum only.
-    Req: ORCH-2002
+    Req: ORCH-4039
     """
 
     def __init__(self, begin: Position | None = None) -> None:
@@ -110,6 +110,7 @@ class Transcript:
         """Compare the whole text with the terminal id and the receipt.
 
         Errors: StreamMismatch when text is missing or differs; ReceiptMismatch when the digest is another text's.
+        Req: ORCH-4229
         """
         here = self.position
         if (end.text_bytes, end.crc32) != (here.text_bytes, here.crc32):

@@ -1,6 +1,6 @@
 """A task's stream that survives its connections.
 
-Req: ORCH-2002
+Req: ORCH-4039
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TaskStream:
 
     Errors: StreamMismatch, ReceiptMismatch, StreamBroken when reconnects are used up, ApiError when the task cannot be
     read at all.
-    Req: ORCH-2002, ORCH-4039
+    Req: ORCH-4039
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class _Portal:
 class Stream:
     """The events of one task as a plain iterator; see TaskStream.
 
-    Req: ORCH-2002
+    Req: ORCH-4230
     """
 
     def __init__(self, portal: _Portal, stream: TaskStream) -> None:
@@ -134,7 +134,7 @@ class Stream:
 class Client:
     """Speak to one orchestratord without asyncio; every call is AsyncClient's of the same name.
 
-    Req: ORCH-4039
+    Req: ORCH-4230
     """
 
     def __init__(

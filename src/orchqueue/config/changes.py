@@ -1,7 +1,4 @@
-"""What a new configuration changes, and how much of that can be in force without a restart.
-
-Req: ORCH-3030, ORCH-3031
-"""
+"""What a new configuration changes, and how much of that can be in force without a restart."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ class Changes(msgspec.Struct, frozen=True):
     """A configuration that can be in force now, and what of the new file is in it.
 
     Shape: JSON pointers into the file.
+    Req: ORCH-4206
     """
 
     config: Config
@@ -28,7 +26,10 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 def merge(old: Config, new: Config) -> Changes:
-    """Take over from the new file what can change live; everything else stays as it is."""
+    """Take over from the new file what can change live; everything else stays as it is.
+
+    Req: ORCH-4205
+    """
     live = {name: getattr(new, name) for name in LIVE_SECTIONS}
     merged = msgspec.structs.replace(old, pools=_merge_pools(old.pools, new.pools), **live)
     applied = tuple(_differences("", msgspec.to_builtins(old), msgspec.to_builtins(merged)))

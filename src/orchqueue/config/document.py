@@ -61,6 +61,7 @@ def read_document(data: bytes) -> Document:
     """Parse YAML bytes. What is wrong is in `problems`; `value` is None when nothing is left to check.
 
     Cost: bounded by SIZE_LIMIT_BYTES, DEPTH_LIMIT and NODE_LIMIT.
+    Req: ORCH-4201
     """
     document = Document(None)
     if len(data) > SIZE_LIMIT_BYTES:

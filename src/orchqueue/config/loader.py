@@ -1,7 +1,4 @@
-"""From a file to a checked configuration.
-
-Req: ORCH-3030, ORCH-3031
-"""
+"""From a file to a checked configuration."""
 
 from __future__ import annotations
 
@@ -45,6 +42,7 @@ def parse(data: bytes, source: str, base_dir: str, warn: Warn | None = None) -> 
     """Check YAML text that is at hand already.
 
     Errors: ConfigError with every problem at once.
+    Req: ORCH-3030, ORCH-4199
     """
     document = read_document(data)
     problems = list(document.problems)
@@ -76,7 +74,10 @@ def embedded_text() -> str:
 
 
 def embedded_default() -> Config:
-    """Load the embedded default through the same checks as any file."""
+    """Load the embedded default through the same checks as any file.
+
+    Req: ORCH-4034
+    """
     return parse(embedded_text().encode(), EMBEDDED_SOURCE, os.getcwd())
 
 

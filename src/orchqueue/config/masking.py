@@ -1,7 +1,4 @@
-"""Show the configuration in effect without what must not be seen.
-
-Req: ORCH-3031, ORCH-3035
-"""
+"""Show the configuration in effect without what must not be seen."""
 
 from __future__ import annotations
 
@@ -20,7 +17,10 @@ _SECRET = re.compile(r"(^|[_-])(key|token|secret|password|passwd|credential|auth
 
 
 def masked(config: Config) -> Value:
-    """Give every field with its value in effect; environment values and anything named like a secret are masked."""
+    """Give every field with its value in effect; environment values and anything named like a secret are masked.
+
+    Req: ORCH-4196
+    """
     tree: Value = msgspec.json.decode(msgspec.json.encode(config))
     assert isinstance(tree, dict)
     pools = tree["pools"]
@@ -38,7 +38,10 @@ def masked(config: Config) -> Value:
 
 
 def render_yaml(config: Config) -> str:
-    """Write the configuration in effect as YAML, masked."""
+    """Write the configuration in effect as YAML, masked.
+
+    Req: ORCH-3031
+    """
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

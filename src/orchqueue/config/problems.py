@@ -49,7 +49,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ConfigError(Exception):
-    """A configuration cannot be used; lists every problem found."""
+    """A configuration cannot be used; lists every problem found.
+
+    Req: ORCH-4199
+    """
 
     def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
         self.source = source

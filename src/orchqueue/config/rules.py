@@ -1,6 +1,6 @@
 """What must hold between fields, and between the file and the machine it is read on.
 
-Req: ORCH-1101, ORCH-3012, ORCH-3030, ORCH-3035, ORCH-3052
+Req: ORCH-3012, ORCH-3030
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Rules:
 
     Fields in `faulty` hold their defaults instead of what the file says, so a rule that reads one is not judged: it
     would complain of something that nobody wrote.
+
+    Req: ORCH-1101, ORCH-3052, ORCH-4195
     """
 
     def __init__(self, config: Config, document: Document, faulty: AbstractSet[Path]) -> None:

@@ -47,7 +47,7 @@ def replica_ids(pool: Pool) -> tuple[ReplicaId, ...]:
 def is_strict(pool: Pool) -> bool:
     """Tell whether the pool promises equal streams: as the file says, else where one slot makes it possible.
 
-    Req: ORCH-3045
+    Req: ORCH-3045, ORCH-4167
     """
     return pool.determinism == "strict" if pool.determinism is not None else pool.slots == 1
 

@@ -25,7 +25,10 @@ _STAND_INS: dict[str, Value] = {"id": "unnamed", "engine": "llamacpp", "model": 
 
 
 class Shape:
-    """One check of one document. `unknown`, `problems` and `faulty` (their paths) are filled by `check`."""
+    """One check of one document. `unknown`, `problems` and `faulty` (their paths) are filled by `check`.
+
+    Req: ORCH-4200
+    """
 
     def __init__(self, document: Document) -> None:
         self._document = document

@@ -1,7 +1,4 @@
-"""Every field of the configuration file; a field that has no effect does not exist here.
-
-Req: ORCH-3030
-"""
+"""Every field of the configuration file; a field that has no effect does not exist here."""
 
 from __future__ import annotations
 
@@ -291,7 +288,7 @@ class Logging(Section, frozen=True):
 class Config(Section, frozen=True):
     """The whole file.
 
-    Req: ORCH-3030
+    Req: ORCH-3030, ORCH-4202
     """
 
     pools: tuple[Pool, ...]

@@ -1,6 +1,6 @@
 """Yes, no, or count first: everything that is checked before a task is queued.
 
-Req: ORCH-3014, ORCH-3015
+Req: ORCH-4058, ORCH-4169
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def fitting_pools(state: State, spec: TaskSpec) -> Fit | Refusal:
     2. The pools left after these wishes have ctx enough.
     3. They serve one model on one engine; otherwise the client has to choose.
     4. strict is possible where it is demanded.
+
+    Req: ORCH-3014, ORCH-4057, ORCH-4058
     """
     faults = _unknown_names(state, spec)
     if faults:
@@ -108,7 +110,7 @@ def _with_promise(pools: list[Pool], spec: TaskSpec) -> Fit | Refusal:
 def strict_capable(pool: Pool) -> bool:
     """Tell whether a pool may promise equal outputs: configured so, and no replica's self-test disproved it.
 
-    Req: ORCH-3047
+    Req: ORCH-4168
     """
     facts = [r.facts for r in pool.replicas.values() if r.facts is not None]
     return pool.settings.strict and (not facts or any(f.strict_proven for f in facts))
@@ -123,6 +125,8 @@ def count_prompt(pool: Pool, spec: TaskSpec) -> Counted | None:
     """Bound the prompt's tokens without asking: every token is at least one byte, and one more begins the text.
 
     None when only the tokenizer can tell whether it fits.
+
+    Req: ORCH-4148
     """
     spec = pool.engine_spec(spec)
     bound = spec.prompt_bytes + 1
@@ -153,7 +157,10 @@ def _room(pool: Pool, spec: TaskSpec) -> int:
 
 
 def too_long(pool: Pool, spec: TaskSpec, counted: Counted) -> Refusal | None:
-    """Refuse what cannot fit into the context: nothing is ever truncated."""
+    """Refuse what cannot fit into the context: nothing is ever truncated.
+
+    Req: ORCH-4056, ORCH-4147
+    """
     room = _room(pool, spec)
     if counted.tokens + spec.max_tokens <= room:
         return None
@@ -167,7 +174,7 @@ def too_long(pool: Pool, spec: TaskSpec, counted: Counted) -> Refusal | None:
 def misses_deadline(pool: Pool, spec: TaskSpec, prompt_tokens: int) -> Refusal | None:
     """Refuse a deadline that even an empty queue would miss.
 
-    Req: ORCH-3016
+    Req: ORCH-4149
     """
     if spec.deadline_ms is None:
         return None
@@ -188,6 +195,8 @@ def not_serving(pools: tuple[Pool, ...], now_ms: int) -> Refusal | None:
     """Refuse when no fitting pool can take tasks now.
 
     A pool that loads, drains or reloads is unready; one whose replicas all failed is unavailable.
+
+    Req: ORCH-4118
     """
     if any(p.serving and p.ready for p in pools):
         return None
@@ -218,7 +227,7 @@ def model_replaced(pool: Pool, spec: TaskSpec) -> Refusal | None:
 def no_turn_left(state: State, tenant: Tenant, spec: TaskSpec, now_ms: int) -> Refusal | None:
     """Refuse a turn beyond the session's last; the caller evicts the session.
 
-    Req: ORCH-3022
+    Req: ORCH-4244
     """
     if spec.session_id is None or state.sessions.turns_left((tenant, spec.session_id), now_ms) > 0:
         return None
@@ -229,7 +238,7 @@ def no_turn_left(state: State, tenant: Tenant, spec: TaskSpec, now_ms: int) -> R
 def over_rate(pool: Pool, priority: str, now_ms: int) -> Refusal | None:
     """Take a token from the class's bucket (one second of burst), or refuse.
 
-    Req: ORCH-3036
+    Req: ORCH-4150
     """
     limit = pool.queue.classes[priority].rate_limit_rps
     if limit is None:

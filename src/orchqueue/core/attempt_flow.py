@@ -1,6 +1,6 @@
 """What happens to an attempt: text arrives, the engine ends or fails, the slot is really free.
 
-Req: ORCH-3009, ORCH-3017, ORCH-3038
+Req: ORCH-4173, ORCH-4274
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def on_chunks(state: State, event: ChunksArrived, now_ms: int) -> None:
     """Pass text on, unless the attempt no longer owns its task.
 
     Cost: the hot path; one dictionary look-up and one effect a wake-up.
+    Req: ORCH-4109
     """
     attempt = state.attempts.get(event.attempt_id)
     if attempt is None:
@@ -79,6 +80,8 @@ def on_failed(state: State, event: AttemptFailed, now_ms: int) -> None:
     """Try elsewhere where nobody can notice, end the task where somebody would.
 
     A replica whose connection broke takes no more attempts until it was probed.
+
+    Req: ORCH-4143
     """
     attempt = state.attempts.get(event.attempt_id)
     if attempt is None:
@@ -99,7 +102,10 @@ def on_failed(state: State, event: AttemptFailed, now_ms: int) -> None:
 def fail_attempt(
     state: State, task: Task, replica_id: ReplicaId, failure: AttemptFailure, detail: str, now_ms: int
 ) -> None:
-    """Decide what becomes of a task whose attempt failed. The attempt itself keeps its slot until it is closed."""
+    """Decide what becomes of a task whose attempt failed. The attempt itself keeps its slot until it is closed.
+
+    Req: ORCH-4271
+    """
     task.tried = task.tried | {replica_id}
     task.tries = weighing.failed(task, failure, now_ms)
     if failure == "lost":
@@ -140,7 +146,10 @@ def _story(verdict: Outcome) -> str:
 
 
 def on_closed(state: State, event: AttemptClosed) -> None:
-    """Release the slot: the engine holds nothing of this attempt any more. The only place that releases."""
+    """Release the slot: the engine holds nothing of this attempt any more. The only place that releases.
+
+    Req: ORCH-3017, ORCH-4164
+    """
     attempt = state.attempts.pop(event.attempt_id, None)
     if attempt is None:
         return

@@ -1,6 +1,6 @@
 """Late binding: whenever a slot may be free and something may wait, bring them together.
 
-Req: ORCH-3008, ORCH-3009
+Req: ORCH-3008
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ def dispatch(state: State, now_ms: int) -> None:
     """Start what can be started. Runs once at the end of every `handle` that may have changed anything.
 
     While the journal stalls no start could be carried out: it would only use up its task's time limits.
+
+    Req: ORCH-3009
     """
     state.dirty = False
     if state.shutting_down or state.journal_problem is not None:
@@ -33,7 +35,10 @@ def dispatch(state: State, now_ms: int) -> None:
 
 
 def _wait_for_warmth(state: State, passed: list[WarmWait], now_ms: int) -> None:
-    """Bound the wait of each from its beginning: what happens meanwhile does not put its end off."""
+    """Bound the wait of each from its beginning: what happens meanwhile does not put its end off.
+
+    Req: ORCH-4250
+    """
     for task in {warm.task.key: warm.task for warm in passed}.values():
         if not task.warm_wait_begun:
             task.warm_wait_begun = True
@@ -44,6 +49,8 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     """Give the slot to the task.
 
     The order of effects matters: bound is recorded before the start it allows.
+
+    Req: ORCH-4091, ORCH-4167, ORCH-4256, ORCH-4265, ORCH-4276
     """
     task, source, replica = match.task, match.source, match.replica
     pool = state.pool_of(replica)

@@ -1,6 +1,6 @@
 """The one function that ends a task, whatever the reason, and what is kept of it afterwards.
 
-Req: ORCH-2002, ORCH-3017, ORCH-3026
+Req: ORCH-3017, ORCH-4097, ORCH-4266, ORCH-4268, ORCH-4269, ORCH-4274
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _count(state: State, task: Task, pool: Pool, ended: Ended) -> None:
 def task_fields(state: State, task: Task) -> dict[str, str | int | float | bool | None]:
     """Collect the log fields of a task; never its prompt or output.
 
-    Req: ORCH-2052
+    Req: ORCH-4079
     """
     pool = state.pools[task.pool_id]
     queue_ms = None if task.first_bound_at_ms is None else task.first_bound_at_ms - task.accepted_at_ms
@@ -165,7 +165,10 @@ def task_fields(state: State, task: Task) -> dict[str, str | int | float | bool 
 
 
 def retain(state: State, task: Task, now_ms: int) -> None:
-    """Keep an ended task readable for its time; the oldest ended ones go first when the bytes are too many."""
+    """Keep an ended task readable for its time; the oldest ended ones go first when the bytes are too many.
+
+    Req: ORCH-4083, ORCH-4084
+    """
     assert task.ended is not None
     size = BOOKKEEPING_BYTES + task.spec.prompt_bytes + task.emitted_bytes
     state.retained[task.key] = size

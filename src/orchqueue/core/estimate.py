@@ -17,6 +17,7 @@ class Rates(msgspec.Struct):
     """How fast a replica works.
 
     Units: microseconds per token.
+    Req: ORCH-4166
     """
 
     prefill_us: int = 0
@@ -87,7 +88,7 @@ def start_after_ms(slots_free_in_ms: Sequence[int], work_ahead_ms: int) -> int:
 class Readmission(msgspec.Struct):
     """Hands out retry times so that refused clients come back one by one as places free, not all at once.
 
-    Req: ORCH-2007
+    Req: ORCH-2007, ORCH-4119
     """
 
     promised_until_ms: int = 0

@@ -1,6 +1,6 @@
 """Why a task waits, was placed where it is, ended as it did, or was refused.
 
-Req: ORCH-4003
+Req: ORCH-4086
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def explain(state: State, key: TaskKey, now_ms: int) -> Explanation | None:
     """Explain a task, or one of the latest refusals; None when nothing of that key is known.
 
     Cost: while it waits, the tasks ahead of it.
+    Req: ORCH-4003
     """
     task = state.tasks.get(key)
     if task is not None and task.state is not TaskState.COUNTING:

@@ -6,7 +6,7 @@ and the tag served last. The tag stays until that start, however long others are
 the heavier class on a tie. Between two starts of a class of weight 1 at most 8 starts of a class of weight 8 can fall,
 so at most 8 times the largest cost of that class is served.
 
-Req: ORCH-3005
+Req: ORCH-4153
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def new_state(names: Iterable[str]) -> ShareState:
 def order(state: ShareState, weights: dict[str, int], waiting: Collection[str]) -> Sequence[str]:
     """Rank the classes that have something waiting, the next one first; a class that begins to wait gets its tag here.
 
+    Req: ORCH-4153
+
     >>> s = new_state(["interactive", "batch"])
     >>> order(s, {"interactive": 8, "batch": 1}, {"batch", "interactive"})
     ['interactive', 'batch']
@@ -50,6 +52,8 @@ def serve(state: ShareState, weights: dict[str, int], name: str) -> None:
     """Book one start of a class.
 
     A heavier class that was passed over, because nothing of it could run, keeps its turn but saves no start up.
+
+    Req: ORCH-4155
     """
     scale = lcm(*weights.values())
     tag = state.pending.pop(name, None)

@@ -1,6 +1,6 @@
 """Predictions for real pools: when a slot frees, when a task starts, when a refused client should come back.
 
-Req: ORCH-3029, ORCH-2007
+Req: ORCH-2007
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def comes_up_in_ms(pool: Pool, now_ms: int) -> int:
 
     A start that takes longer than expected is expected to take half as long again as it has taken so far. A pool that
     was drained comes back only when somebody reloads it.
+
+    Req: ORCH-4120, ORCH-4121
     """
     if pool.mode == "drained":
         return DRAINED_RETRY_MS
@@ -91,6 +93,8 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: Free
     """Predict position and start of a waiting task.
 
     `free_in_ms` remembers each pool's slots for whoever predicts many starts at one instant.
+
+    Req: ORCH-3029
     """
     rates = pool_rates(pool)
     count, tokens = pool.queue.ahead(task)
@@ -125,6 +129,8 @@ def retry_after_full(state: State, pool: Pool, priority: str, now_ms: int) -> in
 
     The interval between two freed places is one service time over the slots that drain this queue. A margin covers the
     uncertainty of what the rates rest on.
+
+    Req: ORCH-4119
     """
     rates = pool_rates(pool)
     slots = slots_free_in_ms(state, pool, now_ms) or [comes_up_in_ms(pool, now_ms)]

@@ -18,7 +18,7 @@ TimerKey: TypeAlias = tuple[str, str]
 def task_key(tenant: Tenant, task_id: TaskId) -> TaskKey:
     """Name a task across tenants: two tenants may use the same uuid.
 
-    Req: ORCH-3024
+    Req: ORCH-3036, ORCH-4067
 
     >>> task_key(Tenant("acme"), TaskId("9f"))
     'acme/9f'

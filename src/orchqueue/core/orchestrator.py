@@ -18,7 +18,7 @@ from orchqueue.core.state import State
 class Orchestrator:
     """The whole core behind one function.
 
-    Req: ORCH-3001
+    Req: ORCH-4152
     """
 
     def __init__(self, settings: Settings) -> None:

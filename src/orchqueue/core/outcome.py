@@ -27,7 +27,10 @@ CancelReason = Literal[
 
 
 class Outcome(Enum):
-    """How a request or a task ended."""
+    """How a request or a task ended.
+
+    Req: ORCH-4115
+    """
 
     COMPLETED = "completed"
     CANCELED_BY_CLIENT = "canceled_by_client"
@@ -66,6 +69,8 @@ class Meaning(msgspec.Struct, frozen=True):
 
     `status` is the HTTP status when the outcome is told before a stream started. `code` None: not an error.
     `cancel_reason` is the label of `tasks_canceled_total` where an accepted task was ended early.
+
+    Req: ORCH-4114, ORCH-4116
     """
 
     code: ErrorCode | None

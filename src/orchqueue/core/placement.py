@@ -1,6 +1,6 @@
 """Which pool a task waits in, and which replica a freed slot goes to.
 
-Req: ORCH-3008, ORCH-3009, ORCH-3010, ORCH-3011
+Req: ORCH-3008, ORCH-3009, ORCH-3011
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ SCAN_AT_MOST = 64
 
 
 def choose_pool(state: State, pools: Sequence[Pool], task: Task) -> Pool:
-    """Choose the pool that a task waits in: serving and ready first, then wished for, then with room, then least loaded."""
+    """Choose the pool that a task waits in: serving and ready first, then wished for, then with room, then least loaded.
+
+    Req: ORCH-4162, ORCH-4165
+    """
     wished = task.spec.placement.pool_ids if task.spec.placement.mode == "prefer" else ()
 
     def rank(pool: Pool) -> tuple[bool, bool, bool, Fraction, str]:
@@ -59,6 +62,8 @@ def choose(state: State, now_ms: int) -> tuple[Match | None, list[WarmWait]]:
 
     1. A pool's own queue comes first; only then the longest queue of a sibling.
     2. Classes by their shares, inside a class first in first out among the tasks eligible for the replica.
+
+    Req: ORCH-3005, ORCH-4154
     """
     passed: list[WarmWait] = []
     for pool in state.pools.values():
@@ -124,7 +129,10 @@ def _may_run(task: Task, source: Pool, pool: Pool, replica: Replica) -> bool:
 
 
 def _waits_for_warmth(state: State, task: Task, replica: Replica, now_ms: int) -> bool:
-    """Tell whether a task should leave this slot to others. strict tasks never wait for warmth."""
+    """Tell whether a task should leave this slot to others. strict tasks never wait for warmth.
+
+    Req: ORCH-3013, ORCH-4251
+    """
     if task.strict or task.spec.kv_hint == "cold" or task.session is None:
         return False
     if task.passes >= PASSES_AT_MOST or task.warm_wait_over:

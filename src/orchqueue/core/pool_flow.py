@@ -1,6 +1,6 @@
 """What operators do to a pool: drain it, give it another model, take that back, change its policies.
 
-Req: ORCH-2101, ORCH-2102, ORCH-3030, ORCH-3034
+Req: ORCH-4124, ORCH-4127
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def on_drain(state: State, event: DrainRequested, now_ms: int) -> None:
 
     Again: the earlier deadline holds.
 
-    Req: ORCH-2101
+    Req: ORCH-2101, ORCH-4123
     """
     pool = _pool(state, event.reply, event.pool_id)
     if pool is None:
@@ -75,7 +75,10 @@ def _move_to_siblings(state: State, pool: Pool) -> None:
 
 
 def on_drain_due(state: State, pool_id: PoolId, now_ms: int) -> None:
-    """End what a draining pool could not finish in time."""
+    """End what a draining pool could not finish in time.
+
+    Req: ORCH-4125
+    """
     pool = state.pools[pool_id]
     if pool.mode != "draining":
         return
@@ -138,7 +141,10 @@ def _begin_reload(state: State, reply: ReplyId, pool: Pool, model_ref: str, now_
 
 
 def on_verified(state: State, event: ModelVerified, now_ms: int) -> None:
-    """Begin the swap when the new model is good, else stay with the old one and say why."""
+    """Begin the swap when the new model is good, else stay with the old one and say why.
+
+    Req: ORCH-4128
+    """
     pool = state.pools[event.pool_id]
     if pool.mode != "verifying":
         return
@@ -157,6 +163,8 @@ def reload_step(state: State, pool: Pool, now_ms: int) -> None:
     """Take a reload one step on: wait for running tasks, stop every replica, start them with the wanted model.
 
     Each step is taken as soon as the one before is complete, so it is safe to ask at any time.
+
+    Req: ORCH-2102
     """
     if pool.mode != "reloading" or state.busy(pool):
         return
@@ -200,7 +208,10 @@ def replica_of_reload_ready(state: State, pool: Pool, now_ms: int) -> None:
 
 
 def _end_those_left_behind(state: State, pool: Pool, now_ms: int) -> None:
-    """End what waits for a model that is no longer served here: it must not run on another one."""
+    """End what waits for a model that is no longer served here: it must not run on another one.
+
+    Req: ORCH-4129
+    """
     text = f"pool {pool.pool_id} serves {pool.model_ref} now; send the task again for another pool or model"
     for task in [t for line in pool.queue.lines.values() for t in line]:
         if task.spec.model_ref not in (None, pool.model_ref):
@@ -208,7 +219,10 @@ def _end_those_left_behind(state: State, pool: Pool, now_ms: int) -> None:
 
 
 def replica_of_reload_lost(state: State, pool: Pool, error: str, now_ms: int) -> None:
-    """Go back to the old model when the new one does not come up; the old one is then retried like any other."""
+    """Go back to the old model when the new one does not come up; the old one is then retried like any other.
+
+    Req: ORCH-4128
+    """
     if pool.mode != "reloading" or not pool.swap_begun:
         return
     pool.swap_begun = False
@@ -242,7 +256,7 @@ def go_on_after_stop(state: State, replica: Replica, now_ms: int) -> None:
 def on_settings(state: State, event: SettingsReplaced) -> None:
     """Take new policies for the same pools and replicas, all at once.
 
-    Req: ORCH-3030, ORCH-3031
+    Req: ORCH-4205
     """
     pools = {settings.pool_id: settings for settings in event.settings.pools}
     assert pools.keys() == state.pools.keys(), "pools cannot come and go while the daemon runs"

@@ -1,7 +1,4 @@
-"""A pool's bounded queue: one line per class, first in first out, and what gives way when it is full.
-
-Req: ORCH-3004, ORCH-3005, ORCH-3006
-"""
+"""A pool's bounded queue: one line per class, first in first out, and what gives way when it is full."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ class Line(msgspec.Struct):
     """The waiting tasks of one class in order of acceptance.
 
     Cost: push at the end and positions O(log n); removal moves at most 8 bytes per waiting task.
+    Req: ORCH-3005
     """
 
     order: list[int] = []
@@ -76,7 +74,10 @@ class Full(msgspec.Struct, frozen=True):
 
 
 class PoolQueue:
-    """All lines of one pool. `capacity` bounds their sum, each class its own line."""
+    """All lines of one pool. `capacity` bounds their sum, each class its own line.
+
+    Req: ORCH-4157, ORCH-4158, ORCH-4159
+    """
 
     def __init__(self, capacity: int, classes: tuple[ClassSettings, ...]) -> None:
         self.configure(capacity, classes)
@@ -103,6 +104,8 @@ class PoolQueue:
         2. Otherwise its class's policy decides. A full class line allows only victims of that class.
 
         The victim is named, not removed: the caller ends it, which removes it.
+
+        Req: ORCH-3004, ORCH-3006, ORCH-4160, ORCH-4161
         """
         own = self.classes[priority]
         class_full = len(self.lines[priority]) >= own.capacity

@@ -45,7 +45,7 @@ class Bound(msgspec.Struct, frozen=True, tag="bound", gc=False):
 class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What a client can check an output against, but for its digest, which the stream log adds.
 
-    Req: ORCH-2002
+    Req: ORCH-4098
     """
 
     seed: int

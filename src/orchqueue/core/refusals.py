@@ -32,6 +32,7 @@ class Refusals:
 
     Shape: at most `REFUSALS_AT_MOST`, each cut to `FAULTS_AT_MOST` faults and `TEXT_AT_MOST` characters a text: never
     more than about 10 MB, usually far below one.
+    Req: ORCH-4087
     """
 
     def __init__(self, at_most: int = REFUSALS_AT_MOST) -> None:

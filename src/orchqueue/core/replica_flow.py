@@ -1,6 +1,6 @@
 """What happens to a replica: it comes up, is lost, is brought back, is given up for a while.
 
-Req: ORCH-3002, ORCH-3003, ORCH-3038, ORCH-3039, ORCH-3040
+Req: ORCH-3002, ORCH-3038, ORCH-3040, ORCH-4144, ORCH-4270
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
 def _differs(pool: Pool, replica: Replica, event: ReplicaReady) -> str:
     """Tell how a replica differs from its running siblings, empty when it does not.
 
-    Req: ORCH-3045
+    Req: ORCH-3045, ORCH-4136
     """
     for other in pool.replicas.values():
         if other is replica or other.facts is None or not other.ready:
@@ -80,6 +80,8 @@ def on_lost(state: State, event: ReplicaLost, now_ms: int) -> None:
 
     1. Attempts on it fail as lost; their slots are released when each is closed.
     2. Backoff doubles from the first failure; a breaker opens after several in a row; restarts a minute are bounded.
+
+    Req: ORCH-4270
     """
     replica = state.replicas[event.replica_id]
     pool = state.pool_of(replica)
@@ -131,6 +133,8 @@ def _plan_return(state: State, pool: Pool, replica: Replica, now_ms: int) -> Non
 def backoff_ms(policy: Supervision, failures: int, name: str) -> int:
     """Wait twice as long after each failure, spread by a share that depends on name and count alone.
 
+    Req: ORCH-3039
+
     >>> backoff_ms(Supervision(backoff_jitter_percent=0), 3, "r")
     4000
     """
@@ -151,7 +155,10 @@ def _fail_attempts(state: State, replica: Replica, event: ReplicaLost, now_ms: i
 
 
 def _give_up_waiting(state: State, pool: Pool, now_ms: int) -> None:
-    """End what waits for replicas that are all given up, so that clients need not wait for the breaker."""
+    """End what waits for replicas that are all given up, so that clients need not wait for the breaker.
+
+    Req: ORCH-4145
+    """
     members = (pool, *state.siblings(pool))
     replicas = [r for p in members for r in p.replicas.values()]
     if any(r.state is not ReplicaState.BROKEN for r in replicas):
@@ -165,7 +172,7 @@ def _give_up_waiting(state: State, pool: Pool, now_ms: int) -> None:
 def _give_up_strict(state: State, pool: Pool, now_ms: int) -> None:
     """End what was promised equal outputs, once every replica of the set has failed to prove that it gives them.
 
-    Req: ORCH-3047
+    Req: ORCH-4170
     """
     if pool.mode == "reloading":
         return

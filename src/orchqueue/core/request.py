@@ -42,7 +42,10 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class PlacementWish(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Where the client wants the task to run."""
+    """Where the client wants the task to run.
+
+    Req: ORCH-4162
+    """
 
     mode: Literal["auto", "prefer", "pin"] = "auto"
     pool_ids: tuple[str, ...] = ()
@@ -99,7 +102,7 @@ class TaskSpec(msgspec.Struct, frozen=True, gc=False):
     def as_chat(self) -> TaskSpec:
         """Say a bare prompt as the one message of a chat, so that the model's own template is put around it.
 
-        Req: ORCH-4036
+        Req: ORCH-4060
         """
         if self.prompt is None:
             return self
@@ -109,7 +112,7 @@ class TaskSpec(msgspec.Struct, frozen=True, gc=False):
     def cancels_on_disconnect(self) -> bool:
         """Tell whether the task ends when its last reader is gone.
 
-        Req: ORCH-3026
+        Req: ORCH-4112
         """
         wish = self.on_disconnect or ("cancel" if self.priority == "interactive" else "continue")
         return wish == "cancel"
@@ -139,7 +142,7 @@ def canonical_digest(spec: TaskSpec) -> str:
     """Digest the canonical body; equal digests mean the same request.
 
     Shape: sha256 hex.
-    Req: ORCH-3024
+    Req: ORCH-4066
     """
     return sha256(msgspec.json.encode(spec, order="sorted")).hexdigest()
 
@@ -148,7 +151,7 @@ def params_digest(spec: TaskSpec, profile: str) -> str:
     """Digest what decides the output besides prompt, engine and model; it stands in the receipt.
 
     Shape: sha256 hex.
-    Req: ORCH-2002
+    Req: ORCH-4098
     """
     params = (profile, spec.seed, spec.max_tokens, spec.sampling, spec.workload)
     return sha256(msgspec.json.encode(params, order="sorted")).hexdigest()

@@ -1,7 +1,4 @@
-"""Whether a failed attempt is tried again.
-
-Req: ORCH-3038
-"""
+"""Whether a failed attempt is tried again."""
 
 from __future__ import annotations
 
@@ -22,6 +19,8 @@ def after_failure(
     2. Text was already sent: another run cannot be joined to it yet.
     3. The task has lost too many replicas: poison.
     4. Attempts are used up, or every live replica was tried by something worse than overload.
+
+    Req: ORCH-4173, ORCH-4174, ORCH-4175, ORCH-4176, ORCH-4177
     """
     if failure == "rejected":
         return Outcome.ENGINE_REFUSED

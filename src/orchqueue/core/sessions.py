@@ -1,7 +1,4 @@
-"""Short-lived KV affinity: how long a session lives, how many turns it has, where its KV is.
-
-Req: ORCH-3021, ORCH-3022, ORCH-3023
-"""
+"""Short-lived KV affinity: how long a session lives, how many turns it has, where its KV is."""
 
 from __future__ import annotations
 
@@ -25,14 +22,20 @@ class Session(msgspec.Struct):
 
 
 class Sessions:
-    """All sessions. A look never creates one; only an accepted task does."""
+    """All sessions. A look never creates one; only an accepted task does.
+
+    Req: ORCH-3021
+    """
 
     def __init__(self, limits: SessionLimits) -> None:
         self.limits = limits
         self._sessions: dict[SessionKey, Session] = {}
 
     def find(self, key: SessionKey, now_ms: int) -> Session | None:
-        """Look a live session up."""
+        """Look a live session up.
+
+        Req: ORCH-4248
+        """
         session = self._sessions.get(key)
         if session is None or now_ms >= session.expires_at_ms:
             return None
@@ -47,6 +50,8 @@ class Sessions:
         """Book an accepted turn; the first one begins the session's life.
 
         The caller has checked `turns_left`.
+
+        Req: ORCH-3022
         """
         session = self.find(key, now_ms)
         if session is None:
@@ -56,7 +61,10 @@ class Sessions:
         return session
 
     def take_turn_back(self, key: SessionKey) -> None:
-        """Undo a turn whose acceptance was withdrawn; a session of which nothing is left never was."""
+        """Undo a turn whose acceptance was withdrawn; a session of which nothing is left never was.
+
+        Req: ORCH-4245
+        """
         session = self._sessions.get(key)
         if session is None:
             return
@@ -82,7 +90,10 @@ class Sessions:
             session.warm_on, session.cached_tokens = replica_id, cached_tokens
 
     def chill(self, replica_id: ReplicaId) -> None:
-        """Note that a replica's KV is gone."""
+        """Note that a replica's KV is gone.
+
+        Req: ORCH-3023
+        """
         for session in self._sessions.values():
             if session.warm_on == replica_id:
                 session.warm_on, session.cached_tokens = None, 0

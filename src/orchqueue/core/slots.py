@@ -15,6 +15,8 @@ class SlotError(Exception):
 class Slots:
     """Slot ownership of all replicas.
 
+    Req: ORCH-4164
+
     >>> s = Slots(); s.size(ReplicaId("r"), 1); s.acquire(ReplicaId("r"), AttemptId(1)); s.free(ReplicaId("r"))
     0
     >>> s.release(AttemptId(1))

@@ -127,7 +127,7 @@ class Pool:
 
         The name counts beside the digest: of an engine that runs elsewhere the digest is only what the engine says.
 
-        Req: ORCH-3045
+        Req: ORCH-3047
         """
         s = self.settings
         return (

@@ -70,7 +70,10 @@ class Task(msgspec.Struct, gc=False):
 
     @property
     def session(self) -> SessionKey | None:
-        """Name the task's session, if it has one."""
+        """Name the task's session, if it has one.
+
+        Req: ORCH-4246
+        """
         return None if self.spec.session_id is None else (self.tenant, self.spec.session_id)
 
     def move(self, trigger: TaskTrigger) -> None:

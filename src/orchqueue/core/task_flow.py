@@ -1,6 +1,6 @@
 """What happens to a task from the outside: submitted, counted, canceled, read, recovered.
 
-Req: ORCH-2001, ORCH-2003, ORCH-3014, ORCH-3024, ORCH-3026
+Req: ORCH-2001, ORCH-3007, ORCH-3024, ORCH-4012, ORCH-4065, ORCH-4148, ORCH-4188, ORCH-4264, ORCH-4267, ORCH-4268
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     3. Names, promise and session hold; some fitting pool serves.
     4. Prompt and max_tokens fit into ctx, by bound or by count.
     5. The deadline is possible, the rate is kept, the queue has room.
+
+    Req: ORCH-3014, ORCH-4053
     """
     key = task_key(event.tenant, event.task_id)
     digest = canonical_digest(event.spec)
@@ -245,7 +247,7 @@ def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
 def on_cancel(state: State, event: CancelRequested, now_ms: int) -> None:
     """Cancel in any phase; again, or after the end, it is as good as done.
 
-    Req: ORCH-2003, ORCH-3017
+    Req: ORCH-2003, ORCH-4110
     """
     task = state.tasks.get(event.key)
     if task is None or task.state is TaskState.COUNTING:
@@ -294,7 +296,7 @@ def on_session_delete(state: State, event: SessionDeleteRequested) -> None:
 def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> None:
     """Take back acceptances that nobody was told of, because the journal could not commit them.
 
-    Req: ORCH-4013
+    Req: ORCH-4013, ORCH-4189
     """
     for key in event.keys:
         task = state.tasks.get(key)
@@ -316,7 +318,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     1. Waiting ones wait again. strict ones that ran run again: their text will be the same.
     2. best_effort ones that ran cannot be continued: they end with WORKER_RESET.
 
-    Req: ORCH-4011
+    Req: ORCH-4011, ORCH-4179, ORCH-4180, ORCH-4181, ORCH-4247
     """
     task = _from_record(state, event.accepted)
     # The machine's clock may have been set back since.
@@ -350,7 +352,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
 def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
     """Keep an ended task of an earlier life readable.
 
-    Req: ORCH-4011
+    Req: ORCH-4011, ORCH-4182
     """
     task = _from_record(state, event.accepted)
     task.admission = _recovered_admission(task, 0, 0)

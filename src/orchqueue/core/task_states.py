@@ -1,7 +1,4 @@
-"""The life of a task as one transition table.
-
-Req: ORCH-3004
-"""
+"""The life of a task as one transition table."""
 
 from __future__ import annotations
 
@@ -56,6 +53,7 @@ def next_task_state(state: TaskState, trigger: TaskTrigger, name: str) -> TaskSt
     """Look up where a trigger leads.
 
     Errors: IllegalTransition.
+    Req: ORCH-4152
 
     >>> next_task_state(TaskState.WAITING, TaskTrigger.BIND, "t").value
     'bound'

@@ -1,6 +1,6 @@
 """What happens when a timer is due. Every timer may fire late or for something long gone.
 
-Req: ORCH-3016, ORCH-3026
+Req: ORCH-3016, ORCH-3026, ORCH-3039
 """
 
 from __future__ import annotations

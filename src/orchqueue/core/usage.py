@@ -2,8 +2,6 @@
 
 It lives in memory. After a restart it is counted anew from the tasks that the journal still keeps, so only what happened
 since `since_ms` is certain to be whole.
-
-Req: ORCH-4004
 """
 
 from __future__ import annotations
@@ -94,6 +92,7 @@ class Usage:
     """All amounts, bounded: the oldest days go after `DAYS_AT_MOST`, and whole days when there are too many rows.
 
     Units: days are counted from 1970-01-01 UTC.
+    Req: ORCH-4004, ORCH-4088
     """
 
     def __init__(self, days_at_most: int = DAYS_AT_MOST, rows_at_most: int = ROWS_AT_MOST) -> None:
@@ -126,6 +125,7 @@ class Usage:
         """Picture a tenant's rows of some days, oldest first.
 
         Cost: the rows given, and one look-up for each day that is kept.
+        Req: ORCH-4089
         """
         rows = tuple(
             UsageRow(day, account, msgspec.structs.replace(amounts))

@@ -1,6 +1,6 @@
 """Pictures of the state for whoever asks, and what is told to readers once an interval.
 
-Req: ORCH-2002, ORCH-2004, ORCH-2103, ORCH-2104
+Req: ORCH-2002, ORCH-2103, ORCH-2104, ORCH-4126
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ RUNNING = (TaskState.BOUND, TaskState.STREAMING)
 
 
 def task(state: State, key: TaskKey, now_ms: int) -> TaskPicture | None:
-    """Picture one task; None when unknown or not yet accepted."""
+    """Picture one task; None when unknown or not yet accepted.
+
+    Req: ORCH-4002
+    """
     found = state.tasks.get(key)
     if found is None or found.state is TaskState.COUNTING:
         return None
@@ -58,6 +61,8 @@ def session(state: State, key: SessionKey, now_ms: int) -> SessionPicture | None
     """Picture a session. Looking creates nothing.
 
     `kv_warmth` tells whether the next turn would find its KV: the replica is up and nobody else's KV has taken the place.
+
+    Req: ORCH-2004, ORCH-4254
     """
     found = state.sessions.find(key, now_ms)
     if found is None:
@@ -70,7 +75,10 @@ def session(state: State, key: SessionKey, now_ms: int) -> SessionPicture | None
 
 
 def is_warm(state: State, key: SessionKey, now_ms: int) -> bool:
-    """Tell whether a session's KV is where a next turn would find it."""
+    """Tell whether a session's KV is where a next turn would find it.
+
+    Req: ORCH-4253
+    """
     found = state.sessions.find(key, now_ms)
     if found is None or found.warm_on is None:
         return False
@@ -142,7 +150,7 @@ def tell_readers(state: State, now_ms: int) -> None:
     """Send every task that is read its live figures.
 
     Cost: nothing for tasks that nobody follows; the running attempts are looked at once a pool.
-    Req: ORCH-2002
+    Req: ORCH-2002, ORCH-4094, ORCH-4095
     """
     free_in_ms: FreeSlots = {}
     for found in state.followed.values():

@@ -13,7 +13,10 @@ from orchqueue.daemon.exit_codes import ExitCode
 
 
 def check(path: str, *, as_json: bool) -> int:
-    """Print every problem with its place; tell in one line when there is none."""
+    """Print every problem with its place; tell in one line when there is none.
+
+    Req: ORCH-4031
+    """
     tolerated: list[Problem] = []
     try:
         config = load(path, tolerated.append)

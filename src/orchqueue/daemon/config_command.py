@@ -1,7 +1,4 @@
-"""`orchestratord config`: the configuration in effect, without its secrets.
-
-Req: ORCH-3031
-"""
+"""`orchestratord config`: the configuration in effect, without its secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +13,10 @@ from orchqueue.daemon.exit_codes import ExitCode
 
 
 def show_config(path: str | None, *, as_json: bool) -> int:
-    """Print it as YAML or JSON."""
+    """Print it as YAML or JSON.
+
+    Req: ORCH-3031
+    """
     try:
         config = embedded_default() if path is None else load(path)
     except ConfigError as error:

@@ -6,7 +6,10 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The meaning of each exit status; 128 + the signal's number when a signal ended it."""
+    """The meaning of each exit status; 128 + the signal's number when a signal ended it.
+
+    Req: ORCH-4028
+    """
 
     OK = 0
     FAILED = 1

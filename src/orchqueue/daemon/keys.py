@@ -1,7 +1,4 @@
-"""`orchestratord keys`: create, list, rotate and revoke, on the file, whether or not a daemon runs.
-
-Req: ORCH-3035, ORCH-3036
-"""
+"""`orchestratord keys`: create, list, rotate and revoke, on the file, whether or not a daemon runs."""
 
 from __future__ import annotations
 
@@ -18,7 +15,10 @@ from orchqueue.daemon.exit_codes import ExitCode
 
 
 def run_keys(arguments: argparse.Namespace) -> int:
-    """Carry out one action; a new key goes to standard output alone, so that it can be piped into a safe place."""
+    """Carry out one action; a new key goes to standard output alone, so that it can be piped into a safe place.
+
+    Req: ORCH-4032
+    """
     try:
         data_dir = ensure_private_directory(arguments.data_dir or default_data_dir())
         store = KeyStore(arguments.keys_file, data_dir)

@@ -28,7 +28,10 @@ Log = Callable[[Literal["info", "warning", "error"], str, Mapping[str, LogValue]
 
 
 class App:
-    """Answers every request, with the right status and with our envelope where it is not the hoped-for one."""
+    """Answers every request, with the right status and with our envelope where it is not the hoped-for one.
+
+    Req: ORCH-4079
+    """
 
     def __init__(self, router: Router, access: Access, log: Log) -> None:
         self.router = router

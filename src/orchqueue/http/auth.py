@@ -1,6 +1,6 @@
 """Who is calling, and whether a web page could be behind it.
 
-Req: ORCH-3035, ORCH-3036
+Req: ORCH-3036, ORCH-4193
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Access(msgspec.Struct, frozen=True):
         4. never from a page of another origin when the request changes something.
 
         Errors: AuthFailure.
-        Req: ORCH-3035
+        Req: ORCH-4069, ORCH-4193
         """
         token = _token(request)
         if token is not None:
@@ -99,7 +99,10 @@ class Access(msgspec.Struct, frozen=True):
 
 
 def _token(request: Request) -> str | None:
-    """Read the credential; two different ones are none that is known."""
+    """Read the credential; two different ones are none that is known.
+
+    Req: ORCH-4192
+    """
     shown: set[str] = set()
     for value in request.values(b"authorization"):
         kind, _, token = value.partition(" ")
@@ -123,7 +126,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _was_forwarded(request: Request) -> bool:
-    """Tell whether a proxy stands between us and the caller, who may then be anyone."""
+    """Tell whether a proxy stands between us and the caller, who may then be anyone.
+
+    Req: ORCH-4070
+    """
     return any(request.value(name) is not None for name in FORWARDING)
 
 

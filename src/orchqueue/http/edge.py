@@ -4,7 +4,7 @@ The parser's callbacks and the response's end move one deadline; the server look
 so a connection costs no timer. What is wrong with a request is put into its exchange and answered in turn by the app;
 only what never became a request is answered from here.
 
-Req: ORCH-4022, ORCH-4023
+Req: ORCH-4023
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     `_running` is the request that is being answered; uvicorn's `cycle` is the latest one parsed, which differs when a
     client pipelines. `_broken`: what follows cannot be parsed; the connection ends after the answers that are owed.
+
+    Req: ORCH-4022, ORCH-4072, ORCH-4078
     """
 
     def __init__(
@@ -286,7 +288,10 @@ class EdgeProtocol(HttpToolsProtocol):
         return self._discarding
 
     def check_deadline(self, now_s: float) -> None:
-        """End what takes too long; the server calls this about once a second."""
+        """End what takes too long; the server calls this about once a second.
+
+        Req: ORCH-4073, ORCH-4077
+        """
         due_s = self._deadline_s
         if due_s is None or now_s < due_s:
             return
@@ -303,7 +308,10 @@ class EdgeProtocol(HttpToolsProtocol):
     # refusing
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Refuse what the parser could not read."""
+        """Refuse what the parser could not read.
+
+        Req: ORCH-4074
+        """
         self._refuse(Problem(400, "this is not a well-formed HTTP/1.1 request"))
 
     def _refuse(self, problem: Problem) -> None:

@@ -111,6 +111,7 @@ class StreamSink:
     """A reader's socket: ready-made frames go straight to the transport from whatever callback brings them.
 
     Shape: `done` becomes True when the response can be completed, False when the client is gone or was dropped.
+    Req: ORCH-4107
     """
 
     __slots__ = ("_chunked", "_wire", "done", "reader")

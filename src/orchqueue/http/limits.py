@@ -14,6 +14,7 @@ class EdgeLimits(msgspec.Struct, frozen=True):
     `connections` counts open sockets; a few more are taken in to be told so.
 
     Units: `header_bytes` covers request line and headers; `body_timeout_ms` runs from the end of the headers.
+    Req: ORCH-4107
     """
 
     header_bytes: int = 32 * 1024

@@ -1,7 +1,4 @@
-"""Requests and responses as the handlers see them.
-
-Req: ORCH-2052
-"""
+"""Requests and responses as the handlers see them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a client sends and what it wants to get: content types in both directions.
 
-Req: ORCH-2001, ORCH-2008
+Req: ORCH-4052
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def quality_of(accept: str, media_type: str) -> float | None:
 
 
 def wants_stream(accept: str | None) -> bool:
-    """Tell whether a client prefers the stream itself: it names it, and does not like JSON better."""
+    """Tell whether a client prefers the stream itself: it names it, and does not like JSON better.
+
+    Req: ORCH-4052
+    """
     if accept is None:
         return False
     stream = quality_of(accept, STREAM)
@@ -45,7 +48,7 @@ def require_json(request: Request) -> None:
     A missing type or that of a form, as plain `curl -d` sends it, passes where no browser is behind it.
 
     Errors: Problem 415.
-    Req: ORCH-2008
+    Req: ORCH-2008, ORCH-4068
     """
     coding = request.value(b"content-encoding")
     if coding is not None and coding.strip().lower() not in ("", "identity"):

@@ -1,7 +1,4 @@
-"""Everything that goes wrong as an HTTP answer: one envelope, its status and its headers.
-
-Req: ORCH-2006, ORCH-2007
-"""
+"""Everything that goes wrong as an HTTP answer: one envelope, its status and its headers."""
 
 from __future__ import annotations
 
@@ -59,7 +56,7 @@ class Problem(Exception):
 class AuthFailure(Exception):
     """The caller is not known (401) or not allowed (403); the message never says which part was wrong.
 
-    Req: ORCH-3035
+    Req: ORCH-4194
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -120,6 +117,7 @@ def problem_response(problem: Problem, correlation_id: str) -> Response:
     """Answer with the envelope; 429 and 503 always say when to come back.
 
     Units: `Retry-After` is whole seconds rounded up, at least 1; `X-Backoff-Ms` equals `retry_after_ms`.
+    Req: ORCH-2006, ORCH-2007, ORCH-4080
     """
     headers: list[Header] = []
     backoff_ms = problem.retry_after_ms
@@ -148,7 +146,10 @@ def problem_response(problem: Problem, correlation_id: str) -> Response:
 
 
 def auth_response(failure: AuthFailure, correlation_id: str) -> Response:
-    """Answer 401 or 403 with its own small body."""
+    """Answer 401 or 403 with its own small body.
+
+    Req: ORCH-4194
+    """
     body = msgspec.json.encode(data.AuthBody(message=failure.message, correlation_id=correlation_id))
     headers = [(b"www-authenticate", b'Bearer realm="orchqueue"')] if failure.status == 401 else []
     return Response(failure.status, body, headers)
@@ -160,12 +161,18 @@ def not_found(pointer: str, message: str) -> Problem:
 
 
 def internal() -> Problem:
-    """Say that something broke here, and nothing about what."""
+    """Say that something broke here, and nothing about what.
+
+    Req: ORCH-4117
+    """
     message = "something went wrong here; the log has it under the correlation id"
     return Problem(500, message, code="INTERNAL")
 
 
 def body_too_large(limit_bytes: int) -> Problem:
-    """Refuse a body before it is read to its end."""
+    """Refuse a body before it is read to its end.
+
+    Req: ORCH-4072
+    """
     fault = Fault("", f"must be at most {limit_bytes} bytes")
     return Problem(413, f"the body is larger than {limit_bytes} bytes", faults=(fault,))

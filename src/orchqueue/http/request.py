@@ -1,6 +1,6 @@
 """From a body to a task: decode, name every fault, fill in every default.
 
-Req: ORCH-2001, ORCH-3024, ORCH-4020
+Req: ORCH-2001
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ INLINE_BYTES = 128 * 1024
 
 
 def own_faults(faults: list[data.Fault]) -> list[Fault]:
-    """Translate the contract's faults into the core's."""
+    """Translate the contract's faults into the core's.
+
+    Req: ORCH-4020
+    """
     return [Fault(fault.pointer, fault.message) for fault in faults]
 
 
@@ -57,6 +60,8 @@ def task_of(value: Mapping[str, JsonValue]) -> tuple[TaskId, TaskSpec]:
     """Make the task that a checked body asks for, its seed filled in.
 
     Ids are spelled in lower case from here on. A JSON schema for the output is passed on as it was written.
+
+    Req: ORCH-4054, ORCH-4055
     """
     given = value.get("task_id")
     task_id = TaskId(given.lower() if isinstance(given, str) else new_id())

@@ -73,7 +73,10 @@ class ControlRoutes:
         return _begun(pool_id, "drain", done, deadline_ms=wanted_ms)
 
     async def reload(self, request: Request) -> Response:
-        """Begin to replace a pool's model."""
+        """Begin to replace a pool's model.
+
+        Req: ORCH-4130
+        """
         body = await read_object(request, self._limits.body_bytes, "ReloadRequest")
         pool_id = self._pool(request).pool_id
         model_ref = str(body["new_model_ref"])

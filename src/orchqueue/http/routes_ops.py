@@ -1,7 +1,4 @@
-"""What probes and scrapers ask.
-
-Req: ORCH-4024, ORCH-4025
-"""
+"""What probes and scrapers ask."""
 
 from __future__ import annotations
 
@@ -27,17 +24,26 @@ class OpsRoutes:
         self._render_metrics = render_metrics
 
     async def metrics(self, _request: Request) -> Response:
-        """Write all metrics; a thread does it from pictures taken here, so that no stream waits."""
+        """Write all metrics; a thread does it from pictures taken here, so that no stream waits.
+
+        Req: ORCH-4024
+        """
         return Response(
             200, await asyncio.to_thread(self._render_metrics, self._gateway.pools()), content_type=METRICS_TYPE
         )
 
     async def alive(self, _request: Request) -> Response:
-        """Tell that the loop turns."""
+        """Tell that the loop turns.
+
+        Req: ORCH-4025
+        """
         return Response(200, encode(control.Liveness(status="ok")))
 
     async def ready(self, _request: Request) -> Response:
-        """Tell whether a task would be taken, and if not, why."""
+        """Tell whether a task would be taken, and if not, why.
+
+        Req: ORCH-4133
+        """
         reasons = list(self._gateway.readiness())
         pools = self._gateway.pools()
         ready = sum(pool.ready for pool in pools)

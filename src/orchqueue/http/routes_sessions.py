@@ -1,7 +1,4 @@
-"""Sessions: look, forget.
-
-Req: ORCH-2004, ORCH-2005
-"""
+"""Sessions: look, forget."""
 
 from __future__ import annotations
 
@@ -19,7 +16,10 @@ class SessionRoutes:
         self._gateway = gateway
 
     async def look(self, request: Request) -> Response:
-        """Tell how a session stands; never make one."""
+        """Tell how a session stands; never make one.
+
+        Req: ORCH-2004
+        """
         key = _key(request)
         picture = await self._gateway.session(key)
         if picture is None:
@@ -27,7 +27,10 @@ class SessionRoutes:
         return Response(200, encode(session_info(picture)))
 
     async def forget(self, request: Request) -> Response:
-        """Forget a session, known or not."""
+        """Forget a session, known or not.
+
+        Req: ORCH-2005
+        """
         refusal = await self._gateway.delete_session(_key(request))
         if refusal is not None:
             raise problem_of(refusal)

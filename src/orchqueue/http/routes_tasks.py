@@ -1,6 +1,6 @@
 """Tasks: post, look, list, explain, follow, cancel.
 
-Req: ORCH-2001, ORCH-2002, ORCH-2003, ORCH-4001, ORCH-4002, ORCH-4003, ORCH-4040
+Req: ORCH-2002, ORCH-2003, ORCH-4002, ORCH-4003, ORCH-4040
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class TaskRoutes:
         """Admit or refuse a task; with the right `Accept` its stream is the answer, or why there is none.
 
         A client that asked for the stream and left before the answer counts as a reader that came and went.
+
+        Req: ORCH-2001, ORCH-4051
         """
         streaming = wants_stream(request.value(b"accept"))
         task_id, spec = task_of(await read_object(request, self._limits.body_bytes, "TaskRequest"))
@@ -58,7 +60,10 @@ class TaskRoutes:
                 raise problem_of_ended(picture.ended)
 
     async def list(self, request: Request) -> Response:
-        """List the caller's own tasks, newest first."""
+        """List the caller's own tasks, newest first.
+
+        Req: ORCH-4001
+        """
         query = request.params
         state, priority, cursor = (query.get(f"/query/{name}") for name in ("state", "priority", "cursor"))
         found = await self._gateway.tasks(

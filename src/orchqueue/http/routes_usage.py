@@ -1,7 +1,4 @@
-"""Usage: what the caller's tenant used.
-
-Req: ORCH-4004
-"""
+"""Usage: what the caller's tenant used."""
 
 from __future__ import annotations
 
@@ -18,7 +15,10 @@ DAYS_UNASKED = 30
 
 
 class UsageRoutes:
-    """Handler of `/v1/usage`."""
+    """Handler of `/v1/usage`.
+
+    Req: ORCH-4004
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway

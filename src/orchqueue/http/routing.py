@@ -1,7 +1,4 @@
-"""Which handler answers what: the contract's own operations, each with its handler.
-
-Req: ORCH-4021, ORCH-4029
-"""
+"""Which handler answers what: the contract's own operations, each with its handler."""
 
 from __future__ import annotations
 
@@ -39,7 +36,10 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Router:
-    """Finds routes by path and method."""
+    """Finds routes by path and method.
+
+    Req: ORCH-4029
+    """
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         """Join handlers to operations by id.
@@ -63,6 +63,7 @@ class Router:
         """Find who answers, and the path's parameters by pointer.
 
         Errors: Problem 404 for an unknown path, 405 with `Allow` for a method that it does not know.
+        Req: ORCH-4021
         """
         segments = split_path(raw_path)
         place = self._find_place(segments) if segments is not None else None

@@ -1,6 +1,6 @@
 """The listening side: sockets, deadlines and a stop that leaves no one hanging.
 
-Req: ORCH-4012, ORCH-4022
+Req: ORCH-4022, ORCH-4209
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class EdgeServer:
     """Serves an app on sockets until it is stopped.
 
     It runs on the loop that `start` is called on and installs no signal handlers.
+
+    Req: ORCH-4023
     """
 
     def __init__(self, app: App, streams: Streams, limits: EdgeLimits, tls: ssl.SSLContext | None = None) -> None:
@@ -110,7 +112,10 @@ class EdgeServer:
             self._all_gone.set()
 
     def refusal_bytes(self, problem: Problem, headers: Sequence[Header], client: tuple[str, int] | None) -> bytes:
-        """Answer what never became a request, and log it like one."""
+        """Answer what never became a request, and log it like one.
+
+        Req: ORCH-4075
+        """
         correlation_id = correlation_id_of(headers)
         response = problem_response(problem, correlation_id)
         self._app.log_refusal(response.status, problem.message, correlation_id, client)
@@ -156,6 +161,7 @@ def tls_context(cert: str, key: str) -> ssl.SSLContext:
     """Load a server's certificate and key.
 
     Errors: OSError, ssl.SSLError.
+    Req: ORCH-4038
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -1,8 +1,6 @@
 """Answering with a task's stream.
 
 The handler waits on one future per stream; every token goes from the engine's read callback straight to the sockets.
-
-Req: ORCH-2002
 """
 
 from __future__ import annotations
@@ -30,7 +28,10 @@ class AlreadyRead(Exception):
 
 
 class StreamAnswer:
-    """A response whose body is a task's stream."""
+    """A response whose body is a task's stream.
+
+    Req: ORCH-2002, ORCH-4106
+    """
 
     status = 200
 
@@ -60,6 +61,7 @@ def position_in(request: Request) -> Position | None:
     """Read where a reader left off; None when it starts anew.
 
     Errors: Problem 400.
+    Req: ORCH-4101
     """
     given = request.values(b"last-event-id")
     if not given or given == [""]:

@@ -1,6 +1,6 @@
 """What the core's pictures look like to a client of the data plane.
 
-Req: ORCH-4001, ORCH-4002
+Req: ORCH-4001
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ def links_of(task_id: TaskId) -> data.Links:
 
 
 def admission(accept: Accept) -> data.AdmissionResponse:
-    """Tell a client what to expect of its accepted task."""
+    """Tell a client what to expect of its accepted task.
+
+    Req: ORCH-4050
+    """
     task_id = task_id_of(accept.key)
     return data.AdmissionResponse(
         task_id=task_id,
@@ -84,7 +87,10 @@ def task_summary(picture: TaskPicture, streams: Streams) -> dict[str, object]:
 
 
 def task_info(picture: TaskPicture, streams: Streams) -> dict[str, object]:
-    """Tell how a task stands, with its text so far."""
+    """Tell how a task stands, with its text so far.
+
+    Req: ORCH-4002
+    """
     key = task_key(picture.accepted.tenant, picture.accepted.task_id)
     return {**task_summary(picture, streams), "text": streams.text(key)}
 

@@ -1,6 +1,6 @@
 """What the core's pictures look like to an operator.
 
-Req: ORCH-2060, ORCH-2103, ORCH-2104
+Req: ORCH-4280
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ FIRST_TOKEN_TARGET_RATIO = 0.95
 
 
 def pool_info(pool: PoolPicture) -> control.PoolInfo:
-    """Tell of a pool in brief."""
+    """Tell of a pool in brief.
+
+    Req: ORCH-2103
+    """
     return control.PoolInfo(
         id=pool.pool_id,
         engine=pool.engine,
@@ -47,7 +50,10 @@ def pool_info(pool: PoolPicture) -> control.PoolInfo:
 
 
 def pool_health(pool: PoolPicture) -> control.PoolHealth:
-    """Tell of a pool and its replicas in full."""
+    """Tell of a pool and its replicas in full.
+
+    Req: ORCH-4132
+    """
     rates = [replica.decode_us_per_token for replica in pool.replicas if replica.decode_us_per_token]
     kv_usage = [replica.kv_usage_ratio for replica in pool.replicas if replica.kv_usage_ratio is not None]
     return control.PoolHealth(
@@ -79,7 +85,10 @@ def _vram_used_bytes(pool: PoolPicture) -> int | UnsetType:
 
 
 def replica_sets(pools: Sequence[PoolPicture]) -> control.ReplicaSetList:
-    """Group the pools whose replicas give the same bytes for the same request."""
+    """Group the pools whose replicas give the same bytes for the same request.
+
+    Req: ORCH-2104
+    """
     members: dict[str, list[PoolPicture]] = {}
     for pool in pools:
         members.setdefault(pool.set_key, []).append(pool)
@@ -88,7 +97,10 @@ def replica_sets(pools: Sequence[PoolPicture]) -> control.ReplicaSetList:
 
 
 def pool_capabilities(pool: PoolPicture) -> control.PoolCapabilities:
-    """Tell what a pool can be asked for."""
+    """Tell what a pool can be asked for.
+
+    Req: ORCH-2060
+    """
     return control.PoolCapabilities(
         id=pool.pool_id,
         engine=pool.engine,
@@ -105,7 +117,10 @@ def pool_capabilities(pool: PoolPicture) -> control.PoolCapabilities:
 
 
 def models(pools: Sequence[PoolPicture]) -> control.ModelList:
-    """List the models that pools serve."""
+    """List the models that pools serve.
+
+    Req: ORCH-4030
+    """
     users: dict[str, list[PoolPicture]] = {}
     for pool in pools:
         users.setdefault(pool.model_ref, []).append(pool)

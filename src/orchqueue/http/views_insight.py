@@ -1,6 +1,6 @@
 """What usage and explanations look like to a client.
 
-Req: ORCH-4003, ORCH-4004
+Req: ORCH-4004
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def _row(row: UsageRow) -> data.UsageRow:
 
 
 def explanation(found: Explanation) -> data.Explanation:
-    """Tell a client why its task is where it is."""
+    """Tell a client why its task is where it is.
+
+    Req: ORCH-4003
+    """
     return data.Explanation(
         task_id=found.task_id,
         state=cast("State", found.state),

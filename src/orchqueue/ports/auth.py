@@ -1,6 +1,6 @@
 """Who is calling, as a port.
 
-Req: ORCH-3035, ORCH-3036
+Req: ORCH-3036, ORCH-4193
 """
 
 from __future__ import annotations

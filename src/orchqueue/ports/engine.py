@@ -67,6 +67,7 @@ class Replica(Protocol):
     """One engine endpoint.
 
     Errors: every coroutine raises EngineError.
+    Req: ORCH-4212
     """
 
     async def health(self) -> bool:

@@ -1,6 +1,6 @@
 """Runs attempts: starts them on engines and turns what engines say into events.
 
-Req: ORCH-3009, ORCH-3017
+Req: ORCH-3017, ORCH-4164
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The one door into the runtime: what HTTP asks, and how it is answered.
 
-Req: ORCH-2001, ORCH-2003, ORCH-4013
+Req: ORCH-2001, ORCH-4013
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ class Gate:
         return answer
 
     async def cancel(self, key: TaskKey) -> Refusal | None:
-        """Cancel a task; None when it is canceled or has ended anyway."""
+        """Cancel a task; None when it is canceled or has ended anyway.
+
+        Req: ORCH-2003
+        """
         answer = await self._ask(lambda reply: CancelRequested(reply, key))
         return answer if isinstance(answer, Refusal) else None
 
@@ -106,6 +109,7 @@ class Gate:
         """Read the configuration again and take over what can change live; a file with any problem changes nothing.
 
         Shape: `detail` holds `applied` and `needs_restart`, pointers separated by newlines.
+        Req: ORCH-4205
         """
         found = await asyncio.to_thread(self._read_settings)
         if isinstance(found, list):
@@ -121,7 +125,10 @@ class Gate:
         return Done(answer.reply, detail)
 
     async def task(self, key: TaskKey) -> TaskPicture | None:
-        """Look at a task."""
+        """Look at a task.
+
+        Req: ORCH-3036
+        """
         picture = views.task(self._loop.core.state, key, self.now_ms())
         await self._barrier()
         return picture
@@ -132,6 +139,7 @@ class Gate:
         """List a tenant's tasks, newest first.
 
         Errors: a Fault when the cursor is not one of ours.
+        Req: ORCH-4001, ORCH-4082
         """
         before = None if cursor is None else _decode_cursor(cursor)
         if cursor is not None and before is None:
@@ -187,6 +195,8 @@ class Gate:
         """List why no task can be taken now, empty when one can.
 
         Anybody may ask, so it names states only: what went wrong with a pool stands in its health.
+
+        Req: ORCH-4133, ORCH-4134
         """
         state = self._loop.core.state
         if state.shutting_down:

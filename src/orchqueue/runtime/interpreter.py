@@ -2,8 +2,6 @@
 
 The barrier: every reply, terminal event, start and abort waits until the journal has committed all records that were
 decided before it. Only tokens, metrics, timers and figures pass at once.
-
-Req: ORCH-4013
 """
 
 from __future__ import annotations
@@ -82,7 +80,10 @@ class Ports(msgspec.Struct):
 
 
 class Interpreter:
-    """Carries out what the core decided. `post` must only queue an event, never handle it."""
+    """Carries out what the core decided. `post` must only queue an event, never handle it.
+
+    Req: ORCH-3015, ORCH-4013
+    """
 
     def __init__(self, ports: Ports, post: Callable[[AnyEvent], None], stall_ms: int) -> None:
         self._ports = ports
@@ -101,6 +102,7 @@ class Interpreter:
         """Take one event's effects: what may pass passes, the rest is queued for `flush`.
 
         Cost: hot path for tokens.
+        Req: ORCH-4186
         """
         for effect in effects:
             if type(effect) is fx.EmitTokens:
@@ -194,6 +196,8 @@ class Interpreter:
         """Let ends go that have waited too long for a stalled journal, marked as not durable.
 
         Where the stream's opening waits too, nobody can be reading.
+
+        Req: ORCH-4190
         """
         if not self._stalled:
             return

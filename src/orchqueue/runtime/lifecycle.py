@@ -1,7 +1,4 @@
-"""From an opened journal to a serving runtime, and back to nothing left running.
-
-Req: ORCH-4011, ORCH-4012
-"""
+"""From an opened journal to a serving runtime, and back to nothing left running."""
 
 from __future__ import annotations
 
@@ -82,6 +79,7 @@ class Runtime:
         """Take over what the journal holds, then bring the replicas up.
 
         Errors: JournalError.
+        Req: ORCH-4011
         """
         recovered = self._resources.journal.recover()
         finished, unfinished = list(recovered.finished()), list(recovered.unfinished())
@@ -110,7 +108,10 @@ class Runtime:
                 self.streams.tick()
 
     def begin_shutdown(self) -> None:
-        """Admit and start nothing more; what runs may finish."""
+        """Admit and start nothing more; what runs may finish.
+
+        Req: ORCH-4012
+        """
         self.loop.mailbox.post(ShutdownBegan())
 
     def running(self) -> int:
@@ -121,6 +122,8 @@ class Runtime:
         """End everything: readers are let go, replicas stopped, the journal closed with all that was decided.
 
         The loop is closed first, so that stopping an engine does not end its tasks: they stay accepted in the journal.
+
+        Req: ORCH-4208
         """
         self.loop.close()
         if self._ticker is not None:

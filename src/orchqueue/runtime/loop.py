@@ -1,6 +1,6 @@
 """The single writer: takes events in batches, reads the clock once, lets the core handle each, carries out effects.
 
-Req: ORCH-3001
+Req: ORCH-4211
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ MAILBOX_AT_MOST = 8_192
 
 
 class Mailbox:
-    """Events that wait for the writer. Only what clients send can be refused; what the world reports never is."""
+    """Events that wait for the writer. Only what clients send can be refused; what the world reports never is.
+
+    Req: ORCH-4122
+    """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._events: deque[AnyEvent] = deque()
@@ -52,6 +55,8 @@ class Loop:
     A turn handles a bounded batch, so that a burst of submissions cannot hold tokens up for long. An exception out of
     the core is a bug: nothing is decided any more and `on_bug` must end the process; the journal is the truth from
     which the next one starts.
+
+    Req: ORCH-4211
     """
 
     def __init__(self, core: Orchestrator, clock: Clock, on_bug: Callable[[Exception], None]) -> None:

@@ -29,6 +29,7 @@ class Position(msgspec.Struct, frozen=True):
     """How far a reader has read. `ended`: it saw the terminal event.
 
     Units: `text_bytes` counts UTF-8 bytes of text.
+    Req: ORCH-4093
     """
 
     text_bytes: int
@@ -111,7 +112,10 @@ class ErrorData(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def event_frame(event: Literal["started", "end", "error"], event_id: str, data: msgspec.Struct) -> bytes:
-    """Encode one event."""
+    """Encode one event.
+
+    Req: ORCH-4090
+    """
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id.encode(), event.encode(), _encode(data))
 
 
@@ -119,6 +123,7 @@ def token_frame(text_bytes: int, crc: int, text: str, index: int) -> bytes:
     """Encode one `token` event; `text_bytes` and `crc` are the position after it.
 
     Cost: once per event and task, whatever the number of readers.
+    Req: ORCH-4092
     """
     return b'id: %d:%08x\nevent: token\ndata: {"t":%b,"i":%d}\n\n' % (text_bytes, crc, _encode(text), index)
 
@@ -141,7 +146,10 @@ def metrics_frame(effect: EmitMetrics) -> bytes:
 
 
 def started_frame(effect: EmitStarted) -> bytes:
-    """Encode the `started` event, whose id is the position before any text."""
+    """Encode the `started` event, whose id is the position before any text.
+
+    Req: ORCH-4091
+    """
     data = StartedData(
         queue_position=effect.queue_position,
         predicted_start_ms=effect.predicted_start_ms,
@@ -157,7 +165,10 @@ def started_frame(effect: EmitStarted) -> bytes:
 
 
 def receipt_view(receipt: Receipt, text: bytes | bytearray, *, durable: bool) -> ReceiptView:
-    """Complete a receipt with the digest of the text."""
+    """Complete a receipt with the digest of the text.
+
+    Req: ORCH-4098
+    """
     return ReceiptView(
         digest=sha256(text).hexdigest(),
         seed=receipt.seed,
@@ -172,7 +183,10 @@ def receipt_view(receipt: Receipt, text: bytes | bytearray, *, durable: bool) ->
 
 
 def error_data(ended: Ended, correlation_id: str) -> ErrorData:
-    """Say how a task failed."""
+    """Say how a task failed.
+
+    Req: ORCH-4099
+    """
     meaning = MEANINGS[ended.outcome]
     return ErrorData(
         code=meaning.code or "INTERNAL",
@@ -193,7 +207,10 @@ def is_error(outcome: Outcome) -> bool:
 
 
 def terminal_frame(ended: Ended, position: Position, receipt: ReceiptView | None, correlation_id: str) -> bytes:
-    """Encode the one terminal event."""
+    """Encode the one terminal event.
+
+    Req: ORCH-4097, ORCH-4111
+    """
     if is_error(ended.outcome):
         return event_frame("error", position.event_id, error_data(ended, correlation_id))
     canceled = ended.outcome in CANCELED

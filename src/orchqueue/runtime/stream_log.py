@@ -2,8 +2,6 @@
 
 Every frame is encoded once per task. A reader that keeps up gets each append as it happens; one that is paused gets
 nothing and catches up from the log in bounded pieces when its socket can take more.
-
-Req: ORCH-2002
 """
 
 from __future__ import annotations
@@ -93,6 +91,7 @@ class StreamLog:
     `live` readers have everything and are not paused; all others are found in `readers` only.
 
     Units: `frame_ends[i]` and `text_ends[i]` are the byte counts of frames and of text after token event i.
+    Req: ORCH-2002, ORCH-4104
     """
 
     __slots__ = (
@@ -202,7 +201,10 @@ class StreamLog:
         return len(frame)
 
     def send_unkept(self, frame: bytes) -> None:
-        """Send bytes to those who keep up; whoever is behind never sees them."""
+        """Send bytes to those who keep up; whoever is behind never sees them.
+
+        Req: ORCH-4096
+        """
         self._send_live(frame)
 
     def heartbeat(self) -> None:
@@ -216,6 +218,7 @@ class StreamLog:
         """Put a reader where it left off; False when its bytes are not ours.
 
         Errors: none; a position beyond the log is settled when the log reaches it.
+        Req: ORCH-4101, ORCH-4102
         """
         if position is None:
             return True
@@ -232,7 +235,10 @@ class StreamLog:
         return self._seek_inside(reader, position)
 
     def catch_up(self, reader: Reader) -> None:
-        """Send what a reader lacks, piece by piece, until it pauses or has everything."""
+        """Send what a reader lacks, piece by piece, until it pauses or has everything.
+
+        Req: ORCH-4100
+        """
         if reader.ahead is not None:
             self._settle_ahead(reader)
             return

@@ -111,7 +111,10 @@ class Streams:
             log.release()
 
     def restore(self, accepted: Accepted, ended: Ended) -> None:
-        """Rebuild the log of a task that ended in an earlier life: its text comes back as one event."""
+        """Rebuild the log of a task that ended in an earlier life: its text comes back as one event.
+
+        Req: ORCH-4182
+        """
         key = task_key(accepted.tenant, accepted.task_id)
         self.open(key, accepted.correlation_id)
         if ended.started_at_ms is not None and ended.replica_id is not None:
@@ -144,6 +147,8 @@ class Streams:
         """Let a reader follow a task from a position, or from the start.
 
         The reader is paused: nothing is written before its owner calls `resume`.
+
+        Req: ORCH-4076, ORCH-4103
         """
         log = self._logs.get(key)
         if log is None:
@@ -166,6 +171,8 @@ class Streams:
         """Send heartbeats and drop stalled readers; to be called every `TICK_MS`.
 
         A stream hears something at least every 15 s; a reader that took nothing for `stalled_reader_ms`, to the next tick, is dropped.
+
+        Req: ORCH-4105, ORCH-4108
         """
         for log in tuple(self._followed):
             log.quiet_ticks += 1
@@ -176,7 +183,10 @@ class Streams:
                 self._drop_stalled(log)
 
     def release_readers(self) -> None:
-        """Let every reader go, for shutdown: they may resume at the next start."""
+        """Let every reader go, for shutdown: they may resume at the next start.
+
+        Req: ORCH-4209
+        """
         for log in tuple(self._followed):
             log.release()
 

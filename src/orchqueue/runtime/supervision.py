@@ -2,7 +2,7 @@
 
 When to start again, how long to wait and when to give up is the core's business.
 
-Req: ORCH-3002, ORCH-3003, ORCH-3038
+Req: ORCH-3003
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Supervision:
     """Carries out the effects that concern replicas; every one of them is answered by exactly one event.
 
     Lives of one replica never overlap: a new one begins when the process of the last is gone.
+
+    Req: ORCH-3002, ORCH-3038
     """
 
     def __init__(
@@ -113,13 +115,19 @@ class Supervision:
         self._spawn(self._count(key, replica_id, spec, timeout_ms))
 
     def evict_session(self, replica_id: ReplicaId, session: SessionKey) -> None:
-        """Have the engine forget a session's KV, where it is up and can; nothing follows."""
+        """Have the engine forget a session's KV, where it is up and can; nothing follows.
+
+        Req: ORCH-4249
+        """
         engine = self.engine_of(replica_id)
         if engine is not None:
             self._spawn(self._evict(engine, session))
 
     async def close(self) -> None:
-        """Take every replica down at once and end all watching."""
+        """Take every replica down at once and end all watching.
+
+        Req: ORCH-4210
+        """
         self._closing = True
         for replica_id in tuple(self._lives):
             self._end(replica_id)

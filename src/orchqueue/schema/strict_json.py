@@ -154,7 +154,10 @@ def decode_json(body: bytes) -> tuple[JsonValue, list[Fault]]:
 
 
 def _holds_too_much(body: bytes) -> bool:
-    """Bound what parsing can cost: megabytes of `[],[],[]` would hold up everybody else for seconds."""
+    """Bound what parsing can cost: megabytes of `[],[],[]` would hold up everybody else for seconds.
+
+    Req: ORCH-4071
+    """
     if _separators(body) <= VALUES_MAX:
         return False
     return _separators(_STRINGS.sub(b"", body)) > VALUES_MAX

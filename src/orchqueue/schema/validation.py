@@ -191,7 +191,7 @@ def parameters_of(operation_id: str, given: Mapping[str, str]) -> tuple[dict[str
     Shape: `given` {`/path/NAME`, `/query/NAME` or `/header/NAME`: text}, header names in any case; the answer has the
     contract's spelling. Parameters that the contract does not know are ignored, and so is a bad correlation id.
     Errors: KeyError for an operation that the contract does not know.
-    Req: ORCH-4020
+    Req: ORCH-4020, ORCH-4055
 
     >>> parameters_of("listTasks", {"/query/limit": "0"})
     ({'/query/limit': 0}, [Fault(pointer='/query/limit', message='must be >= 1, got 0')])
@@ -227,7 +227,7 @@ def response_faults(operation_id: str, status: int, media_type: str, value: Json
     """Compare a response's body, or one event of a stream, with what the contract declares for that status.
 
     Shape: an undeclared operation, status or media type is one fault.
-    Req: ORCH-4029
+    Req: ORCH-4080
     """
     validator = _response_validator(operation_id, str(status), media_type)
     if validator is None:

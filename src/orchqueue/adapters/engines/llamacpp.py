@@ -56,7 +56,10 @@ _MARKER_MAX = 2**24 - 1
 
 
 class LlamacppReplica:
-    """One llama.cpp server behind a URL. Implements `ports.engine.Replica`."""
+    """One llama.cpp server behind a URL. Implements `ports.engine.Replica`.
+
+    Req: ORCH-4035, ORCH-4218
+    """
 
     def __init__(
         self, endpoint: Endpoint, description: Description | None = None, *, allow_simulated: bool = False,
@@ -117,6 +120,7 @@ class LlamacppReplica:
         """Render a chat with the model's own template.
 
         Errors: RefusedError where the template or the engine refuses, EngineError where no answer came.
+        Req: ORCH-4036
         """
         body = msgspec.json.encode({"messages": messages})
         answer = await request(self.endpoint, "POST", "/apply-template", body, TEMPLATE_TIMEOUT_S)

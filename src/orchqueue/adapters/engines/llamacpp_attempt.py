@@ -1,4 +1,7 @@
-"""One attempt on a llama.cpp server, from its prompt to the moment when its slot is seen free."""
+"""One attempt on a llama.cpp server, from its prompt to the moment when its slot is seen free.
+
+Req: ORCH-4217
+"""
 
 from __future__ import annotations
 
@@ -54,6 +57,8 @@ class LlamacppAttempt:
     1. `prepare` makes the body; an abort here needs no word to the engine.
     2. The stream runs inside the connection's read callback.
     3. After an abort or a loss the engine is watched until it holds nothing of it (`settle`), then `closed` is called, once.
+
+    Req: ORCH-4213, ORCH-4214
     """
 
     def __init__(
@@ -80,7 +85,10 @@ class LlamacppAttempt:
         self._settling: asyncio.Task[None] | None = None
 
     def abort(self) -> None:
-        """Drop the connection, then watch the engine until the slot is free; only `closed` follows."""
+        """Drop the connection, then watch the engine until the slot is free; only `closed` follows.
+
+        Req: ORCH-3017
+        """
         if self._over:
             return
         self._over = True

@@ -95,7 +95,10 @@ class Tokenized(msgspec.Struct, frozen=True):
 
 
 def failure_of(status: int) -> AttemptFailure:
-    """Say what an engine's status means for the attempt."""
+    """Say what an engine's status means for the attempt.
+
+    Req: ORCH-4216
+    """
     if status in {400, 413, 422}:
         return "rejected"
     if status in {409, 425, 429, 503}:

@@ -1,8 +1,6 @@
 """How a sampler profile is said in llama.cpp's words.
 
 Every sampler that a profile does not use is named and switched off, so that no default of an engine version leaks into the text.
-
-Req: ORCH-3045
 """
 
 from __future__ import annotations
@@ -53,6 +51,7 @@ def sampler_params(spec: TaskSpec, profile: str) -> dict[str, JsonValue]:
     """Give the sampling part of a `/completion` body.
 
     Errors: UnservableError.
+    Req: ORCH-3045, ORCH-4061, ORCH-4062, ORCH-4063, ORCH-4171, ORCH-4172
 
     >>> sampler_params(TaskSpec(prompt="hi", seed=7), "v1")["top_k"]
     40

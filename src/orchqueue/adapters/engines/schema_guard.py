@@ -20,7 +20,10 @@ def _refuse_reference(uri: str) -> NoReturn:
 
 
 class SchemaGuard:
-    """Watches one attempt's text."""
+    """Watches one attempt's text.
+
+    Req: ORCH-4064
+    """
 
     def __init__(self, schema: str) -> None:
         """Compile the schema.

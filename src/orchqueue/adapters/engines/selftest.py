@@ -2,8 +2,6 @@
 
 Decoding one prompt twice proves nothing: equal prompts stay equal under batching and prompt-cache reuse, which make different ones
 differ. So A, B, A, C, A of mixed lengths are decoded, and the A's must be equal.
-
-Req: ORCH-3003
 """
 
 from __future__ import annotations
@@ -121,6 +119,7 @@ async def run_self_test(replica: Testable) -> ReplicaFacts:
     3. A decode aborted at its first text must leave its slot.
 
     Errors: EngineError when a decode fails or an abort does not free the slot.
+    Req: ORCH-3003, ORCH-4135, ORCH-4137
     """
     props = await replica.props()
     ctx = props.default_generation_settings.n_ctx

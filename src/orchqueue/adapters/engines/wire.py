@@ -116,6 +116,7 @@ class SseSplitter:
     A line `error: {…}`, which some engines send, becomes the data of an event named `error`.
 
     Errors: WireError when one event is longer than its bound.
+    Req: ORCH-4215
     """
 
     def __init__(self, event_max_bytes: int = EVENT_MAX_BYTES) -> None:

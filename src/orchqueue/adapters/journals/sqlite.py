@@ -30,6 +30,8 @@ class SqliteJournal:
     `call_soon` brings a callback to the event loop's thread from any other, as `loop.call_soon_threadsafe` does.
 
     Order: recover and read what it gives, then open, then append.
+
+    Req: ORCH-4187
     """
 
     def __init__(self, path: str, call_soon: CallSoon, connect_to: Connect = connect) -> None:

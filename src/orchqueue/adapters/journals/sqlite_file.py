@@ -1,4 +1,7 @@
-"""The journal's file: schema, statements, and how it is opened. One connection, used by one thread at a time."""
+"""The journal's file: schema, statements, and how it is opened. One connection, used by one thread at a time.
+
+Req: ORCH-4185
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ _decode_ended = msgspec.json.Decoder(Ended).decode
 
 
 def connect(path: str) -> sqlite3.Connection:
-    """Open a connection as the journal wants it: no implicit transactions, no waiting for locks."""
+    """Open a connection as the journal wants it: no implicit transactions, no waiting for locks.
+
+    Req: ORCH-4085
+    """
     return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
 
 
@@ -196,7 +202,10 @@ def _decoded(decode: Callable[[bytes], R], path: str, key: str, data: bytes | in
 
 
 def _create_private(path: str) -> None:
-    """Make sure that the file exists and only its owner reads it: it holds prompts and answers."""
+    """Make sure that the file exists and only its owner reads it: it holds prompts and answers.
+
+    Req: ORCH-4184
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         head = os.read(descriptor, 100)

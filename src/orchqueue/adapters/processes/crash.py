@@ -51,6 +51,8 @@ def classify(returncode: int, tail: str, oom_kills: int) -> tuple[CrashCause, st
     2. Killed while the kernel counted `oom_kills` more kills for memory: the host's memory.
     3. A signal, an exit status.
 
+    Req: ORCH-4142
+
     >>> classify(-9, "", 1)[0]
     'host_oom'
     """

@@ -1,6 +1,6 @@
 """Will the model fit? Asked before a process is started, so that the answer is a reason and not a crash.
 
-Req: ORCH-3001, ORCH-3018
+Req: ORCH-3018, ORCH-3049
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def check_fit(model_bytes: int, kv_bytes: int, free_bytes: Sequence[int], shares
     """Refuse what cannot fit; each device must take its share.
 
     Errors: ProcessError with cause `cannot_fit`.
+    Req: ORCH-3049
 
     >>> check_fit(1 << 20, 0, [1 << 40], [1.0], "host memory")
     """

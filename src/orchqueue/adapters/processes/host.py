@@ -1,6 +1,6 @@
 """Brings up llama.cpp replicas: as processes of our own, or at URLs where they run already.
 
-Req: ORCH-3002, ORCH-3038
+Req: ORCH-3002
 """
 
 from __future__ import annotations
@@ -128,7 +128,10 @@ def explain_exit(process: LaunchedProcess, ended: Exit, oom_kills_before: int) -
 
 
 class LlamacppSpawnHost:
-    """Launches a pool's replicas on this machine. Implements `ports.process.ReplicaHost`."""
+    """Launches a pool's replicas on this machine. Implements `ports.process.ReplicaHost`.
+
+    Req: ORCH-3001, ORCH-4141
+    """
 
     def __init__(
         self, settings: SpawnSettings, directory: Path, models: ModelStore, *,
@@ -225,6 +228,8 @@ class LlamacppExternalHost:
     `urls`: the base URL of each replica. `model_ref`: what they serve. `model_sha256`: what the operator says the digest is.
     `ctx`: tokens that the pool promises for one task. `devices`: where the engines run, by the operator's word; they are looked at
     only for an engine on this machine.
+
+    Req: ORCH-3038, ORCH-4219
     """
 
     def __init__(

@@ -23,7 +23,10 @@ class ProcessId(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What the launcher writes beside its socket, for whoever comes after the owner."""
+    """What the launcher writes beside its socket, for whoever comes after the owner.
+
+    Req: ORCH-4139
+    """
 
     replica_id: str
     token: str

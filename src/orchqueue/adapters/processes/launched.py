@@ -1,6 +1,6 @@
 """The owner's end of a launcher, and the end of launchers that earlier owners left.
 
-Req: ORCH-3038, ORCH-4011
+Req: ORCH-4027, ORCH-4139
 """
 
 from __future__ import annotations
@@ -196,6 +196,8 @@ async def end_leftovers(
 
     1. Ask the launcher by its socket.
     2. Where they live on, kill both. A pid is only signalled while its start time is right.
+
+    Req: ORCH-4139
     """
     found = await asyncio.to_thread(_identities, directory)
     await asyncio.gather(*(_end_one(path, identity, report, answer_within_s) for path, identity in found))

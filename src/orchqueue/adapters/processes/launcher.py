@@ -9,7 +9,7 @@ Wire, a JSON object a line. To it: {"token", "command": "own" | "status" | "stop
 "port", "fingerprint"}, {"event": "listening", "port"}, {"event": "exited", "returncode", "asked"},
 {"event": "failed", "detail"}.
 
-Req: ORCH-3038, ORCH-4011
+Req: ORCH-4027
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ class Peer:
 
 
 class Launcher:
-    """Owns one engine process until it has ended."""
+    """Owns one engine process until it has ended.
+
+    Req: ORCH-3053, ORCH-4027
+    """
 
     def __init__(self, orders: Orders, owner: socket.socket, heard: bytes) -> None:
         self._orders = orders

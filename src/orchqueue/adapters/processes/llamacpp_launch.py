@@ -73,6 +73,7 @@ def check_device(settings: SpawnSettings, devices: tuple[str, ...]) -> list[int]
     """Say which GPUs a replica uses; none means the CPU, which must have been allowed.
 
     Errors: ProcessError.
+    Req: ORCH-3018
     """
     gpus = cuda_indices(devices)
     if not gpus and not settings.allow_cpu:
@@ -110,7 +111,10 @@ def server_settings(settings: SpawnSettings, model_path: str, api_key: str, gpus
 
 
 def server_env(settings: SpawnSettings, server: ServerSettings, variable: str, gpus: list[int]) -> dict[str, str]:
-    """Make the process's own part of its environment; devices outside the mask do not exist for it."""
+    """Make the process's own part of its environment; devices outside the mask do not exist for it.
+
+    Req: ORCH-3012
+    """
     return {
         **settings.env,
         "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in gpus),
