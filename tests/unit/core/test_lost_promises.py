@@ -5,7 +5,7 @@ import pytest
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import PoolId, ReplicaId, TaskId
-from orchqueue.core.outcome import Outcome
+from orchqueue.core.outcome import MEANINGS, Outcome
 from orchqueue.core.records import Accepted
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.request import PlacementWish, TaskSpec
@@ -13,11 +13,13 @@ from orchqueue.core.settings import Supervision
 from tests.unit.core.driving import TENANT, Driver, key, pool_settings
 
 
-def recovered(name: str, *, strict: bool = True, accepted_at_ms: int = 999_000) -> ev.TaskRecovered:
-    """Describe a waiting task of an earlier life."""
+def recovered(
+    name: str, *, strict: bool = True, accepted_at_ms: int = 999_000, was_bound: bool = False
+) -> ev.TaskRecovered:
+    """Describe a task of an earlier life, waiting unless told otherwise."""
     spec = TaskSpec(prompt="hi", seed=1, max_tokens=8)
     return ev.TaskRecovered(
-        Accepted(TENANT, TaskId(name), spec, PoolId("p"), strict, "v1", 3, accepted_at_ms), was_bound=False
+        Accepted(TENANT, TaskId(name), spec, PoolId("p"), strict, "v1", 3, accepted_at_ms), was_bound=was_bound
     )
 
 
@@ -105,3 +107,16 @@ def test_replica_that_is_suspected_as_its_stable_time_ends_has_been_stable() -> 
     core.handle(ev.ReplicaHealthy(ReplicaId("pr0")))
     core.handle(lost)
     assert core.core.state.replicas[ReplicaId("pr0")].state is ReplicaState.BACKOFF
+
+
+@pytest.mark.req("ORCH-4181")
+def test_a_best_effort_task_that_ran_when_the_daemon_died_is_told() -> None:
+    """It ends with WORKER_RESET and may be sent again; a strict one and one that waited go on."""
+    core = Driver(pool_settings(replicas=3, strict=False))
+    core.handle(recovered("ran", strict=False, was_bound=True))
+    core.handle(recovered("waited", strict=False, was_bound=False))
+    (finish,) = core.wanted(fx.Finish)
+    assert (finish.key, finish.ended.outcome) == (key("ran"), Outcome.ENGINE_LOST)
+    assert MEANINGS[finish.ended.outcome].code == "WORKER_RESET"
+    assert MEANINGS[finish.ended.outcome].retriable
+    assert core.starts == ["waited"]

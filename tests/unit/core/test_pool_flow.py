@@ -6,7 +6,7 @@ import pytest
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import PoolId, ReplicaId
-from orchqueue.core.outcome import Outcome
+from orchqueue.core.outcome import MEANINGS, Outcome
 from tests.unit.core.driving import Driver, both_classes, key, pool_settings
 
 P = PoolId("p")
@@ -145,3 +145,23 @@ def test_a_second_reload_is_told_when_the_first_is_probably_done() -> None:
     core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
     core.handle(ev.ReloadRequested(core.reply(), P, "newer"), after_ms=10_000)
     assert core.refusal().refusal.retry_after_ms == 30_000
+
+
+@pytest.mark.req("ORCH-4125")
+def test_what_a_drain_leaves_ends_as_unavailable() -> None:
+    """At the deadline, and not before, what waits and what runs both end retriable; the slot is kept until the engine has stopped."""
+    core = Driver()
+    core.submit("runs")
+    core.submit("waits")
+    core.handle(ev.DrainRequested(core.reply(), PoolId("p"), 5_000))
+    assert core.wanted(fx.Finish) == []
+    core.handle(ev.TimerFired(("drain", "p")), after_ms=5_000)
+    ends = {f.key: f.ended for f in core.wanted(fx.Finish)}
+    assert {name: end.outcome for name, end in ends.items()} == {
+        key(n): Outcome.POOL_DRAINED for n in ("runs", "waits")
+    }
+    assert MEANINGS[Outcome.POOL_DRAINED].code == "POOL_UNAVAILABLE"
+    assert all(end.retry_after_ms for end in ends.values())
+    assert core.pool().mode == "draining"
+    core.close(1)
+    assert core.pool().mode == "drained"

@@ -76,3 +76,28 @@ def test_a_withdrawn_acceptance_leaves_nothing_behind(*, ended: bool) -> None:
     core.handle(ev.JournalHealed())
     core.submit("t", prompt="another body")
     assert [a.repeated for a in core.wanted(fx.Accept, core.last)] == [False]
+
+
+@pytest.mark.req("ORCH-4112")
+@pytest.mark.parametrize(
+    ("wish", "canceled"),
+    [
+        ({"priority": "interactive"}, True),
+        ({"priority": "batch"}, False),
+        ({"priority": "interactive", "on_disconnect": "continue"}, False),
+        ({"priority": "batch", "on_disconnect": "cancel"}, True),
+    ],
+)
+def test_batch_tasks_outlive_their_readers_and_interactive_ones_do_not(
+    wish: dict[str, object], *, canceled: bool
+) -> None:
+    """Unless the task says otherwise its class decides whether the last reader's leaving ends it."""
+    core = Driver()
+    core.submit("t", **wish)
+    core.handle(ev.ReaderAttached(key("t"), 1))
+    core.handle(ev.ReaderDetached(key("t"), 0))
+    grace = [t for t in core.wanted(fx.SetTimer) if t.key[0] == "disconnect"]
+    assert [t.at_ms - core.now_ms for t in grace] == ([10_000] if canceled else [])
+    for timer in grace:
+        core.handle(ev.TimerFired(timer.key), after_ms=10_000)
+    assert [f.ended.outcome for f in core.wanted(fx.Finish)] == [Outcome.CANCELED_ON_DISCONNECT] * canceled

@@ -1,0 +1,84 @@
+"""Whose a session is, and where its context is."""
+
+import pytest
+
+from orchqueue.core import events as ev
+from orchqueue.core.ids import ReplicaId, TaskId, Tenant
+from orchqueue.core.records import Accepted
+from orchqueue.core.request import TaskSpec
+from orchqueue.core.snapshots import SessionPicture
+from orchqueue.core.views import session
+from tests.unit.core.driving import TENANT, Driver, pool_settings
+
+SESSION = "s"
+
+
+def picture(core: Driver, name: str = SESSION, tenant: Tenant = TENANT) -> SessionPicture:
+    """Look a session up that is there."""
+    found = session(core.core.state, (tenant, name), core.now_ms)
+    assert found is not None
+    return found
+
+
+def warm_core(**facts: object) -> Driver:
+    """Let a session's first turn complete on the only replica."""
+    core = Driver(pool_settings(strict=False), up=False)
+    core.ready("pr0", **facts)
+    core.submit("first", session_id=SESSION)
+    core.complete(1, tokens_out=5)
+    return core
+
+
+@pytest.mark.req("ORCH-4246")
+def test_two_tenants_have_sessions_of_their_own_under_one_id() -> None:
+    """Turns of one do not count for the other."""
+    core = Driver()
+    core.submit("mine", session_id=SESSION)
+    core.submit("mine2", session_id=SESSION)
+    other = Tenant("other")
+    spec = TaskSpec(prompt="hi", seed=1, max_tokens=8, session_id=SESSION)
+    core.handle(ev.TaskSubmitted(core.reply(), TaskId("theirs"), other, spec))
+    assert picture(core).turns == 2
+    assert picture(core, tenant=other).turns == 1
+
+
+@pytest.mark.req("ORCH-4247")
+def test_a_recovered_task_takes_its_turn_again_and_its_session_lives_no_longer() -> None:
+    """The session's end is counted from the acceptance in the earlier life."""
+    core = Driver()
+    spec = TaskSpec(prompt="hi", seed=1, max_tokens=8, session_id=SESSION)
+    accepted = Accepted(TENANT, TaskId("t"), spec, core.pool().pool_id, True, "v1", 2, core.now_ms - 100_000)
+    core.handle(ev.TaskRecovered(accepted, was_bound=False))
+    assert picture(core).turns == 1
+    assert picture(core).ttl_ms_remaining == 500_000
+
+
+@pytest.mark.req("ORCH-3023")
+def test_a_session_is_cold_after_its_replica_was_lost() -> None:
+    """Its context is gone with the replica, also when that comes back."""
+    core = warm_core()
+    assert picture(core).kv_warmth
+    core.handle(ev.ReplicaLost(ReplicaId("pr0"), "exit", "scripted"))
+    assert not picture(core).kv_warmth
+    core.handle(ev.TimerFired(("restart", "pr0")))
+    core.ready("pr0")
+    assert not picture(core).kv_warmth
+    assert picture(core).kv_bytes == 0
+
+
+@pytest.mark.req("ORCH-4253", "ORCH-4256")
+@pytest.mark.parametrize("wish", [{"session_id": "another"}, {"session_id": None}, {"kv_hint": "cold"}])
+def test_warmth_ends_when_another_context_takes_the_place(wish: dict[str, object]) -> None:
+    """One slot holds one context: whatever runs there next leaves the session cold."""
+    core = warm_core()
+    assert picture(core).kv_warmth
+    core.submit("next", **wish)
+    assert not picture(core).kv_warmth
+
+
+@pytest.mark.req("ORCH-4254")
+@pytest.mark.parametrize(("per_token", "expected"), [(0, 0), (1_024, 7 * 1_024)])
+def test_the_bytes_of_a_session_are_its_tokens_times_their_cost(per_token: int, expected: int) -> None:
+    """Prompt and output are both cached; where the cost of a token is not known nothing is claimed."""
+    core = warm_core(kv_bytes_per_token=per_token)
+    assert picture(core).kv_bytes == expected
