@@ -118,6 +118,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
                 stall_ms=config.journal.stall_ms,
                 readers_per_task=config.server.limits.readers_per_task,
                 stalled_reader_ms=config.server.limits.stalled_reader_ms,
+                heartbeat_ms=config.server.limits.heartbeat_ms,
             ),
         )
         stack.push_async_callback(runtime.stop)

@@ -218,6 +218,9 @@ class Limits(Section, frozen=True):
     stalled_reader_ms: Annotated[
         Milliseconds, Meta(description="A reader that takes nothing for so long is closed; it may resume.")
     ] = 30_000
+    heartbeat_ms: Annotated[
+        int, Meta(ge=3_000, le=15_000, description="A stream is never silent for longer; a comment if need be.")
+    ] = 15_000
 
 
 class Tls(Section, frozen=True):

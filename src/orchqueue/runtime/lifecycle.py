@@ -20,7 +20,7 @@ from orchqueue.runtime.gate import Gate, SettingsSource
 from orchqueue.runtime.interpreter import Interpreter, Ports, ReplicaControl
 from orchqueue.runtime.loop import Loop
 from orchqueue.runtime.replies import Replies
-from orchqueue.runtime.streams import TICK_MS, Streams
+from orchqueue.runtime.streams import Streams
 from orchqueue.runtime.timers import Timers
 
 RUNNING = (TaskState.BOUND, TaskState.STREAMING)
@@ -46,6 +46,7 @@ class Resources(msgspec.Struct):
     stall_ms: int = 10_000
     readers_per_task: int = 16
     stalled_reader_ms: int = 30_000
+    heartbeat_ms: int = 15_000
 
 
 class Runtime:
@@ -55,7 +56,9 @@ class Runtime:
         self._resources = resources
         self._settings = settings
         self.streams = Streams(
-            readers_per_task=resources.readers_per_task, stalled_reader_ms=resources.stalled_reader_ms
+            readers_per_task=resources.readers_per_task,
+            stalled_reader_ms=resources.stalled_reader_ms,
+            heartbeat_ms=resources.heartbeat_ms,
         )
         self.loop = Loop(Orchestrator(settings), resources.clock, resources.on_bug)
         self.supervisor = resources.make_supervisor(self.loop.mailbox.post)
@@ -103,7 +106,7 @@ class Runtime:
             self.loop.mailbox.post(Ticked())
             self.loop.tick()
             since_streams_ms += interval_ms
-            if since_streams_ms >= TICK_MS:
+            if since_streams_ms >= self.streams.tick_ms:
                 since_streams_ms = 0
                 self.streams.tick()
 

@@ -95,8 +95,8 @@ class StreamLog:
     """
 
     __slots__ = (
-        "_crc", "_terminal_offset", "correlation_id", "frame_ends", "frames", "key", "live", "on_leave", "quiet_ticks",
-        "readers", "receipt", "started_bytes", "terminal", "text", "text_ends",
+        "_crc", "_terminal_offset", "ahead_ticks", "correlation_id", "frame_ends", "frames", "key", "live", "on_leave",
+        "quiet_ticks", "readers", "receipt", "started_bytes", "terminal", "text", "text_ends",
     )  # fmt: skip
 
     def __init__(self, key: TaskKey, correlation_id: str, on_leave: Callable[[StreamLog, Reader], None]) -> None:
@@ -113,6 +113,7 @@ class StreamLog:
         self.readers: list[Reader] = []
         self.live: tuple[Reader, ...] = ()
         self.quiet_ticks = 0
+        self.ahead_ticks = 0
         self._crc = 0
         self._terminal_offset: int | None = None
 
@@ -208,8 +209,11 @@ class StreamLog:
         self._send_live(frame)
 
     def heartbeat(self) -> None:
-        """Send a comment to everyone who has nothing to read, so that neither side takes silence for death."""
+        """Send a comment to everyone who keeps up and has nothing to read, so that neither side takes silence for death."""
         self._send_live(HEARTBEAT)
+
+    def heartbeat_ahead(self) -> None:
+        """Send a comment to those who wait for the log to reach them: nothing of what the others hear is sent to them."""
         for reader in tuple(self.readers):
             if reader.ahead is not None and not reader.paused:
                 reader.sink.write(HEARTBEAT, HEARTBEAT_CHUNK)

@@ -24,8 +24,9 @@ from orchqueue.runtime.stream_frames import (
 )
 from orchqueue.runtime.stream_log import Reader, Sink, StreamLog
 
-TICK_MS = 5_000
+HEARTBEAT_MS = 15_000
 HEARTBEAT_TICKS = 3
+TICK_STEP_MS = 1_000
 STALLED_READER_MS = 30_000
 
 ReadersChanged = Callable[[TaskKey, int], None]
@@ -55,6 +56,7 @@ class Streams:
         *,
         readers_per_task: int = 16,
         stalled_reader_ms: int = STALLED_READER_MS,
+        heartbeat_ms: int = HEARTBEAT_MS,
         attached: ReadersChanged = _ignore,
         detached: ReadersChanged = _ignore,
     ) -> None:
@@ -63,7 +65,8 @@ class Streams:
         self.detached = detached
         self.retained_bytes = 0
         self.readers = 0
-        self._stall_ticks = -(-stalled_reader_ms // TICK_MS) + 1
+        self.tick_ms = max(1, heartbeat_ms // (HEARTBEAT_TICKS * TICK_STEP_MS)) * TICK_STEP_MS
+        self._stall_ticks = -(-stalled_reader_ms // self.tick_ms) + 1
         self._logs: dict[TaskKey, StreamLog] = {}
         self._followed: dict[StreamLog, None] = {}
 
@@ -168,17 +171,21 @@ class Streams:
         return reader
 
     def tick(self) -> None:
-        """Send heartbeats and drop stalled readers; to be called every `TICK_MS`.
+        """Send heartbeats and drop stalled readers; to be called every `tick_ms`.
 
-        A stream hears something at least every 15 s; a reader that took nothing for `stalled_reader_ms`, to the next tick, is dropped.
+        A reader hears something at least every `heartbeat_ms`, 3000 or more; one that took nothing for `stalled_reader_ms`, to the next tick, is dropped.
 
         Req: ORCH-4105, ORCH-4108
         """
         for log in tuple(self._followed):
             log.quiet_ticks += 1
+            log.ahead_ticks += 1
             if log.quiet_ticks >= HEARTBEAT_TICKS:
                 log.quiet_ticks = 0
                 log.heartbeat()
+            if log.ahead_ticks >= HEARTBEAT_TICKS:
+                log.ahead_ticks = 0
+                log.heartbeat_ahead()
             if len(log.live) != len(log.readers):
                 self._drop_stalled(log)
 

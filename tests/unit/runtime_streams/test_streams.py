@@ -134,6 +134,25 @@ def test_reader_ahead_waits(streams: Streams) -> None:
     check_transcript(sink, "Hello world!", "Hello wor")
 
 
+@pytest.mark.req("ORCH-4104", "ORCH-4105")
+def test_reader_ahead_hears_heartbeats_while_others_read(streams: Streams) -> None:
+    """What is sent to those who keep up breaks no silence for one who waits for the log to reach him."""
+    attach(streams)
+    sink = attach(streams, position_after("Hello wor").event_id)
+    for _ in range(TICKS_TO_HEARTBEAT):
+        streams.metrics(EmitMetrics(KEY, tokens_per_s=1.5))
+        streams.tick()
+    assert sink.raw == b": hb\n\n"
+
+
+@pytest.mark.parametrize(
+    ("heartbeat_ms", "tick_ms"), [(15_000, 5_000), (14_999, 4_000), (5_000, 1_000), (3_000, 1_000)]
+)
+def test_ticks_keep_to_the_heartbeat(heartbeat_ms: int, tick_ms: int) -> None:
+    """Three ticks, each a whole number of seconds, are never longer than the promised heartbeat."""
+    assert Streams(heartbeat_ms=heartbeat_ms).tick_ms == tick_ms
+
+
 @pytest.mark.req("ORCH-4104")
 @pytest.mark.parametrize("texts", [("Hello World",), ("Hell",)], ids=["other bytes", "shorter"])
 def test_reader_ahead_of_other_bytes_gets_one_error(streams: Streams, texts: tuple[str, ...]) -> None:
