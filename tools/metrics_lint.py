@@ -29,6 +29,7 @@ from orchqueue.core.settings import FullPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACT_PATH = ROOT / "ci" / "metrics.lint.json"
+REMEDY = "mend the code, or change ci/metrics.lint.json and run `make gen`"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RELEASE = re.compile(r"\d+\.\d+\.\d+")
@@ -264,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         faults += lint_registry(contract)
     for fault in faults:
-        print(f"metrics: {fault}", file=sys.stderr)
+        print(f"metrics: {fault}; {REMEDY}", file=sys.stderr)
     print(f"metrics: {len(contract.metrics)} names, {len(faults)} differences")
     return 1 if faults else 0
 

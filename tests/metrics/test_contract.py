@@ -127,7 +127,8 @@ def test_no_label_gets_past_its_budget(registry: MetricsRegistry, contract: Cont
     """For every label of the contract: a flood of values leaves at most the budget and `other`, and each report is counted."""
     budget = contract.budgets[label]
     text = report(registry, contract, label, [f"flood{number}" for number in range(budget + 10)])
-    assert not [fault for fault in lint_scrape(text, contract) if "none of" not in fault]
+    faults = [fault for fault in lint_scrape(text, contract) if "none of" not in fault]
+    assert not faults, f"{faults[0]}: what is over the budget must become `other`"
     shown = {value for value in re.findall(rf'[{{,]{label}="([^"]*)"', text) if not value.startswith(("x", label))}
     users = [metric for metric in contract.metrics if label in metric.labels]
     is_open = any(label not in metric.values for metric in users)
