@@ -54,6 +54,7 @@ class Daemon:
         """Give the base URL, once the daemon has told it."""
         until(
             lambda: any("http" in line for line in self.said) or self.process.poll() is not None,
+            deadline_s=READY_DEADLINE_S,
             what="the daemon's URL",
         )
         found = next((w for line in self.said for w in line.split() if w.startswith(("http://", "https://"))), None)

@@ -11,7 +11,7 @@ from orchqueue.cli import parser
 from orchqueue.client import Client, errors
 from tests.unit.client.scripted_server import Asked, Reply, admission, json_reply, serving, stream_reply, transcript
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 BLOCKS = re.findall(r"```python\n(.*?)```", (DOCS / "client.md").read_text(), re.DOTALL)
 
 
