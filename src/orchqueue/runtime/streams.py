@@ -173,9 +173,8 @@ class Streams:
     def tick(self) -> None:
         """Send heartbeats and drop stalled readers; to be called every `tick_ms`.
 
-        A reader hears something at least every `heartbeat_ms`, 3000 or more; one that took nothing for `stalled_reader_ms`, to the next tick, is dropped.
-
-        Req: ORCH-4105, ORCH-4108
+        A reader hears something at least every `heartbeat_ms`, 3000 or more; one that took nothing for `stalled_reader_ms`, to
+        the next tick, is dropped.
         """
         for log in tuple(self._followed):
             log.quiet_ticks += 1
