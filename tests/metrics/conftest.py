@@ -1,0 +1,70 @@
+"""The scripted workload and the flood of label values, each run once for all tests that look at what they left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from tests.daemon import running
+from tests.metrics import workload
+from tests.metrics.history import History
+from tests.metrics.park import parked
+from tests.metrics.workload import NUMBER, SIMULATED, Script, Seen
+from tests.simulated import simulated_engine
+from tests.waiting import until
+
+
+class Told(NamedTuple):
+    """What is left of the workload: the clients' log, the last scrape, and what else was asked at that moment."""
+
+    history: History
+    scrape: str
+    seen: list[Seen]
+    gpu_kv_ratio: float
+    real_pid: int
+    real_resident_bytes: int
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+    """Run the script against a real daemon."""
+    directory = tmp_path_factory.mktemp("workload")
+    workload.write_driver(directory)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        parked(len(SIMULATED)) as park,
+        simulated_engine("--tokens-per-s", "400") as doomed,
+    ):
+        patch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
+        config = directory / "orchqueue.yaml"
+        config.write_text(workload.config_text(park, doomed), encoding="utf-8")
+        with running(directory / "data", config) as daemon:
+            script = Script(park, doomed, daemon)
+            script.run()
+            url = daemon.url
+            ratio = park.kv_ratio(NUMBER["gpu"])
+
+            def is_current(text: str) -> bool:
+                """Tell whether the replicas were asked since the last task."""
+                lines = [line for line in text.splitlines() if 'pool_id="gpu"' in line]
+                return any(
+                    line.startswith("kv_cache_usage_ratio") and float(line.rpartition(" ")[2]) == pytest.approx(ratio)
+                    for line in lines
+                ) and any(line.startswith("gpu_utilization") for line in lines)
+
+            until(lambda: is_current(httpx.get(f"{url}/metrics", timeout=30).text), deadline_s=30, what="a scrape")
+            real = httpx.get(f"{url}/v1/pools/real/health", timeout=30).json()["replicas"][0]
+            with open(f"/proc/{real['pid']}/statm", "rb") as file:
+                resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            yield Told(
+                script.history,
+                httpx.get(f"{url}/metrics", timeout=30).text,
+                script.seen,
+                ratio,
+                real["pid"],
+                resident,
+            )
