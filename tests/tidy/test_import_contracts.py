@@ -30,6 +30,8 @@ PLANTS = [
     ("config knows only core", "config", "import orchqueue.ports"),
     ("only composition and daemon read config", "http", "import orchqueue.config"),
     ("only daemon composes", "http", "import orchqueue.composition"),
+    ("layers", "stub", "import orchqueue.composition"),
+    ("only daemon serves the stub", "http", "import orchqueue.stub"),
     ("client knows only the schema", "client", "import orchqueue.core"),
     ("cli knows only the client", "cli", "import orchqueue.http"),
     ("nobody imports the simulator", "daemon", "import orchqueue_sim"),

@@ -54,6 +54,18 @@ Keys are kept as HMACs only; the key itself is shown once. A running daemon noti
 Name the keys file in the configuration: auth.keys_file. The secret that the HMACs are made with lies in the data
 directory, so use the one that the daemon uses (--data-dir).
 """
+_STUB = """\
+Serve the pact: a server without models, state or keys that gives to each request of a client the answer that the contract
+shows, streams event by event. It is meant for people who write clients.
+
+  orchestratord stub --port 8080
+  orchq --url http://127.0.0.1:8080 run "Why is the sky blue?"
+  curl localhost:8080/~
+  orchq --url http://127.0.0.1:8080/~/a-task-for-a-full-queue submit "hi"
+
+The list names the interactions; a name in the base URL, as in the last line, chooses one.
+A request that fits no interaction is answered 404 with the nearest ones and what is different. See docs/stub.md.
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,6 +91,17 @@ def build_parser() -> argparse.ArgumentParser:
     config.add_argument("--config", metavar="FILE")
     config.add_argument("--json", action="store_true", help="print JSON instead of YAML")
     _add_keys(commands)
+    stub = _add(commands, "stub", "serve the contract's examples, to write clients against", _STUB)
+    stub.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    stub.add_argument("--port", metavar="P", type=_port, default=8080, help="port; 0: any (default: %(default)s)")
+    stub.add_argument("--pact", metavar="FILE", help="another pact file than the one that is shipped")
+    stub.add_argument(
+        "--pace-ms",
+        metavar="MS",
+        type=_pace_ms,
+        default=40,
+        help="time between two events of a stream (default: %(default)s)",
+    )
     return parser
 
 
@@ -115,6 +138,10 @@ def _run(arguments: argparse.Namespace) -> int:
             from orchqueue.daemon.keys import run_keys
 
             return run_keys(arguments)
+        case "stub":
+            from orchqueue.daemon.stub import stub
+
+            return stub(arguments.pact, arguments.host, arguments.port, arguments.pace_ms)
     return ExitCode.BAD_INPUT
 
 
@@ -163,6 +190,20 @@ def _seconds(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 31_536_000:
         raise argparse.ArgumentTypeError("between 0 and 31536000 seconds")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65_535:
+        raise argparse.ArgumentTypeError("between 0 and 65535")
+    return value
+
+
+def _pace_ms(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 3_600_000:
+        raise argparse.ArgumentTypeError("between 0 and 3600000 milliseconds")
     return value
 
 

@@ -185,7 +185,7 @@ async def _explain_refused(client: AsyncClient) -> None:
 
 LOOKS = (
     Interaction(
-        "a task that failed",
+        "the state of a task that failed",
         _failed_before_text("DECODE_TIMEOUT"),
         "GET",
         f"/v1/tasks/{TASK_ID}",

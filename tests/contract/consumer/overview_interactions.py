@@ -111,10 +111,10 @@ OVERVIEWS: tuple[Interaction, ...] = (
         200,
         _metrics,
         req=("ORCH-4024",),
-        headers={**CORRELATION, "Content-Type": match.regex("text/plain", regex="^text/plain")},
+        headers={**CORRELATION, "Content-Type": match.regex("text/plain", regex="^text/plain(;.*)?$")},
         text="# HELP queue_depth Tasks that wait.\n# TYPE queue_depth gauge\n",
         text_type="text/plain",
-        text_pattern=r"(?:^|\n)# TYPE queue_depth gauge\n",
+        text_pattern=r"^(?:[\s\S]*\n)?# TYPE queue_depth gauge\n[\s\S]*$",
     ),
     Interaction(
         "what the deployment can do",

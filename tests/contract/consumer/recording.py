@@ -44,7 +44,7 @@ class Interaction:
     req: tuple[str, ...] = field(kw_only=True)
     query: Mapping[str, str] = field(default_factory=dict)
     request_headers: Mapping[str, str] = field(default_factory=dict)
-    request_body: object = None
+    request_body: dict[str, object] | None = None
     headers: Mapping[str, str | AbstractMatcher[str]] = field(default_factory=dict)
     body: dict[str, object] | None = None
     text: str | None = None
@@ -98,7 +98,7 @@ def _describe(pact: Pact, interaction: Interaction) -> None:
     for name, value in interaction.request_headers.items():
         asked.with_header(name, value)
     if interaction.request_body is not None:
-        asked.with_body(json.dumps(interaction.request_body), "application/json")
+        asked.with_body(interaction.request_body, "application/json")
     asked.will_respond_with(interaction.status)
     for name, expected in interaction.headers.items():
         asked.with_header(name, expected)

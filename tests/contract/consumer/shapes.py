@@ -35,7 +35,7 @@ BACKOFF: dict[str, str | AbstractMatcher[str]] = {
     "X-Backoff-Ms": match.regex("2400", regex="^[1-9][0-9]*$"),
 }
 STREAM_HEADERS: dict[str, str | AbstractMatcher[str]] = {
-    "Content-Type": match.regex("text/event-stream", regex="^text/event-stream"),
+    "Content-Type": match.regex("text/event-stream", regex="^text/event-stream(;.*)?$"),
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",
     "X-Task-Id": TASK_ID,
