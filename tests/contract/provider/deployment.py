@@ -20,7 +20,7 @@ from tests.simulated import SimulatedEngine, pool_text
 from tests.waiting import until
 
 POOL_ID = "default"
-TOKENS_PER_S = 400
+TOKENS_PER_S = 200
 WAIT_S = 30.0
 OPERATOR, OTHERS = "operator", "others"
 BATCH_OF_KEYS = 24

@@ -17,6 +17,8 @@ from tests.contract.provider.verification import Interaction, Verification, inte
 DEFAULTS = "a task with defaults"
 STREAM = "the stream of a task"
 FULL = "a task for a full queue"
+REST = "the rest of a stream after a known position"
+LOST = "the stream of a task whose engine was lost"
 UNKNOWN = "an unknown task"
 
 Doctor = Callable[[Answer], Answer]
@@ -211,6 +213,23 @@ BREACHES: dict[str, tuple[str, int, Doctor, str]] = {
     ),
 }
 
+STARTED = (
+    b'id: 0:00000000\nevent: started\ndata: {"queue_position":0,"predicted_start_ms":0,"seed":1,"pool_id":"default",'
+    b'"replica_id":"default-0","engine_version":"b0","model_digest":"%s","determinism":"strict","queue_time_ms":0}\n\n'
+    % (b"0" * 64)
+)
+BREACHES |= {
+    "started again for who resumes": (REST, 200, with_events(lambda events: [STARTED, *events]), "who had it"),
+    "a rest that misses its beginning": (REST, 200, with_events(lambda events: events[1:]), "its position is"),
+    "an error and an end": (LOST, 200, with_events(lambda events: [*events, events[-1]]), "2 terminal events"),
+    "an error without a code": (
+        LOST,
+        200,
+        with_events(lambda events: [event.replace(b'"code":"WORKER_RESET",', b"") for event in events]),
+        "/data/code",
+    ),
+}
+
 
 @pytest.mark.req("ORCH-4029")
 @pytest.mark.timeout(60)
@@ -224,7 +243,7 @@ def test_a_daemon_that_breaks_the_contract_fails(breach: str, verification: Veri
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("description", [DEFAULTS, STREAM, FULL, UNKNOWN])
+@pytest.mark.parametrize("description", [DEFAULTS, STREAM, REST, LOST, FULL, UNKNOWN])
 def test_a_pact_that_forgives_everything_passes(description: str, verification: Verification) -> None:
     """What the breaches are told from: the same interactions without one have no fault."""
     assert verification.faults(forgiving(named(description))) == []
