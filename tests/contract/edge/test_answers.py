@@ -260,7 +260,7 @@ def test_what_operators_read(stage: Stage, path: str, operation_id: str) -> None
 @pytest.mark.parametrize(
     ("verb", "body", "operation_id"),
     [("drain", {}, "drainPool"), ("drain", None, "drainPool"), ("drain", {"deadline_ms": 9_000}, "drainPool"),
-     ("reload", {"new_model_ref": "file:m.gguf"}, "reloadPool"), ("rollback", None, "rollbackPool")],
+     ("reload", {"new_model_ref": "file:m.gguf", "canary_percent": 10}, "reloadPool"), ("rollback", None, "rollbackPool")],
 )  # fmt: skip
 def test_steering_a_pool(stage: Stage, verb: str, body: dict[str, object] | None, operation_id: str) -> None:
     """Drain, reload and rollback answer 202 with what was begun, and tell a conflict."""
@@ -271,6 +271,8 @@ def test_steering_a_pool(stage: Stage, verb: str, body: dict[str, object] | None
     assert response.json()["operation"] == verb
     if verb == "drain":
         assert response.json()["deadline_ms"] == 5_000, "the deadline in effect, not the one asked for"
+    if verb == "reload":
+        assert response.json()["canary_percent"] == 100, "the share in effect, not the one asked for"
     stage.runtime.control_refusal = Refusal(Outcome.POOL_UNREADY, "a reload is under way", pool_id="default")
     refused = httpx.post(url, json=body) if body is not None else httpx.post(url)
     assert refused.status_code == 503

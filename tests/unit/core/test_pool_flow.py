@@ -165,3 +165,35 @@ def test_what_a_drain_leaves_ends_as_unavailable() -> None:
     assert core.pool().mode == "draining"
     core.close(1)
     assert core.pool().mode == "drained"
+
+
+@pytest.mark.req("ORCH-4128")
+@pytest.mark.parametrize("found_when", ["verified", "started"])
+def test_a_reload_that_fails_says_why_and_leaves_the_old_model(found_when: str) -> None:
+    """Whether the file is bad or the engine does not come up with it, the old model serves and the pool says what happened."""
+    core = Driver()
+    if found_when == "verified":
+        core.handle(ev.ReloadRequested(core.reply(), P, "new"))
+        core.handle(ev.ModelVerified(P, "new", "checksum differs"))
+        assert len(core.wanted(fx.StopReplica)) == 0
+    else:
+        reload(core, "new")
+        core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
+        core.handle(ev.ReplicaLost(ReplicaId("pr0"), "selftest", "checksum differs"))
+        core.ready("pr0")
+    pool = core.pool()
+    assert (pool.mode, pool.model_ref, pool.ready) == ("serving", "m", True)
+    assert pool.last_error is not None
+    assert "new" in pool.last_error
+    assert "checksum differs" in pool.last_error
+    core.submit("t", model_ref="m")
+    assert core.starts == ["t"]
+
+
+@pytest.mark.req("ORCH-3034")
+def test_a_rollback_needs_a_model_to_go_back_to() -> None:
+    """A pool that was never reloaded answers 409 and goes on serving."""
+    core = Driver()
+    core.handle(ev.RollbackRequested(core.reply(), P))
+    assert core.refusal().refusal.meaning.status == 409
+    assert core.pool().mode == "serving"

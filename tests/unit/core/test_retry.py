@@ -6,6 +6,7 @@ from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.outcome import Outcome
+from orchqueue.core.replica_states import ReplicaState
 from tests.unit.core.driving import Driver, pool_settings
 
 
@@ -111,3 +112,6 @@ def test_the_breaker_opens_and_waiting_tasks_are_told() -> None:
     restart = core.wanted(fx.SetTimer)[-1]
     timers = [t for t in core.wanted(fx.SetTimer) if t.key == ("restart", "pr0")]
     assert timers[-1].at_ms == core.now_ms + 300_000, restart
+    core.handle(ev.TimerFired(("restart", "pr0")), after_ms=300_000)
+    core.handle(ev.ReplicaLost(ReplicaId("pr0"), "exit", "died again"))
+    assert core.core.state.replicas[ReplicaId("pr0")].state is ReplicaState.BROKEN, "one try, then it rests again"

@@ -1,6 +1,7 @@
 """What the configuration becomes when the daemon is put together."""
 
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -9,9 +10,10 @@ from orchqueue.adapters.engines.connection import encode_request
 from orchqueue.adapters.models import ModelStore
 from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.host import LlamacppExternalHost
-from orchqueue.composition import _host
+from orchqueue.composition import Ending, _drain, _host
 from orchqueue.config.loader import parse
 from orchqueue.config.masking import MASK, render_yaml
+from orchqueue.runtime.lifecycle import Runtime
 
 FAR = b"""\
 pools:
@@ -33,3 +35,38 @@ def test_an_external_engine_gets_its_key_from_the_environment(tmp_path: Path, mo
     assert b"Authorization: Bearer sk-1234\r\n" in encode_request(endpoint, "GET", "/health", None)
     assert f"api_key_env: '{MASK}'" in render_yaml(config)
     assert b"sk-1234" not in msgspec.json.encode(config)
+
+
+class Busy:
+    """Stands for a runtime: so many looks find a task that still runs."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        self.stopping = False
+
+    def begin_shutdown(self) -> None:
+        """Note it."""
+        self.stopping = True
+
+    def running(self) -> int:
+        """Count down."""
+        assert self.stopping, "nothing may be waited for before new tasks are refused"
+        self.looks -= 1
+        return int(self.looks >= 0)
+
+
+@pytest.mark.req("ORCH-4208")
+@pytest.mark.parametrize(
+    ("looks", "grace_ms", "asked_again", "waited_for_it"),
+    [(2, 3_600_000, False, True), (1_000_000, 0, False, False), (1_000_000, 3_600_000, True, False)],
+)
+async def test_what_runs_may_finish_within_the_grace(
+    looks: int, grace_ms: int, asked_again: bool, waited_for_it: bool
+) -> None:
+    """The stop waits for what runs; the end of the grace or a second signal ends the wait."""
+    ending, busy = Ending(), Busy(looks)
+    ending.ask()
+    if asked_again:
+        ending.ask()
+    await _drain(cast("Runtime", busy), ending, grace_ms)
+    assert (busy.looks < 0) is waited_for_it
