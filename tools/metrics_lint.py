@@ -3,6 +3,8 @@
 python -m tools.metrics_lint                    the contract itself and the registry that this tree builds
 curl -s localhost:8080/metrics | python -m tools.metrics_lint --scrape -
 python -m tools.metrics_lint --complete --scrape A --scrape B    together they must hold every series
+
+Req: ORCH-4262
 """
 
 from __future__ import annotations

@@ -40,13 +40,25 @@ def series(text: str, metric: Metric, labels: tuple[str, ...]) -> dict[str, list
     return found
 
 
-@pytest.mark.req("ORCH-4046", "ORCH-2052")
+@pytest.mark.req("ORCH-4046")
 def test_the_scrape_keeps_the_contract(told: Told) -> None:
     """Names, types, labels, values, buckets and budgets of the live scrape are those of the contract."""
     assert list(lint_scrape(told.scrape, CONTRACT)) == []
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req(
+    "ORCH-4046",
+    "ORCH-4264",
+    "ORCH-4265",
+    "ORCH-4266",
+    "ORCH-4267",
+    "ORCH-4268",
+    "ORCH-4269",
+    "ORCH-4271",
+    "ORCH-4274",
+    "ORCH-4276",
+    "ORCH-4285",
+)
 @pytest.mark.parametrize(
     "name",
     [
@@ -62,7 +74,7 @@ def test_every_count_is_what_happened(told: Told, name: str) -> None:
     assert samples(told.scrape, name) == dict(expected)
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4270")
 def test_starts_and_restarts_of_replicas_are_what_happened(told: Told) -> None:
     """Each engine came up once, one was not there, one did not fit, one was killed; each of the last three waits for its restart."""
     came_up = {(ENGINE, pool, "ready"): 1 for pool in (*SIMULATED, "doomed", "real")}
@@ -72,7 +84,7 @@ def test_starts_and_restarts_of_replicas_are_what_happened(told: Told) -> None:
     assert samples(told.scrape, "replica_restarts_total") == restarts
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4285")
 def test_every_accepted_task_is_accounted_for(told: Told) -> None:
     """What was accepted completed, failed, or was canceled by a client or its absence: nothing is counted twice or not at all."""
     ends = sum(samples(told.scrape, "tasks_failed_total").values())
@@ -101,7 +113,7 @@ def test_histograms_agree_with_themselves(told: Told) -> None:
             assert total >= sum(edge * step for edge, step in zip(edges, steps, strict=True))
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4263", "ORCH-4272", "ORCH-4273", "ORCH-4277", "ORCH-4286")
 def test_gauges_show_what_others_show(told: Told) -> None:
     """Every gauge is compared to what the engine, the driver, the kernel or the control plane said."""
     text = told.scrape
@@ -124,7 +136,7 @@ def test_gauges_show_what_others_show(told: Told) -> None:
     assert samples(text, "build_info") == {(__version__,): 1}
 
 
-@pytest.mark.req("ORCH-3041", "ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4280")
 def test_attainment_follows_from_the_histogram(told: Told) -> None:
     """The share of interactive tasks within the objective is what the histogram's bucket at 900 ms says."""
     line = re.compile(

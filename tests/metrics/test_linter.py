@@ -184,6 +184,7 @@ def test_a_contract_that_differs_from_the_registry_is_found(tmp_path: Path) -> N
     assert "tasks_enqueued: is not in the contract" in done.stderr
 
 
+@pytest.mark.req("ORCH-4262")
 def test_the_command_reads_scrapes(tmp_path: Path) -> None:
     """Scrapes of a running daemon can be linted from files, and asked to be complete."""
     scrape, whole = tmp_path / "scrape", tmp_path / "whole"

@@ -31,7 +31,6 @@ CHUNK = 25
     "ORCH-4265",
     "ORCH-4266",
     "ORCH-4267",
-    "ORCH-4268",
 )
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_every_seed_keeps_every_promise(first: int) -> None:

@@ -26,7 +26,7 @@ def set_gauges(
 ) -> None:
     """Bring every gauge up to date before a scrape. Reads of the replicas' processes block: call it off the loop.
 
-    Req: ORCH-4273
+    Req: ORCH-4273, ORCH-4286
     """
     read = resident_bytes or read_resident_bytes
     metrics.replace_gauge("queue_depth", _depths(pools))

@@ -1,7 +1,4 @@
-"""The metrics contract, and the one registry that is built from it.
-
-Req: ORCH-4046
-"""
+"""The metrics contract, and the one registry that is built from it."""
 
 from __future__ import annotations
 
@@ -55,7 +52,7 @@ def read_contract(text: str | bytes | None = None) -> Contract:
     """Read the contract that is packed with the program, or the text given.
 
     Errors: msgspec.ValidationError when it is none.
-    Req: ORCH-4262, ORCH-4275
+    Req: ORCH-4046, ORCH-4262, ORCH-4275
     """
     if text is None:
         text = resources.files("orchqueue.adapters").joinpath("metrics_contract.json").read_bytes()

@@ -1,7 +1,4 @@
-"""The machine below us: its clock, and a data directory that belongs to one daemon at a time.
-
-Req: ORCH-4026, ORCH-4184
-"""
+"""The machine below us: its clock, and a data directory that belongs to one daemon at a time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How long to wait before asking again, and when to stop.
-
-Req: ORCH-4227
-"""
+"""How long to wait before asking again, and when to stop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Where a reader stands in a task's text, and the proof that what it holds is the server's text.
-
-Req: ORCH-4039
-"""
+"""Where a reader stands in a task's text, and the proof that what it holds is the server's text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A task's stream that survives its connections.
-
-Req: ORCH-4039
-"""
+"""A task's stream that survives its connections."""
 
 from __future__ import annotations
 

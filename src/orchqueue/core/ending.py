@@ -1,6 +1,6 @@
 """The one function that ends a task, whatever the reason, and what is kept of it afterwards.
 
-Req: ORCH-3017, ORCH-4097, ORCH-4266, ORCH-4268, ORCH-4269, ORCH-4274
+Req: ORCH-3017, ORCH-4097, ORCH-4266, ORCH-4268, ORCH-4269, ORCH-4274, ORCH-4285
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ its next start gets a finish tag: one `stride` (inversely proportional to its we
 and the tag served last. The tag stays until that start, however long others are served; the smallest tag goes first,
 the heavier class on a tie. Between two starts of a class of weight 1 at most 8 starts of a class of weight 8 can fall,
 so at most 8 times the largest cost of that class is served.
-
-Req: ORCH-4153
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who is calling, and whether a web page could be behind it.
 
-Req: ORCH-3036, ORCH-4193
+Req: ORCH-3036
 """
 
 from __future__ import annotations

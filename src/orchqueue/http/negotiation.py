@@ -1,7 +1,4 @@
-"""What a client sends and what it wants to get: content types in both directions.
-
-Req: ORCH-4052
-"""
+"""What a client sends and what it wants to get: content types in both directions."""
 
 from __future__ import annotations
 

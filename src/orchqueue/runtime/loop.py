@@ -1,7 +1,4 @@
-"""The single writer: takes events in batches, reads the clock once, lets the core handle each, carries out effects.
-
-Req: ORCH-4211
-"""
+"""The single writer: takes events in batches, reads the clock once, lets the core handle each, carries out effects."""
 
 from __future__ import annotations
 

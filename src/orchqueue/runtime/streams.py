@@ -175,6 +175,8 @@ class Streams:
 
         A reader hears something at least every `heartbeat_ms`, 3000 or more; one that took nothing for `stalled_reader_ms`, to
         the next tick, is dropped.
+
+        Req: ORCH-4105, ORCH-4108
         """
         for log in tuple(self._followed):
             log.quiet_ticks += 1

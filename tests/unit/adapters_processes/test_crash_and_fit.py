@@ -127,6 +127,7 @@ def test_server_settings_follow_the_device() -> None:
     assert (env["CUDA_VISIBLE_DEVICES"], env["A"]) == ("2,3", "b")
 
 
+@pytest.mark.req("ORCH-4263")
 async def test_device_figures_come_from_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Busy, used and free are as the driver says for the devices asked for, what it does not tell is left open, and it is asked once."""
     monkeypatch.setenv("PATH", str(tmp_path))

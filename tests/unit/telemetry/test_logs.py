@@ -193,7 +193,7 @@ def _pool(kv_usage_ratio: float | None, depth: int, replica_state: str = "ready"
     )  # fmt: skip
 
 
-@pytest.mark.req("ORCH-4272", "ORCH-4273", "ORCH-4280")
+@pytest.mark.req("ORCH-4263", "ORCH-4272", "ORCH-4273", "ORCH-4280", "ORCH-4286")
 def test_gauges_come_from_the_cores_pictures(log_file: tuple[Path, int]) -> None:
     """Depths, KV use, memory and attainment are as the picture says at the moment of the scrape."""
     telemetry = MetricsTelemetry(_Clock(), descriptor=log_file[1])

@@ -40,7 +40,10 @@ async def query_devices(fields: str) -> list[list[str]]:
 
 
 class DeviceProbe:
-    """Reads the devices' figures for all replicas together, at most once in a while: each question starts a process."""
+    """Reads the devices' figures for all replicas together, at most once in a while: each question starts a process.
+
+    Req: ORCH-4263
+    """
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
         self._interval_s = interval_s

@@ -1,6 +1,6 @@
 """Will the model fit? Asked before a process is started, so that the answer is a reason and not a crash.
 
-Req: ORCH-3018, ORCH-3049
+Req: ORCH-3018
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The owner's end of a launcher, and the end of launchers that earlier owners left.
 
-Req: ORCH-4027, ORCH-4139
+Req: ORCH-4027
 """
 
 from __future__ import annotations

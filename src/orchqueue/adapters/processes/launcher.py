@@ -8,8 +8,6 @@ Standard library only, one thread, so that it stays small.
 Wire, a JSON object a line. To it: {"token", "command": "own" | "status" | "stop"}. From it: {"event": "status", "engine_pid",
 "port", "fingerprint"}, {"event": "listening", "port"}, {"event": "exited", "returncode", "asked"},
 {"event": "failed", "detail"}.
-
-Req: ORCH-4027
 """
 
 from __future__ import annotations
