@@ -13,7 +13,7 @@ from unittest import mock
 
 import msgspec
 
-from orchqueue.core import attempt_flow, ending, fairness, placement, task_flow
+from orchqueue.core import attempt_flow, ending, fairness, placement, recovery_flow, submit_flow, task_flow
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.orchestrator import Orchestrator
@@ -95,7 +95,7 @@ def forget_victim() -> AbstractContextManager[object]:
         state.pools[task.pool_id].queue.remove(task)
         del state.tasks[task.key], state.active[task.key]
 
-    return mock.patch.object(task_flow, "end", end)
+    return mock.patch.object(submit_flow, "end", end)
 
 
 def starve_batch() -> AbstractContextManager[object]:
@@ -144,14 +144,14 @@ def count_turn_twice() -> AbstractContextManager[object]:
 
 def drop_recovered_order() -> AbstractContextManager[object]:
     """Give recovered tasks places in reverse order."""
-    real = task_flow._from_record  # noqa: SLF001 - a mutant works from the inside
+    real = recovery_flow._from_record  # noqa: SLF001 - a mutant works from the inside
 
     def from_record(state: State, accepted: Accepted) -> Task:
         task = real(state, accepted)
         task.seq = -task.seq
         return task
 
-    return mock.patch.object(task_flow, "_from_record", from_record)
+    return mock.patch.object(recovery_flow, "_from_record", from_record)
 
 
 def cancel_not_recorded() -> AbstractContextManager[object]:
@@ -180,13 +180,13 @@ def token_gap() -> AbstractContextManager[object]:
 
 def refusal_counted_twice() -> AbstractContextManager[object]:
     """Count every refusal twice."""
-    real = task_flow._count_refusal  # noqa: SLF001 - a mutant works from the inside
+    real = submit_flow._count_refusal  # noqa: SLF001 - a mutant works from the inside
 
     def count(state: State, refusal: Refusal, pool: Pool | None) -> None:
         real(state, refusal, pool)
         real(state, refusal, pool)
 
-    return mock.patch.object(task_flow, "_count_refusal", count)
+    return mock.patch.object(submit_flow, "_count_refusal", count)
 
 
 def room_without_bounds() -> AbstractContextManager[object]:

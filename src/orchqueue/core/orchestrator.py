@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from orchqueue.core import attempt_flow, pool_flow, replica_flow, task_flow, timer_flow, views
+from orchqueue.core import (
+    attempt_flow,
+    pool_flow,
+    recovery_flow,
+    replica_flow,
+    submit_flow,
+    task_flow,
+    timer_flow,
+    views,
+)
 from orchqueue.core import events as ev
 from orchqueue.core.dispatch import dispatch
 from orchqueue.core.effects import AnyEffect, Note
@@ -66,9 +75,9 @@ class Orchestrator:
             case ev.ChunksArrived():
                 attempt_flow.on_chunks(state, event, now_ms)
             case ev.TaskSubmitted():
-                task_flow.on_submitted(state, event, now_ms)
+                submit_flow.on_submitted(state, event, now_ms)
             case ev.PromptCounted():
-                task_flow.on_counted(state, event, now_ms)
+                submit_flow.on_counted(state, event, now_ms)
             case ev.CancelRequested():
                 task_flow.on_cancel(state, event, now_ms)
             case ev.ReaderAttached():
@@ -125,8 +134,8 @@ class Orchestrator:
             case ev.AcceptsWithdrawn():
                 task_flow.on_accepts_withdrawn(state, event, now_ms)
             case ev.TaskRecovered():
-                task_flow.on_recovered(state, event, now_ms)
+                recovery_flow.on_recovered(state, event, now_ms)
             case ev.TaskRestored():
-                task_flow.on_restored(state, event, now_ms)
+                recovery_flow.on_restored(state, event, now_ms)
             case _:
                 assert_never(event)

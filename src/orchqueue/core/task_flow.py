@@ -1,247 +1,40 @@
-"""What happens to a task from the outside: submitted, counted, canceled, read, recovered.
+"""What happens to a known task from the outside: canceled, read, left, withdrawn.
 
-Req: ORCH-2001, ORCH-3007, ORCH-3024, ORCH-4012, ORCH-4065, ORCH-4148, ORCH-4188, ORCH-4264, ORCH-4267, ORCH-4268
+Req: ORCH-2003
 """
 
 from __future__ import annotations
 
-import msgspec
-
-from orchqueue.core import admission, labels, placement, weighing
 from orchqueue.core.effects import (
-    Accept,
     ClearTimer,
-    Count,
-    CountPrompt,
     Done,
     EvictKv,
-    Note,
-    OpenStream,
-    Record,
     Refuse,
     SetTimer,
 )
-from orchqueue.core.ending import end, forget, retain, task_fields
+from orchqueue.core.ending import end, forget
 from orchqueue.core.events import (
     AcceptsWithdrawn,
     CancelRequested,
-    PromptCounted,
     ReaderAttached,
     ReaderDetached,
     SessionDeleteRequested,
-    TaskRecovered,
-    TaskRestored,
-    TaskSubmitted,
 )
-from orchqueue.core.forecast import expected_tokens, retry_after_full, start_of
-from orchqueue.core.ids import ReplyId, SessionKey, Tenant, task_id_of, task_key
-from orchqueue.core.outcome import MEANINGS, Fault, Outcome, Refusal
-from orchqueue.core.queue import Full
-from orchqueue.core.records import Accepted
-from orchqueue.core.request import TaskSpec, canonical_digest
-from orchqueue.core.state import Pool, State
-from orchqueue.core.task import Task
-from orchqueue.core.task_states import TaskState, TaskTrigger
+from orchqueue.core.ids import SessionKey, task_id_of
+from orchqueue.core.outcome import Fault, Outcome, Refusal
+from orchqueue.core.state import State
+from orchqueue.core.task_states import TaskState
 
 
-def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
-    """Admit, refuse, or have the prompt counted first.
+def evict_session(state: State, key: SessionKey) -> None:
+    """Forget a session, and its context where the engine can.
 
-    1. The same id again: the same answer for the same body, 409 for another.
-    2. Nothing new while the daemon stops or its journal stalls.
-    3. Names, promise and session hold; some fitting pool serves.
-    4. Prompt and max_tokens fit into ctx, by bound or by count.
-    5. The deadline is possible, the rate is kept, the queue has room.
-
-    Req: ORCH-3014, ORCH-4053
+    Req: ORCH-2005
     """
-    key = task_key(event.tenant, event.task_id)
-    digest = canonical_digest(event.spec)
-    known = state.tasks.get(key)
-    if known is not None:
-        _repeat(state, known, event, digest, now_ms)
-        return
-    stop = _stopped(state)
-    if stop is not None:
-        _refuse(state, event, stop, now_ms)
-        return
-    fit = admission.fitting_pools(state, event.spec)
-    if isinstance(fit, Refusal):
-        _refuse(state, event, fit, now_ms)
-        return
-    refusal = _no_turn(state, event.tenant, event.spec, now_ms) or admission.not_serving(fit.pools, now_ms)
-    if refusal is not None:
-        _refuse(state, event, refusal, now_ms, fit.pools[0])
-        return
-    task = Task(
-        event.task_id, event.tenant, event.spec, digest, state.next_seq(), event.client_id, event.correlation_id
-    )
-    task.strict, task.profile = fit.strict, fit.profile
-    task.replies = (event.reply,)
-    roomy = admission.roomy_pools(fit.pools, event.spec)
-    pool = placement.choose_pool(state, roomy, task)
-    task.pool_id = pool.pool_id
-    task.considered = weighing.candidates(state, event.spec, fit.pools, roomy, pool)
-    state.tasks[key] = state.active[key] = task
-    counted = admission.count_prompt(pool, event.spec)
-    if counted is not None:
-        _settle(state, task, pool, counted, now_ms)
-        return
-    ready = next((r for r in pool.replicas.values() if r.ready), None)
-    if ready is None:
-        _settle(state, task, pool, admission.guess_prompt(event.spec), now_ms)
-        return
-    state.emit(CountPrompt(key, ready.replica_id, pool.engine_spec(event.spec), admission.COUNT_TIMEOUT_MS))
-
-
-def on_counted(state: State, event: PromptCounted, now_ms: int) -> None:
-    """Go on with a submission whose prompt was counted, or could not be counted in time."""
-    task = state.active.get(event.key)
-    if task is None or task.state is not TaskState.COUNTING:
-        return
-    counted = admission.guess_prompt(task.spec)
-    if event.tokens is not None:
-        counted = admission.Counted(event.tokens, "tokenizer")
-    _settle(state, task, state.pools[task.pool_id], counted, now_ms)
-
-
-def _repeat(state: State, known: Task, event: TaskSubmitted, digest: str, now_ms: int) -> None:
-    if known.digest != digest:
-        fault = Fault("/task_id", "this task_id already names a task with another body; use a new one")
-        _refuse(state, event, Refusal(Outcome.CONFLICT, fault.message, (fault,), task_id=event.task_id), now_ms)
-    elif known.admission is None:
-        known.replies = (*known.replies, event.reply)
-    else:
-        state.emit(msgspec.structs.replace(known.admission, reply=event.reply, repeated=True))
-
-
-def _no_turn(state: State, tenant: Tenant, spec: TaskSpec, now_ms: int) -> Refusal | None:
-    """Refuse a turn beyond the session's last; that ends the session."""
-    refusal = admission.no_turn_left(state, tenant, spec, now_ms)
-    if refusal is not None and spec.session_id is not None:
-        _evict(state, (tenant, spec.session_id))
-    return refusal
-
-
-def _evict(state: State, key: SessionKey) -> None:
     session = state.sessions.evict(key)
     if session is not None and session.warm_on is not None:
         state.emit(EvictKv(session.warm_on, key))
     state.emit(ClearTimer(("session", "/".join(key))))
-
-
-def _stopped(state: State) -> Refusal | None:
-    if state.shutting_down:
-        text = "the daemon is shutting down; what it has accepted is kept; try again soon"
-        return Refusal(Outcome.SHUTTING_DOWN, text, retry_after_ms=1_000)
-    if state.journal_problem is not None:
-        text = f"the journal cannot be written ({state.journal_problem}), so nothing new is accepted; try again soon"
-        return Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000)
-    return None
-
-
-def _refuse(state: State, event: TaskSubmitted, refusal: Refusal, now_ms: int, pool: Pool | None = None) -> None:
-    refusal = msgspec.structs.replace(refusal, task_id=event.task_id)
-    state.emit(Refuse(event.reply, refusal))
-    if refusal.outcome is not Outcome.CONFLICT:
-        state.refusals.note(task_key(event.tenant, event.task_id), refusal, now_ms)
-    _count_refusal(state, refusal, pool)
-    fields: dict[str, str | int | float | bool | None] = {
-        "job_id": event.task_id,
-        "tenant_id": event.tenant,
-        "client_id": event.client_id,
-        "correlation_id": event.correlation_id,
-        "outcome": refusal.outcome.value,
-        "retry_after_ms": refusal.retry_after_ms,
-    }
-    state.emit(Note("info", "task_refused", fields))
-
-
-def _count_refusal(state: State, refusal: Refusal, pool: Pool | None) -> None:
-    engine = refusal.engine or (pool.settings.engine if pool else next(iter(state.pools.values())).settings.engine)
-    meaning = refusal.meaning
-    if meaning.code is not None:
-        state.emit(Count("tasks_rejected_total", (engine, meaning.code)))
-    if refusal.outcome in (Outcome.REJECTED_FULL, Outcome.REJECTED_SHED, Outcome.DROPPED_NO_VICTIM):
-        state.emit(Count("admission_backpressure_events_total", (engine, meaning.policy_label or "reject")))
-
-
-def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, now_ms: int) -> None:
-    """Decide the rest of an admission, now that the prompt's tokens are known."""
-    task.prompt_tokens, task.prompt_basis = counted.tokens, counted.basis
-    task.cost_tokens = expected_tokens(pool, task.spec.priority, task.spec.expected_tokens, task.spec.max_tokens)
-    refusal = (
-        _stopped(state)
-        or admission.not_serving((pool,), now_ms)
-        or admission.model_replaced(pool, task.spec)
-        or admission.too_long(pool, task.spec, counted)
-        or _no_turn(state, task.tenant, task.spec, now_ms)
-        or admission.misses_deadline(pool, task.spec, counted.tokens)
-        or admission.over_rate(pool, task.spec.priority, now_ms)
-    )
-    if refusal is not None:
-        _turn_away(state, task, pool, refusal, now_ms)
-        return
-    room = pool.queue.make_room(task.spec.priority)
-    if isinstance(room, Full):
-        wait_ms = retry_after_full(state, pool, task.spec.priority, now_ms)
-        text = f"the {task.spec.priority} queue of pool {pool.pool_id} is full; come back in {wait_ms} ms"
-        full = Refusal(room.outcome, text, (), wait_ms, pool.settings.engine, pool.pool_id)
-        _turn_away(state, task, pool, full, now_ms)
-        return
-    if room.victim is not None:
-        wait_ms = retry_after_full(state, pool, room.victim.spec.priority, now_ms)
-        text = "dropped while waiting: the queue was full and its policy gave the place to another task; send it again"
-        end(state, room.victim, room.victim_outcome, now_ms, text, retry_after_ms=wait_ms)
-        code = MEANINGS[room.victim_outcome].code
-        state.emit(Count("tasks_rejected_total", (pool.settings.engine, code or "")))
-    _admit(state, task, pool, now_ms)
-
-
-def _turn_away(state: State, task: Task, pool: Pool, refusal: Refusal, now_ms: int) -> None:
-    refusal = msgspec.structs.replace(refusal, task_id=task.task_id)
-    state.emit(*(Refuse(reply, refusal) for reply in task.replies))
-    state.refusals.note(task.key, refusal, now_ms)
-    _count_refusal(state, refusal, pool)
-    state.emit(Note("info", "task_refused", task_fields(state, task) | {"outcome": refusal.outcome.value}))
-    del state.tasks[task.key], state.active[task.key]
-
-
-def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
-    task.move(TaskTrigger.ADMIT)
-    # Numbered here and not when it was asked for: while its prompt was counted others may have been accepted.
-    task.seq = state.next_seq()
-    task.accepted_at_ms = now_ms
-    task.model_ref = pool.model_ref
-    state.usage.accept(task)
-    state.refusals.forget(task.key)
-    # Whoever pages through the tasks relies on them standing in that order.
-    state.tasks[task.key] = state.tasks.pop(task.key)
-    pool.queue.push(task)
-    if task.session is not None:
-        session = state.sessions.count_turn(task.session, now_ms)
-        state.emit(SetTimer(("session", "/".join(task.session)), session.expires_at_ms))
-    forecast = start_of(state, pool, task, now_ms)
-    accept = Accept(
-        reply=task.replies[0],
-        key=task.key,
-        queue_position=forecast.position,
-        predicted_start_ms=forecast.start_in_ms,
-        basis=forecast.basis,
-        seed=task.spec.seed or 0,
-        determinism=admission.determinism_of(task.strict),
-        pool_id=pool.pool_id,
-        prompt_tokens=task.prompt_tokens,
-        prompt_tokens_basis=task.prompt_basis,
-    )
-    task.admission = accept
-    state.emit(Record(task.accepted_record()), OpenStream(task.key, task.correlation_id), accept)
-    state.emit(*(msgspec.structs.replace(accept, reply=reply, repeated=True) for reply in task.replies[1:]))
-    if task.spec.deadline_ms is not None:
-        state.emit(SetTimer(("deadline", task.key), now_ms + task.spec.deadline_ms))
-    state.emit(Count("tasks_enqueued_total", (*labels.of_replica(pool, "-"), task.spec.priority)))
-    state.emit(Note("info", "task_accepted", task_fields(state, task)))
-    state.dirty = True
 
 
 def on_cancel(state: State, event: CancelRequested, now_ms: int) -> None:
@@ -289,7 +82,7 @@ def on_session_delete(state: State, event: SessionDeleteRequested) -> None:
 
     Req: ORCH-2005
     """
-    _evict(state, event.session)
+    evict_session(state, event.session)
     state.emit(Done(event.reply))
 
 
@@ -310,89 +103,3 @@ def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> 
             state.refusals.note(key, Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000), now_ms)
         if key in state.retained:
             forget(state, key)
-
-
-def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
-    """Take an accepted task over from an earlier life of the daemon, in the order of acceptance.
-
-    1. Waiting ones wait again. strict ones that ran run again: their text will be the same.
-    2. best_effort ones that ran cannot be continued: they end with WORKER_RESET.
-
-    Req: ORCH-4011, ORCH-4179, ORCH-4180, ORCH-4181, ORCH-4247
-    """
-    task = _from_record(state, event.accepted)
-    # The machine's clock may have been set back since.
-    task.accepted_at_ms = min(task.accepted_at_ms, now_ms)
-    pool, homeless = state.pools.get(event.accepted.pool_id), False
-    if pool is None or admission.model_replaced(pool, task.spec):
-        fit = admission.fitting_pools(state, task.spec)
-        homeless = isinstance(fit, Refusal)
-        pool = next(iter(state.pools.values())) if isinstance(fit, Refusal) else fit.pools[0]
-    task.pool_id = pool.pool_id
-    task.cost_tokens = expected_tokens(pool, task.spec.priority, task.spec.expected_tokens, task.spec.max_tokens)
-    state.tasks[task.key] = state.active[task.key] = task
-    state.usage.accept(task)
-    task.move(TaskTrigger.ADMIT)
-    pool.queue.push(task)
-    if task.session is not None and state.sessions.turns_left(task.session, task.accepted_at_ms) > 0:
-        session = state.sessions.count_turn(task.session, task.accepted_at_ms)
-        state.emit(SetTimer(("session", "/".join(task.session)), max(now_ms, session.expires_at_ms)))
-    state.emit(OpenStream(task.key, task.correlation_id))
-    forecast = start_of(state, pool, task, now_ms)
-    task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms)
-    if homeless:
-        end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, "its pool is no longer configured; send it again")
-    elif event.was_bound and not task.strict:
-        end(state, task, Outcome.ENGINE_LOST, now_ms, "the daemon was restarted while it ran; send it again")
-    elif task.spec.deadline_ms is not None:
-        state.emit(SetTimer(("deadline", task.key), max(now_ms, task.accepted_at_ms + task.spec.deadline_ms)))
-    state.dirty = True
-
-
-def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
-    """Keep an ended task of an earlier life readable.
-
-    Req: ORCH-4011, ORCH-4182
-    """
-    task = _from_record(state, event.accepted)
-    task.admission = _recovered_admission(task, 0, 0)
-    task.state, task.ended = TaskState.ENDED, event.ended
-    task.tokens_out, task.emitted_bytes = event.ended.tokens_out, len(event.ended.text.encode())
-    task.first_bound_at_ms = event.ended.started_at_ms
-    state.tasks[task.key] = task
-    state.usage.accept(task)
-    state.usage.end(task)
-    retain(state, task, now_ms)
-
-
-def _from_record(state: State, accepted: Accepted) -> Task:
-    return Task(
-        task_id=accepted.task_id,
-        tenant=accepted.tenant,
-        spec=accepted.spec,
-        digest=canonical_digest(accepted.spec),
-        seq=state.next_seq(),
-        client_id=accepted.client_id,
-        correlation_id=accepted.correlation_id,
-        pool_id=accepted.pool_id,
-        strict=accepted.strict,
-        profile=accepted.profile,
-        prompt_tokens=accepted.prompt_tokens,
-        accepted_at_ms=accepted.accepted_at_ms,
-        model_ref=accepted.model_ref or accepted.spec.model_ref or "unknown",
-    )
-
-
-def _recovered_admission(task: Task, position: int, start_in_ms: int) -> Accept:
-    return Accept(
-        reply=ReplyId(0),
-        key=task.key,
-        queue_position=position,
-        predicted_start_ms=start_in_ms,
-        basis="none",
-        seed=task.spec.seed or 0,
-        determinism=admission.determinism_of(task.strict),
-        pool_id=task.pool_id,
-        prompt_tokens=task.prompt_tokens,
-        prompt_tokens_basis=task.prompt_basis,
-    )

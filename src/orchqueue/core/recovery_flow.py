@@ -1,0 +1,112 @@
+"""Tasks of an earlier life of the daemon, told by the journal in the order of their acceptance.
+
+Req: ORCH-4011
+"""
+
+from __future__ import annotations
+
+from orchqueue.core import admission
+from orchqueue.core.effects import (
+    Accept,
+    OpenStream,
+    SetTimer,
+)
+from orchqueue.core.ending import end, retain
+from orchqueue.core.events import (
+    TaskRecovered,
+    TaskRestored,
+)
+from orchqueue.core.forecast import expected_tokens, start_of
+from orchqueue.core.ids import ReplyId
+from orchqueue.core.outcome import Outcome, Refusal
+from orchqueue.core.records import Accepted
+from orchqueue.core.request import canonical_digest
+from orchqueue.core.state import State
+from orchqueue.core.task import Task
+from orchqueue.core.task_states import TaskState, TaskTrigger
+
+
+def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
+    """Take an accepted task over from an earlier life of the daemon, in the order of acceptance.
+
+    1. Waiting ones wait again. strict ones that ran run again: their text will be the same.
+    2. best_effort ones that ran cannot be continued: they end with WORKER_RESET.
+
+    Req: ORCH-4011, ORCH-4179, ORCH-4180, ORCH-4181, ORCH-4247
+    """
+    task = _from_record(state, event.accepted)
+    # The machine's clock may have been set back since.
+    task.accepted_at_ms = min(task.accepted_at_ms, now_ms)
+    pool, homeless = state.pools.get(event.accepted.pool_id), False
+    if pool is None or admission.model_replaced(pool, task.spec):
+        fit = admission.fitting_pools(state, task.spec)
+        homeless = isinstance(fit, Refusal)
+        pool = next(iter(state.pools.values())) if isinstance(fit, Refusal) else fit.pools[0]
+    task.pool_id = pool.pool_id
+    task.cost_tokens = expected_tokens(pool, task.spec.priority, task.spec.expected_tokens, task.spec.max_tokens)
+    state.tasks[task.key] = state.active[task.key] = task
+    state.usage.accept(task)
+    task.move(TaskTrigger.ADMIT)
+    pool.queue.push(task)
+    if task.session is not None and state.sessions.turns_left(task.session, task.accepted_at_ms) > 0:
+        session = state.sessions.count_turn(task.session, task.accepted_at_ms)
+        state.emit(SetTimer(("session", "/".join(task.session)), max(now_ms, session.expires_at_ms)))
+    state.emit(OpenStream(task.key, task.correlation_id))
+    forecast = start_of(state, pool, task, now_ms)
+    task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms)
+    if homeless:
+        end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, "its pool is no longer configured; send it again")
+    elif event.was_bound and not task.strict:
+        end(state, task, Outcome.ENGINE_LOST, now_ms, "the daemon was restarted while it ran; send it again")
+    elif task.spec.deadline_ms is not None:
+        state.emit(SetTimer(("deadline", task.key), max(now_ms, task.accepted_at_ms + task.spec.deadline_ms)))
+    state.dirty = True
+
+
+def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
+    """Keep an ended task of an earlier life readable.
+
+    Req: ORCH-4011, ORCH-4182
+    """
+    task = _from_record(state, event.accepted)
+    task.admission = _recovered_admission(task, 0, 0)
+    task.state, task.ended = TaskState.ENDED, event.ended
+    task.tokens_out, task.emitted_bytes = event.ended.tokens_out, len(event.ended.text.encode())
+    task.first_bound_at_ms = event.ended.started_at_ms
+    state.tasks[task.key] = task
+    state.usage.accept(task)
+    state.usage.end(task)
+    retain(state, task, now_ms)
+
+
+def _from_record(state: State, accepted: Accepted) -> Task:
+    return Task(
+        task_id=accepted.task_id,
+        tenant=accepted.tenant,
+        spec=accepted.spec,
+        digest=canonical_digest(accepted.spec),
+        seq=state.next_seq(),
+        client_id=accepted.client_id,
+        correlation_id=accepted.correlation_id,
+        pool_id=accepted.pool_id,
+        strict=accepted.strict,
+        profile=accepted.profile,
+        prompt_tokens=accepted.prompt_tokens,
+        accepted_at_ms=accepted.accepted_at_ms,
+        model_ref=accepted.model_ref or accepted.spec.model_ref or "unknown",
+    )
+
+
+def _recovered_admission(task: Task, position: int, start_in_ms: int) -> Accept:
+    return Accept(
+        reply=ReplyId(0),
+        key=task.key,
+        queue_position=position,
+        predicted_start_ms=start_in_ms,
+        basis="none",
+        seed=task.spec.seed or 0,
+        determinism=admission.determinism_of(task.strict),
+        pool_id=task.pool_id,
+        prompt_tokens=task.prompt_tokens,
+        prompt_tokens_basis=task.prompt_basis,
+    )
