@@ -42,6 +42,7 @@ CHECKS = (
     ),
     Check("spelling", ("typos",), "mend it, or add the word to [tool.typos] in pyproject.toml"),
     Check("tidy", ("python", "-m", "tools.tidy"), "each line names its rule; `python -m tools.tidy --list` explains"),
+    Check("traceability", ("python", "-m", "tools.trace", "--check"), "each line says what to do (docs/contracts.md)"),
     Check("generated", ("python", "-m", "tools.gen", "--check"), "make gen"),
 )
 

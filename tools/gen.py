@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tools import gen_config_docs, gen_config_schema, gen_contract, gen_types, stale
+from tools.trace import output as trace
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,6 +23,7 @@ GENERATORS: tuple[Generator, ...] = (
     gen_types.generate,
     gen_config_schema.generate,
     gen_config_docs.generate,
+    trace.generate,
 )
 
 
@@ -38,7 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.gen", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is not current")
     only_check: bool = parser.parse_args(arguments).check
-    return stale.settle(stale_files(), ROOT, only_check=only_check)
+    try:
+        found = stale_files()
+    except trace.IdsLost as error:
+        print(f"{error}\nnothing was written: first mend what became of these ids", file=sys.stderr)
+        return 1
+    return stale.settle(found, ROOT, only_check=only_check)
 
 
 if __name__ == "__main__":

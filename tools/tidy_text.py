@@ -1,4 +1,4 @@
-"""Tidy rules on everything else: requirement ids, links, lock files, paths of somebody's machine."""
+"""Tidy rules on everything else: links, lock files, paths of somebody's machine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from urllib.parse import unquote
 
 from tools.tidy_tree import Finding, Tree
 
-SPECS = "specs/"
-REQUIREMENT = re.compile(r"\bORCH-\d{4}\b")
-SPEC_ANCHOR = re.compile(r"^#{2,6} +.*?\b(ORCH-\d{4})\b|<a id=\"(orch-\d{4})\"", re.MULTILINE | re.IGNORECASE)
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 LOCK_LINE = re.compile(
@@ -27,28 +24,6 @@ REGISTRY_HOST = re.compile(
 )
 # These two spell out what they look for.
 SELF = {"tools/tidy_text.py", "tests/tidy/test_rules_text.py"}
-
-
-def known_requirements(tree: Tree) -> set[str]:
-    """Return the ids that the normative specs anchor."""
-    found = [
-        anchored
-        for name in tree.files
-        if name.startswith("specs/") and name.endswith(".md")
-        for anchored in SPEC_ANCHOR.findall(tree.text(name) or "")
-    ]
-    return {(heading or anchor).upper() for heading, anchor in found}
-
-
-def requirement_ids(tree: Tree) -> Iterator[Finding]:
-    """Find requirement ids in code, tests and contracts that no spec knows."""
-    known = known_requirements(tree)
-    for name in tree.files:
-        if not name.endswith((".py", ".yaml", ".yml")) or name.startswith("tests/tidy/") or "/generated/" in name:
-            continue
-        for number, line in enumerate((tree.text(name) or "").splitlines(), start=1):
-            for requirement in sorted(set(REQUIREMENT.findall(line)) - known):
-                yield Finding("requirement-ids", f"{name}:{number}", f"{requirement} is in no file of specs/")
 
 
 def slug(heading: str) -> str:
@@ -125,4 +100,4 @@ def import_contracts(tree: Tree) -> Iterator[Finding]:
         yield Finding("import-contracts", f"src/orchqueue/{part}", "no import contract in pyproject.toml names it")
 
 
-RULES = (requirement_ids, document_links, lock_lines, machine_paths, import_contracts)
+RULES = (document_links, lock_lines, machine_paths, import_contracts)

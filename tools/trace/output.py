@@ -15,6 +15,11 @@ from tools.trace.report import render_report
 from tools.trace.rules import broken_rules
 from tools.trace.spec import FOLDER, read_specs
 
+
+class IdsLost(Exception):
+    """Ids were lost or used again; each line says which, and what to do."""
+
+
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = "COMPLIANCE.md"
 
@@ -57,3 +62,15 @@ def render(root: Path, evidence: Evidence) -> dict[Path, str]:
     Req: ORCH-4042
     """
     return {root / INDEX: render_index(evidence), root / REPORT: render_report(evidence)}
+
+
+def generate() -> dict[Path, str]:
+    """Write the index and the page of this tree.
+
+    Errors: IdsLost.
+    """
+    evidence = read_evidence(ROOT)
+    lost = refusals(ROOT, evidence)
+    if lost:
+        raise IdsLost("\n".join(map(str, lost)))
+    return render(ROOT, evidence)

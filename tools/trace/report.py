@@ -143,8 +143,10 @@ def _contract_cell(own: list[Citation]) -> str:
     files = {citation.name.partition(" ")[0]: citation.path for citation in own if citation.kind == "contract"}
     names = []
     for operation, parts in contract_parts(own).items():
-        statuses = "/".join(part for part in parts if part.isdigit())
-        names.append(f"[{operation}]({files[operation]})" + (f" {statuses}" if statuses else ""))
+        own_parts = [part for part in parts if part == "operation" or part.isdigit()]
+        statuses = "/".join(part for part in own_parts if part.isdigit())
+        shown = [f"{operation} {statuses}".rstrip()] if own_parts else parts
+        names += [f"[{name}]({files[operation]})" for name in shown]
     return _shortened(names)
 
 

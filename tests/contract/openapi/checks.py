@@ -1,9 +1,7 @@
 """What must hold of the OpenAPI files; each check returns the problems that it found."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import cast
 
 from openapi_spec_validator import OpenAPIV32SpecValidator
@@ -11,12 +9,10 @@ from openapi_spec_validator import OpenAPIV32SpecValidator
 from orchqueue.schema.contract import JsonValue
 from orchqueue.schema.data import Fault
 from orchqueue.schema.validation import decode_json, faults_of, parameters_of, response_faults
-from tools.gen_contract import Object, as_object, operations, read_planes, requirement_ids, resolve
+from tools.gen_contract import Object, as_object, operations, read_planes, resolve
 
 Planes = Mapping[str, Object]
 
-SPEC = Path(__file__).resolve().parents[3] / "specs" / "orchestrator-spec.md"
-SPEC_HEADING = re.compile(r"^### (ORCH-\d{4}(?:-DEPR)?) — .+$\n(MUST|SHOULD|MAY) · (built|planned)$", re.MULTILINE)
 EVENT_DATA = {
     "started": "StartedEvent",
     "token": "TokenEvent",
@@ -39,25 +35,6 @@ def all_operations(planes: Planes) -> Iterator[tuple[str, Object]]:
     for plane in planes:
         for _, _, operation in operations(plane, planes):
             yield str(operation["operationId"]), operation
-
-
-def spec_text() -> str:
-    """Join all specifications."""
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(SPEC.parent.glob("*.md")))
-
-
-def spec_problems(spec: str) -> list[str]:
-    """Find headings of the specification that are no requirement in its documented form, empty ones and ids used twice."""
-    parts = re.split(r"^### ", spec, flags=re.MULTILINE)[1:]
-    found = [
-        f"not in the documented form: {part.splitlines()[0]}" for part in parts if not SPEC_HEADING.match("### " + part)
-    ]
-    for part in parts:
-        text = re.split(r"^## ", part, flags=re.MULTILINE)[0].split("\n", 2)
-        if not "".join(text[2:]).strip():
-            found.append(f"says nothing: {text[0]}")
-    ids = [match[0] for match in SPEC_HEADING.findall(spec)]
-    return found + [f"used twice: {one}" for one in sorted({one for one in ids if ids.count(one) > 1})]
 
 
 def responses_of(operation: Object, planes: Planes) -> Iterator[tuple[str, Object]]:
@@ -83,20 +60,6 @@ def absolute(planes: Planes) -> Object:
 def openapi_problems(planes: Planes) -> list[str]:
     """Compare the files with the rules of OpenAPI 3.2."""
     return [str(error) for error in OpenAPIV32SpecValidator(cast("dict[str, object]", absolute(planes))).iter_errors()]
-
-
-def requirement_problems(planes: Planes, spec: str) -> list[str]:
-    """Find operations and responses without a requirement, or with one that the specification does not know."""
-    known = {match[0] for match in SPEC_HEADING.findall(spec)}
-    found: list[str] = []
-    for name, operation in all_operations(planes):
-        places = [(name, operation), *((f"{name} {status}", one) for status, one in responses_of(operation, planes))]
-        for where, node in places:
-            if "x-req-id" not in node:
-                found.append(f"{where}: no x-req-id")
-            else:
-                found += [f"{where}: unknown {one}" for one in requirement_ids(node, where) if one not in known]
-    return found
 
 
 def response_problems(planes: Planes) -> list[str]:

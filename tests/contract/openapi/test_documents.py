@@ -12,13 +12,8 @@ from tools.gen_contract import METHODS, Json, Object, as_object
 Check = Callable[[dict[str, Object]], list[str]]
 
 
-def _requirements(planes: dict[str, Object]) -> list[str]:
-    return checks.requirement_problems(planes, checks.spec_text())
-
-
 CHECKS: dict[str, Check] = {
     "openapi": checks.openapi_problems,
-    "requirements": _requirements,
     "responses": checks.response_problems,
     "good examples": checks.good_example_problems,
     "bad examples": checks.bad_example_problems,
@@ -74,13 +69,6 @@ FAULTS = [
     ("openapi", dropped("control info", "version"), "version"),
     ("openapi", changed(f"{SCHEMAS} Fault", "type", "thing"), "thing"),
     ("openapi", changed(POST, "operationId", "listTasks"), "listTasks"),
-    ("requirements", dropped(POST, "x-req-id"), "createTask: no x-req-id"),
-    ("requirements", dropped("data components responses Conflict", "x-req-id"), "createTask 409: no x-req-id"),
-    (
-        "requirements",
-        changed(f"{POST} responses 202", "x-req-id", f"ORCH-{9999}"),
-        f"createTask 202: unknown ORCH-{9999}",
-    ),
     ("responses", dropped(f"{POST} responses", "431"), "createTask: 431 is not declared"),
     ("responses", dropped(f"{DRAIN} responses", "403"), "drainPool: 403 is not declared"),
     ("responses", dropped(f"{DRAIN} responses", "415"), "drainPool: 415 is not declared"),
@@ -139,19 +127,6 @@ def test_each_rule_catches_its_fault(
     broken = copy.deepcopy(planes)
     plant(broken)
     assert any(told in problem for problem in CHECKS[name](broken))
-
-
-@pytest.mark.req("ORCH-4042")
-def test_the_specification_has_its_documented_form() -> None:
-    """Every requirement is read by its form, says something and has an id of its own; what is not so is named."""
-    spec = checks.spec_text()
-    assert checks.spec_problems(spec) == []
-    line = "### ORCH-2001 — Posting a task\nMUST · built\n"
-    assert checks.spec_problems(spec.replace(line, line.replace("MUST", "must"))) == [
-        "not in the documented form: ORCH-2001 — Posting a task"
-    ]
-    assert checks.spec_problems(spec + "\n" + line + "\nAgain.\n") == ["used twice: ORCH-2001"]
-    assert checks.spec_problems(f"{line}\n## Next\n") == ["says nothing: ORCH-2001 — Posting a task"]
 
 
 @pytest.mark.req("ORCH-4029")
