@@ -90,7 +90,7 @@ def _stream_of_failed(
         _STREAM,
         200,
         _ends_with(code, "".join(texts), _followed),
-        req=("ORCH-2002", "ORCH-2006", *req),
+        req=("ORCH-4099", "ORCH-2006", *req),
         request_headers={"Accept": "text/event-stream"},
         headers={**CORRELATION, **shapes.STREAM_HEADERS},
         text=shapes.failed_stream(code, message, texts),
@@ -141,8 +141,7 @@ STREAMS = (
         _failed_after_text("WORKER_RESET"),
         _IN_PART,
         "the engine was lost and the stream could not be continued",
-        "ORCH-3038",
-        "ORCH-4010",
+        "ORCH-4177",
     ),
     _stream_of_failed(
         "the stream of a task that took too long",
@@ -191,7 +190,7 @@ LOOKS = (
         f"/v1/tasks/{TASK_ID}",
         200,
         _look_at_failed,
-        req=("ORCH-4002",),
+        req=("ORCH-2006", "ORCH-4002"),
         headers=CORRELATION,
         body={
             "task_id": TASK_ID,
@@ -215,7 +214,7 @@ LOOKS = (
         f"/v1/tasks/{TASK_ID}/explain",
         200,
         _explain_refused,
-        req=("ORCH-4003", "ORCH-3006"),
+        req=("ORCH-3006", "ORCH-4087"),
         headers=CORRELATION,
         body={
             "task_id": TASK_ID,

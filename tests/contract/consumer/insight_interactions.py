@@ -58,7 +58,7 @@ EXPLANATIONS = (
         f"/v1/tasks/{TASK_ID}/explain",
         200,
         _explain_waiting,
-        req=("ORCH-4003",),
+        req=("ORCH-4003", "ORCH-4086"),
         headers=CORRELATION,
         body={
             "task_id": TASK_ID,

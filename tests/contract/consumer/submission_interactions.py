@@ -133,7 +133,7 @@ SUBMISSIONS = (
     submission(
         "a task with seed, profile and determinism",
         _READY,
-        req=("ORCH-2001", "ORCH-3029", "ORCH-3045", "ORCH-3046"),
+        req=("ORCH-2001", "ORCH-3029", "ORCH-3045", "ORCH-3046", "ORCH-4050", "ORCH-4172"),
         request_body=_DETAILED_BODY,
         status=202,
         headers={**CORRELATION, **shapes.ADMISSION_HEADERS},
@@ -143,7 +143,7 @@ SUBMISSIONS = (
     submission(
         "a task with defaults",
         _READY,
-        req=("ORCH-2001", "ORCH-3046"),
+        req=("ORCH-2001", "ORCH-3046", "ORCH-4050", "ORCH-4051"),
         status=202,
         headers={**CORRELATION, **shapes.ADMISSION_HEADERS},
         body=shapes.admission(seed=match.integer(77), determinism=shapes.one_of("strict", "best_effort")),
@@ -152,7 +152,7 @@ SUBMISSIONS = (
     submission(
         "a task whose stream is the answer",
         _READY,
-        req=("ORCH-2001", "ORCH-2002"),
+        req=("ORCH-2001", "ORCH-2002", "ORCH-4051", "ORCH-4052"),
         request_headers=STREAM_WANTED,
         status=200,
         headers={**CORRELATION, **shapes.STREAM_HEADERS, **shapes.ADMISSION_HEADERS},
@@ -172,7 +172,7 @@ SUBMISSIONS = (
     submission(
         "a batch task for a full queue that sheds low priority",
         {"a pool whose queue is full": {"full_policy": "shed-low-priority"}},
-        req=("ORCH-2007", "ORCH-3006"),
+        req=("ORCH-2007", "ORCH-4159"),
         request_body=SMALL_BATCH_BODY,
         status=429,
         headers={**CORRELATION, **shapes.BACKOFF},
@@ -188,7 +188,7 @@ SUBMISSIONS = (
     submission(
         "a batch task for a full queue that holds nothing to drop for it",
         {"a pool whose queue is full": {"full_policy": "drop-lru"}},
-        req=("ORCH-2006", "ORCH-2007", "ORCH-3006"),
+        req=("ORCH-2006", "ORCH-2007", "ORCH-4158"),
         request_body=SMALL_BATCH_BODY,
         status=429,
         headers={**CORRELATION, **shapes.BACKOFF},
@@ -204,7 +204,7 @@ SUBMISSIONS = (
     submission(
         "a task that is certain to miss its deadline",
         _READY,
-        req=("ORCH-2007", "ORCH-3016"),
+        req=("ORCH-2007", "ORCH-4149"),
         request_body={**SMALL_BODY, "deadline_ms": 1, "sampling": {"ignore_eos": True}},
         status=429,
         headers={**CORRELATION, **shapes.BACKOFF},
@@ -220,7 +220,7 @@ SUBMISSIONS = (
     submission(
         "a task for a session without a turn left",
         {"a session": {"session_id": SESSION_ID, "turns": 8}},
-        req=("ORCH-2006", "ORCH-3022"),
+        req=("ORCH-2006", "ORCH-4244"),
         request_body={**SMALL_BODY, "session_id": SESSION_ID},
         status=400,
         headers=CORRELATION,
@@ -250,7 +250,7 @@ SUBMISSIONS = (
     submission(
         "a task for a pool that is not ready",
         {"a pool that is loading": {}},
-        req=("ORCH-2006", "ORCH-2007"),
+        req=("ORCH-2006", "ORCH-2007", "ORCH-4120"),
         status=503,
         headers={**CORRELATION, **shapes.BACKOFF},
         body=shapes.envelope("POOL_UNREADY", "the pool is loading", retriable=True, retry_after_ms=match.integer(2400)),
@@ -259,7 +259,7 @@ SUBMISSIONS = (
     submission(
         "a task for a pool without a live replica",
         {"a pool without a live replica": {}},
-        req=("ORCH-2006", "ORCH-2007", "ORCH-3040"),
+        req=("ORCH-2006", "ORCH-2007", "ORCH-4120"),
         status=503,
         headers={**CORRELATION, **shapes.BACKOFF},
         body=shapes.envelope(
@@ -270,7 +270,7 @@ SUBMISSIONS = (
     submission(
         "a task that meets a fault inside the daemon",
         {"a fault inside the daemon": {}},
-        req=("ORCH-2006",),
+        req=("ORCH-2006", "ORCH-4117"),
         status=500,
         headers=CORRELATION,
         body=shapes.envelope("INTERNAL", "something went wrong here", retriable=False),
@@ -294,7 +294,7 @@ SUBMISSIONS = (
     submission(
         "another task under a known id",
         {"a task of another body": {"task_id": TASK_ID}},
-        req=("ORCH-3024",),
+        req=("ORCH-4065",),
         status=409,
         headers=CORRELATION,
         body=shapes.envelope("INVALID_PARAMS", "the id names another request", retriable=False),
@@ -303,7 +303,7 @@ SUBMISSIONS = (
     submission(
         "a task without a key",
         {"keys are required": {}},
-        req=("ORCH-3035",),
+        req=("ORCH-4194",),
         status=401,
         headers={**CORRELATION, "WWW-Authenticate": match.regex("Bearer", regex="^Bearer( .*)?$")},
         body={"message": match.like("no valid credential"), "correlation_id": match.like("c-1")},
@@ -312,7 +312,7 @@ SUBMISSIONS = (
     submission(
         "a task with an unknown key",
         {"keys are required": {}},
-        req=("ORCH-3035",),
+        req=("ORCH-4194",),
         request_headers={**_JSON, "Authorization": "Bearer unknown-key"},
         api_key="unknown-key",
         status=401,
@@ -323,7 +323,7 @@ SUBMISSIONS = (
     submission(
         "a task with a key that has only the control scope",
         {"a key": {"key": "pact-control-key", "scopes": ["control"]}},
-        req=("ORCH-3035",),
+        req=("ORCH-4193",),
         request_headers={**_JSON, "Authorization": "Bearer pact-control-key"},
         api_key="pact-control-key",
         status=403,
