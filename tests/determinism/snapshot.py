@@ -1,6 +1,6 @@
 """What one strict stream was, in a form that two runs can be compared by.
 
-Req: ORCH-3045
+Req: ORCH-3045, ORCH-4240
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def parse(text: str) -> list[Snapshot]:
 
 
 def difference(one: Snapshot, other: Snapshot) -> str | None:
-    """Say where two streams part; None when they are equal in everything but time."""
+    """Say where two streams part; None when they are equal in everything but time.
+
+    Req: ORCH-4287
+    """
     for name in ("engine", "engine_version", "model_digest", "seed"):
         if getattr(one, name) != getattr(other, name):
             return f"not comparable: {name} is {getattr(one, name)!r} and {getattr(other, name)!r}"

@@ -79,7 +79,7 @@ async def streams(tmp_path_factory: pytest.TempPathFactory) -> Streams:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.req("ORCH-3045", "ORCH-3047")
+@pytest.mark.req("ORCH-3045", "ORCH-4240")
 async def test_both_replicas_stream_the_same_bytes(streams: Streams, tmp_path: Path) -> None:
     """First 32 tokens and whole streams are equal for every seed; a divergence names its token and leaves both runs."""
     first, second = (streams[pool_id] for pool_id in POOLS)
@@ -90,7 +90,7 @@ async def test_both_replicas_stream_the_same_bytes(streams: Streams, tmp_path: P
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-4240")
 async def test_exactly_the_64_seeds_were_compared(streams: Streams) -> None:
     """No seed is left out or doubled, and different seeds give different texts: nothing answers from a constant."""
     for snapshots in streams.values():
@@ -104,7 +104,7 @@ async def test_exactly_the_64_seeds_were_compared(streams: Streams) -> None:
 SNAPSHOT = Snapshot("llamacpp", "1", "sha256:00", 1001, ("a", " b", " c"), "0" * 64, 12)
 
 
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-4287")
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -121,7 +121,7 @@ def test_divergence_is_told_by_its_token(changes: dict[str, object], told: str |
     assert difference(SNAPSHOT, msgspec.structs.replace(SNAPSHOT, **changes)) == told
 
 
-@pytest.mark.req("ORCH-3045")
+@pytest.mark.req("ORCH-4287")
 def test_snapshots_are_read_as_they_were_written() -> None:
     """One snapshot a line, and a broken line is named by its number."""
     assert parse(dump([SNAPSHOT, SNAPSHOT])) == [SNAPSHOT, SNAPSHOT]

@@ -16,6 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (DOCS / "client.md").read_text(), re
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[-1][:30])
+@pytest.mark.req("ORCH-4291")
 async def test_each_example_of_the_client_runs(block: str) -> None:
     """The programs in docs/client.md work as they stand, but for the address."""
 
@@ -35,6 +36,7 @@ async def test_each_example_of_the_client_runs(block: str) -> None:
     assert server.asked
 
 
+@pytest.mark.req("ORCH-4291")
 def test_every_call_and_error_is_documented() -> None:
     """docs/client.md names each call of the client and each exception."""
     text = (DOCS / "client.md").read_text()
@@ -43,6 +45,7 @@ def test_every_call_and_error_is_documented() -> None:
     assert {name for name in calls | kinds if f"`{name}`" not in text and f".{name}`" not in text} == set()
 
 
+@pytest.mark.req("ORCH-4291")
 def test_every_command_and_option_is_documented() -> None:
     """docs/cli.md names each command with its options, and none that does not exist."""
     text = (DOCS / "cli.md").read_text()

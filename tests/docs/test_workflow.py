@@ -26,14 +26,14 @@ def test_job_runs_the_pipeline(name: str, gpu: str) -> None:
     assert "continue-on-error" not in str(WORKFLOW)
 
 
-@pytest.mark.req("ORCH-4047")
+@pytest.mark.req("ORCH-4047", "ORCH-4243")
 def test_gpu_job_exists_only_with_its_runner() -> None:
     """Without the variable there is no second job; with it the job runs on the runner that it names."""
     assert WORKFLOW["jobs"]["gpu"]["if"] == "vars.GPU_RUNNER != ''"
     assert WORKFLOW["jobs"]["gpu"]["runs-on"] == "${{ vars.GPU_RUNNER }}"
 
 
-@pytest.mark.req("ORCH-4047")
+@pytest.mark.req("ORCH-4047", "ORCH-4289")
 def test_downloads_are_cached_by_digest() -> None:
     """The cache's key is made of the locks, which hold the digests of dependencies and weights."""
     [cache] = [step for step in WORKFLOW["jobs"]["test"]["steps"] if "cache" in step.get("uses", "")]
@@ -41,7 +41,7 @@ def test_downloads_are_cached_by_digest() -> None:
     assert "--hash=sha256:" in (ROOT / "locks/weights.lock").read_text()
 
 
-@pytest.mark.req("ORCH-4047")
+@pytest.mark.req("ORCH-4047", "ORCH-4290")
 @pytest.mark.parametrize(
     "part", ["Contract", "Pact", "Provider", "Properties", "Determinism", "End to end", "Observability", "Compliance"]
 )

@@ -1,4 +1,7 @@
-"""Read a tree, and write what it says about its requirements."""
+"""Read a tree, and write what it says about its requirements.
+
+Req: ORCH-4042
+"""
 
 from __future__ import annotations
 

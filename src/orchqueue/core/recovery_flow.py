@@ -1,7 +1,4 @@
-"""Tasks of an earlier life of the daemon, told by the journal in the order of their acceptance.
-
-Req: ORCH-4011
-"""
+"""Tasks of an earlier life of the daemon, told by the journal in the order of their acceptance."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What happens to a known task from the outside: canceled, read, left, withdrawn.
-
-Req: ORCH-2003
-"""
+"""What happens to a known task from the outside: canceled, read, left, withdrawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every interaction of the pact."""
+"""Every interaction of the pact.
+
+Req: ORCH-4233
+"""
 
 from __future__ import annotations
 

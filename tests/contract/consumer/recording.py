@@ -2,6 +2,8 @@
 
 Each interaction is played through the client against pact's own mock server; only what was really asked is written.
 `python -m tests.contract.consumer.recording` writes the pact file anew.
+
+Req: ORCH-4043
 """
 
 from __future__ import annotations

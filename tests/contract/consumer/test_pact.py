@@ -55,7 +55,7 @@ def test_the_pact_file_is_current_and_written_alike_twice() -> None:
     assert PACT_FILE.read_text() == first, "write it anew: python -m tests.contract.consumer.recording"
 
 
-@pytest.mark.req("ORCH-2006", "ORCH-4043")
+@pytest.mark.req("ORCH-2006", "ORCH-4043", "ORCH-4233")
 def test_each_of_the_nine_codes_stands_in_the_pact_with_its_status_and_headers(recorded: list[Recorded]) -> None:
     """Every code is answered before a stream at each status that is documented for it, and refusals say when to come back."""
     found: dict[str, set[int]] = {}
@@ -72,7 +72,7 @@ def test_each_of_the_nine_codes_stands_in_the_pact_with_its_status_and_headers(r
     assert found == STATUSES_OF_CODES
 
 
-@pytest.mark.req("ORCH-4043", "ORCH-4283")
+@pytest.mark.req("ORCH-4043", "ORCH-4233", "ORCH-4283")
 def test_every_operation_is_asked_and_every_interaction_names_what_it_shows(recorded: list[Recorded]) -> None:
     """No declared operation is missing from the pact, and no interaction is without a requirement."""
     asked = set()
@@ -83,6 +83,7 @@ def test_every_operation_is_asked_and_every_interaction_names_what_it_shows(reco
     assert asked == {operation.id for operation in declared_operations()}
 
 
+@pytest.mark.req("ORCH-4043")
 def test_another_request_than_described_fails_the_recording() -> None:
     """A client that asks something else than the pact says is caught."""
     [honest] = [one for one in INTERACTIONS if one.description == "a task with defaults"]

@@ -78,7 +78,7 @@ TASK_FAILURES = [outcome for outcome in REFUSALS if outcome is not Outcome.UNKNO
 
 
 @pytest.mark.parametrize("outcome", TASK_FAILURES)
-@pytest.mark.req("ORCH-4040", "ORCH-2006")
+@pytest.mark.req("ORCH-4040")
 def test_stream_that_failed_before_it_began_is_answered_by_its_code(stage: Stage, outcome: Outcome) -> None:
     """A post that asks for the stream of a task that failed without a character gets the code's status and the task's id."""
     assert posted(stage).status_code == 202

@@ -1,4 +1,7 @@
-"""Judge any HTTP answer by what the contract declares for its operation."""
+"""Judge any HTTP answer by what the contract declares for its operation.
+
+Req: ORCH-4045
+"""
 
 from __future__ import annotations
 

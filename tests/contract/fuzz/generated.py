@@ -3,6 +3,8 @@
 `Plan` says how much: the examples, coverage, fuzzing and stateful phases, with good and bad data, one seed for all. The
 daemon's own links (`links` in the contract) and those that schemathesis finds by itself lead from a task to its stream,
 its end and its explanation. Beside the library's checks each answer is judged by `answers`, each stream by `transcripts`.
+
+Req: ORCH-4045
 """
 
 from __future__ import annotations

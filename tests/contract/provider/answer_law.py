@@ -1,6 +1,6 @@
 """Hold one real exchange against the OpenAPI files: path, method, status, each header, the body, and what ties them.
 
-Req: ORCH-4029
+Req: ORCH-4029, ORCH-4234
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What must hold of a whole stream beyond the schema of each event: order, positions, one end.
 
-Req: ORCH-2002
+Req: ORCH-2002, ORCH-4234
 """
 
 from __future__ import annotations

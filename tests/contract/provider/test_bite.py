@@ -42,7 +42,7 @@ def asking(interaction: Interaction, method: str, path: str) -> Interaction:
     return {**interaction, "request": request}
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4234")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("interaction", "why"),
@@ -62,7 +62,7 @@ def test_a_pact_that_asks_what_is_not_declared_fails(
     assert any(why in fault for fault in faults)
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4234")
 @pytest.mark.timeout(60)
 def test_a_pact_that_expects_an_undeclared_status_fails(verification: Verification) -> None:
     """An undeclared status in the pact fails twice: the contract has none, and the daemon answers another."""
@@ -71,7 +71,7 @@ def test_a_pact_that_expects_an_undeclared_status_fails(verification: Verificati
     assert any(fault.startswith("pact: ") for fault in faults)
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4234")
 @pytest.mark.timeout(60)
 def test_a_pact_that_expects_an_undeclared_header_fails(verification: Verification) -> None:
     """A pact may rely on no header that the contract does not promise, be it there or not."""
@@ -84,6 +84,7 @@ def test_a_pact_that_expects_an_undeclared_header_fails(verification: Verificati
     assert "the pact expects a header: X-Shard is not declared" in answered
 
 
+@pytest.mark.req("ORCH-4234")
 def test_a_pact_that_begins_in_an_unknown_state_fails(verification: Verification) -> None:
     """A state that nobody can bring about is an error, not an interaction that is left out."""
     interaction = named(DEFAULTS)
@@ -91,6 +92,7 @@ def test_a_pact_that_begins_in_an_unknown_state_fails(verification: Verification
     assert any("no provider state is called 'a pool of magic'" in fault for fault in verification.faults(interaction))
 
 
+@pytest.mark.req("ORCH-4234")
 def test_a_pact_that_expects_another_value_fails(verification: Verification) -> None:
     """What the daemon answers is compared with the pact, value by value."""
     interaction = named(UNKNOWN)
@@ -231,7 +233,7 @@ BREACHES |= {
 }
 
 
-@pytest.mark.req("ORCH-4029")
+@pytest.mark.req("ORCH-4234")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("breach", BREACHES)
 def test_a_daemon_that_breaks_the_contract_fails(breach: str, verification: Verification) -> None:
@@ -244,6 +246,7 @@ def test_a_daemon_that_breaks_the_contract_fails(breach: str, verification: Veri
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("description", [DEFAULTS, STREAM, REST, LOST, FULL, UNKNOWN])
+@pytest.mark.req("ORCH-4234")
 def test_a_pact_that_forgives_everything_passes(description: str, verification: Verification) -> None:
     """What the breaches are told from: the same interactions without one have no fault."""
     assert verification.faults(forgiving(named(description))) == []

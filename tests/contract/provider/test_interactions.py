@@ -7,7 +7,7 @@ from tests.contract.provider.verification import Interaction, Verification, inte
 REMEDY = "mend the daemon, or change the contract first (docs/contracts.md)"
 
 
-@pytest.mark.req("ORCH-2006", "ORCH-2007", "ORCH-4029")
+@pytest.mark.req("ORCH-2006", "ORCH-2007", "ORCH-4044")
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("interaction", interactions(), ids=lambda one: one["description"])
 def test_the_daemon_keeps_the_pact(interaction: Interaction, verification: Verification) -> None:

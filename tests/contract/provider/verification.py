@@ -1,4 +1,7 @@
-"""Verify interactions of a pact against the real daemon: by the Pact verifier, and by the OpenAPI files."""
+"""Verify interactions of a pact against the real daemon: by the Pact verifier, and by the OpenAPI files.
+
+Req: ORCH-4044
+"""
 
 from __future__ import annotations
 
