@@ -1,4 +1,7 @@
-"""The configuration's reference for people, from its types: every section, field, bound and default."""
+"""The configuration's reference for people, from its types: every section, field, bound and default.
+
+Req: ORCH-4291
+"""
 
 from __future__ import annotations
 

@@ -255,12 +255,19 @@ def test_proof_may_be_the_work_of_the_tests(tmp_path: Path, place: str) -> None:
     assert told(tmp_path, files) == []
 
 
-@pytest.mark.parametrize("place", ["deploy/prometheus/alerts.yaml", "Makefile", ".ci/run"])
-def test_what_is_deployed_cites_in_comments(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "comment"),
+    [
+        ("deploy/prometheus/alerts.yaml", "# {}"), ("Makefile", "# {}"), (".ci/run", "# {}"),
+        (".github/pull_request_template.md", "<!-- {} -->"),
+    ],
+)  # fmt: skip
+def test_what_is_deployed_cites_in_comments(tmp_path: Path, place: str, comment: str) -> None:
     """A `Req:` comment of what has no docstrings counts as code, and its ids are judged."""
-    files = {**SOUND, CODE: "", place: "all:\n# Req: ORCH-9001\n"}
+    files = {**SOUND, CODE: "", place: "all:\n" + comment.format("Req: ORCH-9001") + "\n"}
     assert told(tmp_path, files) == []
-    assert [fault.split(";")[0] for fault in told(tmp_path, {**files, place: "# Req: ORCH-9001, ORCH-9009\n"})] == [
+    wrong = {**files, place: comment.format("Req: ORCH-9001, ORCH-9009") + "\n"}
+    assert [fault.split(";")[0] for fault in told(tmp_path, wrong)] == [
         f"{place}:1: ORCH-9009 stands in no specification"
     ]
 

@@ -16,9 +16,9 @@ from tools.trace.model import Citation, Evidence, Fault, Place, cited_ids
 CODE_FOLDERS = ("src/", "tools/", "tests/")
 # Verification is itself promised: only there is the machinery of the tests the code that keeps the promise.
 PROOF_SECTION = "Proof"
-DEPLOYED = re.compile(r"^(deploy/.*\.(ya?ml|json)|\.ci/.*|\.github/.*\.ya?ml|Makefile)$")
+DEPLOYED = re.compile(r"^(deploy/.*\.(ya?ml|json)|\.ci/.*|\.github/.*\.(ya?ml|md)|Makefile)$")
 _REQ_LINE = re.compile(r"^\s*Req:(.*)$")
-_REQ_COMMENT = re.compile(r"^\s*#+ *Req:(.*)$")
+_REQ_COMMENT = re.compile(r"^\s*(?:#+|<!--) *Req:(.*?)(?: *-->)?$")
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
