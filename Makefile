@@ -70,6 +70,11 @@ sim-replay: $(STAMP) ## Repeat one simulated run and tell its story (SEED=n)
 	@test -n "$(SEED)" || { echo "name the seed: make sim-replay SEED=42" >&2; exit 2; }
 	@$(VENV)/bin/orchq-sim replay --seed $(SEED)
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## Fuzz the contract for longer than the gate does (EXAMPLES=200 SEED=n)
+	@seed="$(or $(SEED),$$RANDOM)"; echo "fuzz: seed $$seed; SEED=$$seed repeats this run"; \
+	FUZZ_SEED="$$seed" FUZZ_EXAMPLES="$(or $(EXAMPLES),200)" $(PY) -m pytest -q tests/contract/fuzz
+
 .PHONY: bench-setup
 bench-setup: $(STAMP) ## Build the load harness, and .venv-bench with the peers to compare with
 	@test -x .venv-bench/bin/python || "$(PYTHON)" -m venv .venv-bench
