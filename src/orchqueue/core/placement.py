@@ -66,6 +66,9 @@ def choose(state: State, now_ms: int) -> tuple[Match | None, list[WarmWait]]:
     Req: ORCH-3005, ORCH-4154
     """
     passed: list[WarmWait] = []
+    # Asked after every event, and with nothing waiting the answer must not cost a look from each pool at each other.
+    if not any(len(pool.queue) for pool in state.pools.values()):
+        return None, passed
     for pool in state.pools.values():
         if not pool.dispatching or (pool.mode == "draining" and not len(pool.queue)):
             continue

@@ -159,6 +159,8 @@ def _give_up_waiting(state: State, pool: Pool, now_ms: int) -> None:
 
     Req: ORCH-4145
     """
+    if any(r.state is not ReplicaState.BROKEN for r in pool.replicas.values()):
+        return
     members = (pool, *state.siblings(pool))
     replicas = [r for p in members for r in p.replicas.values()]
     if any(r.state is not ReplicaState.BROKEN for r in replicas):
@@ -174,15 +176,18 @@ def _give_up_strict(state: State, pool: Pool, now_ms: int) -> None:
 
     Req: ORCH-4170
     """
-    if pool.mode == "reloading":
+    if pool.mode == "reloading" or _may_prove(pool):
         return
     members = (pool, *state.siblings(pool))
-    for replica in (r for p in members for r in p.replicas.values()):
-        if replica.facts.strict_proven if replica.facts else replica.state is not ReplicaState.BROKEN:
-            return
+    if any(_may_prove(p) for p in members):
+        return
     text = f"pool {pool.pool_id} gives no equal outputs any more; send the task again without determinism strict"
     for task in [t for p in members for line in p.queue.lines.values() for t in line if t.strict]:
         end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, text, retry_after_ms=1_000)
+
+
+def _may_prove(pool: Pool) -> bool:
+    return any(r.facts.strict_proven if r.facts else r.state is not ReplicaState.BROKEN for r in pool.replicas.values())
 
 
 def on_healthy(state: State, event: ReplicaHealthy) -> None:
