@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import httpx
 import pytest
 
 from tests.daemon import running
-from tests.metrics import workload
+from tests.metrics import flood, workload
+from tests.metrics.flood import Flooded
 from tests.metrics.history import History
 from tests.metrics.park import parked
 from tests.metrics.workload import NUMBER, SIMULATED, Script, Seen
@@ -30,7 +30,7 @@ class Told(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """Run the script against a real daemon."""
     directory = tmp_path_factory.mktemp("workload")
     workload.write_driver(directory)
@@ -60,7 +60,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
             real = httpx.get(f"{url}/v1/pools/real/health", timeout=30).json()["replicas"][0]
             with open(f"/proc/{real['pid']}/statm", "rb") as file:
                 resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            yield Told(
+            return Told(
                 script.history,
                 httpx.get(f"{url}/metrics", timeout=30).text,
                 script.seen,
@@ -68,3 +68,17 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
                 real["pid"],
                 resident,
             )
+
+
+@pytest.fixture(scope="session")
+def flooded(tmp_path_factory: pytest.TempPathFactory) -> Flooded:
+    """Run the flood against a real daemon."""
+    directory = tmp_path_factory.mktemp("flood")
+    flood.write_driver(directory)
+    with pytest.MonkeyPatch.context() as patch, parked(flood.ENGINES, tokens_per_s=20_000) as park:
+        patch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
+        config = directory / "orchqueue.yaml"
+        config.write_text(flood.config_text(park, directory), encoding="utf-8")
+        with running(directory / "data", config) as daemon:
+            flood.wait_for_replicas(daemon.url)
+            return flood.attack(daemon.url)

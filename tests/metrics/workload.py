@@ -203,7 +203,7 @@ class Script:
         """An engine dies in the middle of a text; then its pool has nobody left."""
         history = self.history
         self.doomed.set_faults(**SILENT)
-        task_id = history.post("doomed", max_tokens=1500)
+        task_id = history.post("doomed", cancel="", **ENDLESS)
         history.until_speaking(task_id)
         self.doomed.process.kill()
         assert history.until_ended(task_id) == "failed"
