@@ -45,3 +45,22 @@ def test_a_drain_moves_a_task_to_another_pool_of_its_pin() -> None:
     assert core.waiting("a") == ["either", "only"]
     core.handle(ev.DrainRequested(core.reply(), PoolId("a"), 1_000))
     assert (core.waiting("a"), core.waiting("b")) == (["only"], ["three", "either"])
+
+
+@pytest.mark.req("ORCH-4124")
+def test_a_drain_moves_tasks_in_arrival_order_as_far_as_there_is_room() -> None:
+    """The oldest of both classes go first; what does not fit stays, and nobody is dropped for it."""
+    small = pool_settings("b", capacity=3)
+    core = Driver(pool_settings("a"), small)
+    pin = PlacementWish("pin", ("a",))
+    core.submit("runs", placement=pin)
+    core.submit("there", placement=PlacementWish("pin", ("b",)))
+    core.submit("stays", placement=pin)
+    for number in range(4):
+        wish = PlacementWish("prefer", ("a",))
+        core.submit(f"t{number}", placement=wish, priority="batch" if number % 2 else "interactive")
+    assert core.waiting("b") == []
+    core.handle(ev.DrainRequested(core.reply(), PoolId("a"), 60_000))
+    assert sorted(core.waiting("b")) == ["t0", "t1", "t2"]
+    assert core.waiting("a") == ["stays", "t3"]
+    assert core.wanted(fx.Finish) == []
