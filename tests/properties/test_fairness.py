@@ -48,7 +48,5 @@ class FairnessMachine(RuleBasedStateMachine):
         assert self.passed[other] <= self.limits[other], f"{other} waited while {self.passed[other]} others started"
 
 
-TestFairness = pytest.mark.req("ORCH-3005", "ORCH-4153", "ORCH-4154", "ORCH-4155", "ORCH-4236")(
-    FairnessMachine.TestCase
-)
+TestFairness = pytest.mark.req("ORCH-4153", "ORCH-4154", "ORCH-4155", "ORCH-4236")(FairnessMachine.TestCase)
 TestFairness.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -93,7 +93,7 @@ class PlacementMachine(RuleBasedStateMachine):
                 assert idle == [], f"{replica.replica_id} idles while {idle} wait"
 
 
-TestPlacement = pytest.mark.req("ORCH-3008", "ORCH-3010", "ORCH-3011", "ORCH-4154", "ORCH-4162", "ORCH-4236")(
+TestPlacement = pytest.mark.req("ORCH-3008", "ORCH-3011", "ORCH-4154", "ORCH-4162", "ORCH-4236")(
     PlacementMachine.TestCase
 )
 TestPlacement.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -59,7 +59,7 @@ class Rules:
     Fields in `faulty` hold their defaults instead of what the file says, so a rule that reads one is not judged: it
     would complain of something that nobody wrote.
 
-    Req: ORCH-1101, ORCH-3052, ORCH-4195
+    Req: ORCH-1101, ORCH-3052, ORCH-4195, ORCH-4202
     """
 
     def __init__(self, config: Config, document: Document, faulty: AbstractSet[Path]) -> None:

@@ -82,7 +82,7 @@ def test_control_plane(guarded: Guarded) -> None:
 
 
 @pytest.mark.timeout(PLAN.patience_s)
-@pytest.mark.req("ORCH-4045", "ORCH-3035")
+@pytest.mark.req("ORCH-4045", "ORCH-4194")
 def test_data_plane_behind_keys(guarded: Guarded) -> None:
     """Every call of the data plane wants the key, whatever else is right or wrong with it."""
     plan = Plan(PLAN.seed, max(5, PLAN.examples // 2))

@@ -141,7 +141,7 @@ def test_methods_that_nothing_knows(open_daemon: Daemon, method: str) -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.req("ORCH-4045", "ORCH-3035")
+@pytest.mark.req("ORCH-4045", "ORCH-4193", "ORCH-4194")
 def test_keys_on_every_call(guarded: Guarded) -> None:
     """Without a key, with an unknown one and with one for something else, every call but the probes is refused."""
     plain = guarded.of_scope("tasks")

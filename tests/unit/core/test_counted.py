@@ -18,7 +18,7 @@ def observed(core: Driver, name: str) -> list[int]:
     return [o.value for o in core.wanted(fx.Observe) if o.name == name]
 
 
-@pytest.mark.req("ORCH-4270")
+@pytest.mark.req("ORCH-3049", "ORCH-4270")
 def test_starts_and_restarts_of_a_replica_are_counted() -> None:
     """A start that succeeds, one that fails and one that runs out of memory are told apart; a restart is counted once planned."""
     core = Driver()

@@ -183,7 +183,7 @@ def test_each_attempt_is_told_with_why_its_replica() -> None:
         ({}, {}, "later_in_name"),
     ],
 )
-@pytest.mark.req("ORCH-4165")
+@pytest.mark.req("ORCH-4162", "ORCH-4165")
 def test_why_another_pool_was_not_chosen(other: dict[str, object], wish: dict[str, object], standing: Standing) -> None:
     """The first filter that a pool did not pass, or what put it behind, is kept from the moment of the choice."""
     core = Driver(pool_settings(), pool_settings("q", 1, **other))

@@ -29,7 +29,7 @@ def warm_core(**facts: object) -> Driver:
     return core
 
 
-@pytest.mark.req("ORCH-4246")
+@pytest.mark.req("ORCH-3036", "ORCH-4246")
 def test_two_tenants_have_sessions_of_their_own_under_one_id() -> None:
     """Turns of one do not count for the other."""
     core = Driver()
