@@ -103,11 +103,18 @@ def _is_test(node: ast.AST) -> bool:
     )
 
 
+def _is_mark(called: ast.expr) -> bool:
+    if not (isinstance(called, ast.Attribute) and called.attr == "req"):
+        return False
+    owner = called.value
+    return (owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")) == "mark"
+
+
 def _marks(node: ast.AST, qualified: str) -> Iterator[tuple[str, ast.Call]]:
     for inner in ast.iter_child_nodes(node):
         name = qualified
         if isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             name = f"{qualified}::{inner.name}".removeprefix("::")
-        if isinstance(inner, ast.Call) and ast.unparse(inner.func).endswith("mark.req"):
+        if isinstance(inner, ast.Call) and _is_mark(inner.func):
             yield name, inner
         yield from _marks(inner, name)
