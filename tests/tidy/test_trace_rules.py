@@ -8,6 +8,8 @@ import pytest
 
 from tests.tidy.planting import plant
 from tests.tidy.traced import CODE, CONTROL, DATA, INDEX, METRICS, PACT, SOUND, SPEC, TEST, interaction, pact
+from tools import gen, stale
+from tools.trace import output
 from tools.trace.__main__ import main
 from tools.trace.output import faults, read_evidence, refusals
 
@@ -364,3 +366,18 @@ def test_every_entry_of_a_pact_is_judged(tmp_path: Path) -> None:
     assert [fault.split(";")[0] for fault in told(tmp_path, files)] == [
         f"{PACT}:7: ORCH-9009 stands in no specification"
     ]
+
+
+def test_gen_refuses_while_an_id_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make gen` writes nothing either, says why, and fails."""
+    plant(tmp_path, SOUND)
+    assert main([], tmp_path) == 0
+    plant(tmp_path, changed(SPEC, "### ORCH-9002", "### ORCH-9010"))
+    monkeypatch.setattr(output, "ROOT", tmp_path)
+    monkeypatch.setattr(gen, "stale_files", lambda: stale.differing(output.generate()))
+    before = (tmp_path / INDEX).read_text(encoding="utf-8")
+    assert gen.main([]) == 1
+    assert capsys.readouterr().err.startswith(f"{SPEC}:13: ORCH-9010 has the title that ORCH-9002 had; ")
+    assert (tmp_path / INDEX).read_text(encoding="utf-8") == before
