@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import ReplicaId, TaskId, Tenant
 from orchqueue.core.records import Accepted
@@ -64,6 +65,20 @@ def test_a_session_is_cold_after_its_replica_was_lost() -> None:
     core.ready("pr0")
     assert not picture(core).kv_warmth
     assert picture(core).kv_bytes == 0
+
+
+@pytest.mark.req("ORCH-3023")
+def test_nobody_waits_for_context_that_was_lost() -> None:
+    """A turn takes the first free slot once the replica that was warm has been replaced."""
+    core = Driver(pool_settings(replicas=2, strict=False))
+    core.submit("first", session_id=SESSION)
+    core.complete(1)
+    core.handle(ev.ReplicaLost(ReplicaId("pr0"), "exit", "scripted"))
+    core.handle(ev.TimerFired(("restart", "pr0")))
+    core.ready("pr0")
+    core.submit("another")
+    core.submit("second", session_id=SESSION)
+    assert [start.replica_id for start in core.wanted(fx.StartAttempt)] == ["pr0", "pr0", "pr1"]
 
 
 @pytest.mark.req("ORCH-4253", "ORCH-4256")
