@@ -36,7 +36,7 @@ def test_the_registry_is_the_contract() -> None:
     assert packed.read_text(encoding="utf-8") == CONTRACT_PATH.read_text(encoding="utf-8"), "run `make gen`"
 
 
-@pytest.mark.req("ORCH-4046", "ORCH-4258", "ORCH-4275")
+@pytest.mark.req("ORCH-4046", "ORCH-4258", "ORCH-4275", "ORCH-4294")
 def test_names_and_labels_that_users_were_promised_are_there(contract: Contract) -> None:
     """The promised names with their types, labels and buckets, written down a second time on purpose."""
     found = {metric.name: (metric.type, " ".join(metric.labels)) for metric in contract.metrics}
@@ -78,7 +78,7 @@ def test_names_and_labels_that_users_were_promised_are_there(contract: Contract)
     assert found["failovers_total"][1] == "outcome"
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4259")
 def test_budgets_and_closed_sets_are_as_promised(contract: Contract) -> None:
     """Every budget, and every value that a reason or a policy may have, written down a second time on purpose."""
     promised = {
@@ -121,7 +121,7 @@ def report(registry: MetricsRegistry, contract: Contract, label: str, values: li
     return registry.render().decode()
 
 
-@pytest.mark.req("ORCH-4046")
+@pytest.mark.req("ORCH-4046", "ORCH-4259")
 @pytest.mark.parametrize("label", sorted({name for metric in CONTRACT.metrics for name in metric.labels} - {"label"}))
 def test_no_label_gets_past_its_budget(registry: MetricsRegistry, contract: Contract, label: str) -> None:
     """For every label of the contract: a flood of values leaves at most the budget and `other`, and each report is counted."""

@@ -41,7 +41,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Every name, and how many values each label may have."""
+    """Every name, and how many values each label may have.
+
+    Req: ORCH-4294
+    """
 
     budgets: Mapping[str, int]
     overflow_value: str

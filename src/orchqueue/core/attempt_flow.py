@@ -25,7 +25,7 @@ def on_chunks(state: State, event: ChunksArrived, now_ms: int) -> None:
     """Pass text on, unless the attempt no longer owns its task.
 
     Cost: the hot path; one dictionary look-up and one effect a wake-up.
-    Req: ORCH-4109
+    Req: ORCH-4109, ORCH-4293
     """
     attempt = state.attempts.get(event.attempt_id)
     if attempt is None:

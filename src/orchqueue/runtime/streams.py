@@ -86,6 +86,7 @@ class Streams:
         """Append a `token` event for each non-empty piece of whole characters.
 
         Cost: hot path; no allocation beyond the frames themselves.
+        Req: ORCH-4293
         """
         self.retained_bytes += self._logs[key].append_tokens(texts)
 

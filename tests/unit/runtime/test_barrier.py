@@ -62,7 +62,7 @@ async def test_engine_is_not_started_before_commit(rig: Rig) -> None:
     assert len(rig.replicas.engines["p-0"].attempts) == 1
 
 
-@pytest.mark.req("ORCH-4186")
+@pytest.mark.req("ORCH-4186", "ORCH-4293")
 async def test_tokens_pass_before_commit_and_end_waits(rig: Rig) -> None:
     """Text flows while a commit is pending; the terminal event does not."""
     submit(rig)
