@@ -46,7 +46,7 @@ def make_key(directory: Path, *scopes: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def open_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Serve callers of this machine without keys."""
     with serving(tmp_path_factory.mktemp("open"), "", *QUICK, pool_id=POOL) as daemon:

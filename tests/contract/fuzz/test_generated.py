@@ -20,6 +20,7 @@ from tests.daemon import Daemon
 from tests.waiting import until
 
 PLAN = Plan.of_environment()
+HALF = Plan(PLAN.seed, max(10, PLAN.examples // 2))
 # The simulated engine's pool has no model before the one that it serves.
 NEVER_DONE = frozenset({"rollbackPool"})
 
@@ -64,7 +65,7 @@ def test_data_plane(open_daemon: Daemon) -> None:
 @pytest.mark.req("ORCH-4045", "ORCH-4029", "ORCH-2101", "ORCH-2102")
 def test_control_plane(guarded: Guarded) -> None:
     """The same of the control plane, behind a key; a pool that was drained comes back when it is reloaded."""
-    harvest = generate("control", guarded.daemon.url, PLAN, key=guarded.key, may_be_unready=True)
+    harvest = generate("control", guarded.daemon.url, HALF, key=guarded.key, may_be_unready=True)
     check(harvest, "control", guarded.daemon)
     check_keys_were_wanted(harvest)
     assert harvest.refused() >= {400, 404, 405, 409, 415}
@@ -85,7 +86,6 @@ def test_control_plane(guarded: Guarded) -> None:
 @pytest.mark.req("ORCH-4045", "ORCH-4194")
 def test_data_plane_behind_keys(guarded: Guarded) -> None:
     """Every call of the data plane wants the key, whatever else is right or wrong with it."""
-    plan = Plan(PLAN.seed, max(5, PLAN.examples // 2))
-    harvest = generate("data", guarded.daemon.url, plan, key=guarded.key, phases=("examples", "stateful"))
+    harvest = generate("data", guarded.daemon.url, HALF, key=guarded.key, phases=("examples", "stateful"))
     check(harvest, "data", guarded.daemon)
     check_keys_were_wanted(harvest)
