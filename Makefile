@@ -45,11 +45,11 @@ serve: $(STAMP) ## Run the daemon with the embedded model until Ctrl-C (PORT=808
 	@exec $(VENV)/bin/orchestratord serve --port "$$SERVE_PORT"
 
 .PHONY: test
-test: $(STAMP) ## Run every check and every test; the last line is the total
-	@$(PY) -m tools.stages
+test: $(STAMP) ## Run every stage up to the first red one (KEEP_GOING=1, GPU=here|elsewhere|only)
+	@$(PY) -m tools.stages $(if $(GPU),--gpu $(GPU)) $(if $(KEEP_GOING),--keep-going)
 
 .PHONY: ci
-ci: $(STAMP) ## Run one stage of the tests (STAGE=name; no name lists them)
+ci: $(STAMP) ## Run some stages of the tests (STAGE="name …"; no name lists them)
 	@$(PY) -m tools.stages $(if $(STAGE),$(STAGE),--list)
 
 .PHONY: check

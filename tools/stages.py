@@ -1,8 +1,11 @@
-"""Run the stages of `make test` in their order and close with one total.
+"""Run the stages of `make test` in their order, stop at the first red one, and close with one total.
 
-`python -m tools.stages` runs all; `python -m tools.stages NAME…` only those named; `--list` names them.
-A stage whose folders hold no test yet is left out. The last line is always `N passed, M failed`, where a broken
-check of the precommit stage counts as one failed; the exit status is 0 only when something ran and nothing failed.
+`python -m tools.stages` runs all; `python -m tools.stages NAME…` only those named; `--list` names them; `--keep-going`
+does not stop. The stages marked as such run on a GPU host where `--gpu` says so: `elsewhere` leaves them out here, `only`
+runs nothing else there. The last line is always `N passed, M failed`, where a broken check of the precommit stage counts
+as one failed; the exit status is 0 only when something ran and nothing failed.
+
+Req: ORCH-4047
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +26,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the pipeline: a name and the test folders that it runs."""
+    """One step of the pipeline: a name and the test folders, or single files, that it runs.
+
+    `gpu`: it is worth more where there is a GPU, and may be moved there.
+    """
 
     name: str
     folders: tuple[str, ...] = ()
     doctests: tuple[str, ...] = ()
+    gpu: bool = False
 
 
-DOCTESTS = ("tools", *(f"src/orchqueue/{part}" for part in ("core", "runtime", "http", "config", "client")))
+DOCTESTS = ("tools", *(f"src/orchqueue/{part}" for part in ("core", "runtime", "http", "config", "client", "stub")))
 STAGES = (
     Stage("precommit"),
     Stage("tidy", ("tests/tidy",)),
@@ -38,15 +46,16 @@ STAGES = (
     Stage("consumer", ("tests/contract/consumer",)),
     Stage("stub", ("tests/contract/stub",)),
     Stage("provider", ("tests/contract/provider",)),
+    Stage("fuzz", ("tests/contract/fuzz",)),
     Stage("edge", ("tests/contract/edge",)),
     Stage("conformance", ("tests/conformance",)),
     Stage("properties", ("tests/properties",)),
     Stage("simulation", ("tests/simulation",)),
     Stage("metrics", ("tests/metrics",)),
+    Stage("drift", ("tests/contract/test_planted_drift.py",)),
     Stage("e2e", ("tests/e2e",)),
-    Stage("chaos", ("tests/chaos",)),
-    Stage("determinism", ("tests/determinism",)),
-    Stage("haiku", ("tests/haiku",)),
+    Stage("determinism", ("tests/determinism",), gpu=True),
+    Stage("haiku", ("tests/haiku",), gpu=True),
     Stage("docs", ("tests/docs",)),
 )
 
@@ -83,21 +92,32 @@ def read_tally(report: Path) -> Tally:
     return Tally(len({id(case) for case in cases}) - failed - skipped, failed, skipped)
 
 
-def targets(stage: Stage, root: Path) -> list[str]:
-    """List the folders of a stage that hold tests, and the code whose doctests it runs."""
-    folders = [folder for folder in stage.folders if any((root / folder).rglob("test_*.py"))]
-    return folders + [folder for folder in stage.doctests if (root / folder).is_dir()]
+@dataclass(frozen=True)
+class StageRun:
+    """How one stage went."""
+
+    stage: Stage
+    tally: Tally
+    seconds: float
+
+    def line(self) -> str:
+        """Format the stage's line of the summary.
+
+        >>> StageRun(Stage("consumer"), Tally(61, 1), 20.6).line()
+        'RED    consumer      61 passed, 1 failed (21 s)'
+        """
+        verdict = "RED" if self.tally.failed else "green"
+        counted = "the static checks" if self.tally == Tally() else self.tally.closing_line()
+        return f"{verdict:6} {self.stage.name:13} {counted} ({self.seconds:.0f} s)"
 
 
 def run_pytest(stage: Stage, root: Path) -> Tally:
     """Run one stage in a process of its own; a run that ends badly without a failed test counts as one failed."""
-    chosen = targets(stage, root)
-    if not chosen:
-        return Tally()
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         doctests = ["--doctest-modules"] if stage.doctests else []
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *doctests, *chosen]
+        folders = [*stage.folders, *stage.doctests]
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *doctests, *folders]
         status = subprocess.run(command, cwd=root, check=False).returncode
         tally = read_tally(report)
     if status != 0 and tally.failed == 0:
@@ -105,15 +125,43 @@ def run_pytest(stage: Stage, root: Path) -> Tally:
     return tally
 
 
-def run_stage(stage: Stage, root: Path) -> Tally:
+def run_stage(stage: Stage, root: Path) -> StageRun:
     """Run one stage, announcing it."""
-    if stage.name == "precommit":
-        print("== precommit", flush=True)
-        return Tally(failed=check.run_checks(root))
-    if not targets(stage, root):
-        return Tally()
     print(f"== {stage.name}", flush=True)
-    return run_pytest(stage, root)
+    started = time.monotonic()
+    tally = run_pytest(stage, root) if stage.folders else Tally(failed=check.run_checks(root))
+    return StageRun(stage, tally, time.monotonic() - started)
+
+
+def choose(names: list[str], gpu: str) -> list[Stage]:
+    """Choose the stages to run: those named, else all that the GPU switch leaves here."""
+    if names:
+        return [stage for stage in STAGES if stage.name in names]
+    kept = {"here": (True, False), "elsewhere": (False,), "only": (True,)}[gpu]
+    return [stage for stage in STAGES if stage.gpu in kept]
+
+
+def run_all(chosen: list[Stage], root: Path, *, keep_going: bool) -> list[StageRun]:
+    """Run stages in order, up to and with the first red one."""
+    runs: list[StageRun] = []
+    for stage in chosen:
+        runs.append(run_stage(stage, root))
+        if runs[-1].tally.failed and not keep_going:
+            break
+    return runs
+
+
+def summary(runs: list[StageRun], chosen: list[Stage], gpu: str) -> str:
+    """Say in one line per stage how it went, and which did not run and why."""
+    lines = [run.line() for run in runs]
+    left = [stage.name for stage in chosen[len(runs) :]]
+    if left:
+        red = runs[-1].stage.name
+        lines.append(f"not run, because {red} is red: {' '.join(left)}")
+        lines.append(f"mend it with `make ci STAGE={red}`; `make test KEEP_GOING=1` shows what else is red")
+    if gpu == "elsewhere":
+        lines.append(f"moved to the GPU host: {' '.join(stage.name for stage in STAGES if stage.gpu)}")
+    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,18 +169,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run the stages of the test pipeline.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="stages to run; all when none is named")
     parser.add_argument("--list", action="store_true", help="name the stages")
+    parser.add_argument("--keep-going", action="store_true", help="run the stages after a red one too")
+    parser.add_argument(
+        "--gpu", choices=("here", "elsewhere", "only"), default="here", help="where the stages for a GPU host run"
+    )
     options = parser.parse_args(argv)
-    known = {stage.name: stage for stage in STAGES}
+    known = [stage.name for stage in STAGES]
     unknown = [name for name in options.names if name not in known]
     if options.list or unknown:
         print("\n".join(known))
         if unknown:
             print(f"unknown stage: {' '.join(unknown)}; the stages are listed above", file=sys.stderr)
         return 2 if unknown else 0
-    total = Tally()
-    for stage in [known[name] for name in options.names] or STAGES:
-        total += run_stage(stage, ROOT)
-    print(total.closing_line(), flush=True)
+    chosen = choose(options.names, options.gpu)
+    runs = run_all(chosen, ROOT, keep_going=options.keep_going)
+    total = sum((run.tally for run in runs), Tally())
+    print(f"\n{summary(runs, chosen, options.gpu)}\n{total.closing_line()}", flush=True)
     only_checks = options.names == ["precommit"]
     return 0 if total.failed == 0 and (total.passed > 0 or only_checks) else 1
 

@@ -29,7 +29,7 @@ PROMPTS = (
     "The capital of France is",
     "Write three short facts about the sea, each on a line of its own, without numbers and in plain words:",
     "def fibonacci(n):",
-    "Zwei plus zwei ist",
+    "Deux et deux font",
     "List: apples, pears, 🍒, ",
     "A letter to a friend who lives far away and has not written for a year, begun on a rainy evening in late autumn: "
     * 2,

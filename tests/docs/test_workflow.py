@@ -17,7 +17,7 @@ TEMPLATE = (ROOT / ".github/pull_request_template.md").read_text()
 @pytest.mark.parametrize(
     ("name", "gpu"), [("test", "${{ vars.GPU_RUNNER == '' && 'here' || 'elsewhere' }}"), ("gpu", "only")]
 )
-def test_job_runs_the_pipeline(name: str, gpu: str) -> None:
+def test_each_part_runs_the_pipeline(name: str, gpu: str) -> None:
     """Each job runs `make test` with its share of the stages, and nothing in it may fail unseen."""
     job = WORKFLOW["jobs"][name]
     commands = [step["run"] for step in job["steps"] if "run" in step]
@@ -27,7 +27,7 @@ def test_job_runs_the_pipeline(name: str, gpu: str) -> None:
 
 
 @pytest.mark.req("ORCH-4047", "ORCH-4243")
-def test_gpu_job_exists_only_with_its_runner() -> None:
+def test_gpu_part_exists_only_with_its_runner() -> None:
     """Without the variable there is no second job; with it the job runs on the runner that it names."""
     assert WORKFLOW["jobs"]["gpu"]["if"] == "vars.GPU_RUNNER != ''"
     assert WORKFLOW["jobs"]["gpu"]["runs-on"] == "${{ vars.GPU_RUNNER }}"

@@ -40,12 +40,65 @@ def planted(root: Path, **texts: str) -> stages.Stage:
 def test_stage_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: dict[str, str], line: str) -> None:
     """Passed, failed, broken and skipped tests are counted, and a stage that collects nothing has failed."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    assert stages.run_stage(planted(tmp_path, **texts), tmp_path).closing_line() == line
+    assert stages.run_stage(planted(tmp_path, **texts), tmp_path).tally.closing_line() == line
 
 
-def test_absent_stage_counts_nothing(tmp_path: Path) -> None:
-    """A stage whose folders hold no tests yet is left out."""
-    assert stages.run_stage(stages.Stage("haiku", ("tests/haiku",)), tmp_path) == stages.Tally()
+def test_absent_stage_is_a_failure(tmp_path: Path) -> None:
+    """A stage whose folder is gone has failed; nothing is left out in silence."""
+    assert stages.run_stage(stages.Stage("haiku", ("tests/haiku",)), tmp_path).tally == stages.Tally(failed=1)
+
+
+def runs_of(monkeypatch: pytest.MonkeyPatch, failing: str, argv: list[str]) -> tuple[list[str], int]:
+    """Run the command line with stages that only say their names, one of them red."""
+    ran: list[str] = []
+
+    def run_stage(stage: stages.Stage, _root: Path) -> stages.StageRun:
+        ran.append(stage.name)
+        return stages.StageRun(stage, stages.Tally(2, int(stage.name == failing)), 1.0)
+
+    monkeypatch.setattr(stages, "run_stage", run_stage)
+    return ran, stages.main(argv)
+
+
+@pytest.mark.req("ORCH-4047")
+def test_first_red_stage_ends_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing runs after a red stage, and the summary says so, names the way out and closes with the total."""
+    ran, status = runs_of(monkeypatch, "consumer", [])
+    assert (ran[-1], status) == ("consumer", 1)
+    shown = capsys.readouterr().out.splitlines()
+    assert "RED    consumer      2 passed, 1 failed (1 s)" in shown
+    assert any(line.startswith("not run, because consumer is red: stub provider") for line in shown)
+    assert any("make ci STAGE=consumer" in line for line in shown)
+    assert shown[-1] == f"{2 * len(ran)} passed, 1 failed"
+
+
+@pytest.mark.req("ORCH-4047")
+def test_stages_run_in_the_order_of_their_dependence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks, consumer, stub, provider, properties, simulation, metrics, determinism, haiku and documents, in that order."""
+    ran, status = runs_of(monkeypatch, "", ["--keep-going"])
+    wanted = ["precommit", "consumer", "stub", "provider", "properties", "simulation"]
+    wanted += ["metrics", "determinism", "haiku", "docs"]
+    assert [name for name in ran if name in wanted] == wanted
+    assert status == 0
+
+
+@pytest.mark.req("ORCH-4047")
+@pytest.mark.parametrize(("gpu", "here"), [("here", True), ("elsewhere", False), ("only", True)])
+def test_one_switch_moves_the_gpu_stages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpu: str, here: bool
+) -> None:
+    """`--gpu` leaves determinism and haiku out, said in the summary, or runs nothing else."""
+    ran, status = runs_of(monkeypatch, "", ["--gpu", gpu])
+    assert status == 0
+    assert ({"determinism", "haiku"} <= set(ran)) is here
+    assert (len(ran) == 2) is (gpu == "only")
+    assert ("moved to the GPU host: determinism haiku" in capsys.readouterr().out) is not here
+
+
+def test_keep_going_shows_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--keep-going` a red stage stops nothing and the run still fails."""
+    ran, status = runs_of(monkeypatch, "consumer", ["--keep-going"])
+    assert (len(ran), status) == (len(stages.STAGES), 1)
 
 
 def test_unreadable_report_is_a_failure(tmp_path: Path) -> None:
