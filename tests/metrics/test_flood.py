@@ -47,7 +47,7 @@ def test_no_amount_is_lost_in_other(flooded: Flooded) -> None:
     dead = DEAD_POOLS * DEAD_REPLICAS
     assert total(flooded.after, "replicas", 'state="ready"') == ENGINES
     assert total(flooded.after, "replicas", 'state="backoff"') == dead
-    assert total(flooded.after, "queue_capacity") == 256 * (ENGINES + DEAD_POOLS)
+    assert total(flooded.after, "queue_capacity") == 2 * 128 * (ENGINES + DEAD_POOLS)
     assert total(flooded.after, "replica_restarts_total") == dead
     assert total(flooded.after, "preload_outcomes_total", 'outcome="failed"') == dead
     assert total(flooded.after, "preload_outcomes_total", 'outcome="ready"') == ENGINES

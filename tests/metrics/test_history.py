@@ -127,10 +127,10 @@ def test_gauges_show_what_others_show(told: Told) -> None:
     ((labels, resident),) = samples(text, "host_ram_used_bytes").items()
     assert labels == (ENGINE, told.history.version_of["real"], "real", "real-0")
     assert resident == pytest.approx(told.real_resident_bytes, rel=0.2)
-    capacity = {labels[2]: value for labels, value in samples(text, "queue_capacity").items()}
-    assert capacity == dict.fromkeys((*SIMULATED, "doomed", "gone", "real", "huge"), 256) | dict.fromkeys(
-        ("narrow", "lru", "shed"), 1
-    )
+    capacity = {labels[2:]: value for labels, value in samples(text, "queue_capacity").items()}
+    pools = (*SIMULATED, "doomed", "gone", "real", "huge")
+    one = ("narrow", "lru", "shed")
+    assert capacity == {(pool, name): 1 if pool in one else 128 for pool in pools for name in ("interactive", "batch")}
     states = {labels[2]: labels[3] for labels, value in samples(text, "replicas").items() if value}
     assert states == dict.fromkeys((*SIMULATED, "real"), "ready") | dict.fromkeys(("doomed", "gone", "huge"), "backoff")
     assert samples(text, "build_info") == {(__version__,): 1}

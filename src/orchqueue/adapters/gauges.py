@@ -56,7 +56,8 @@ def _depths(pools: Sequence[PoolPicture]) -> Series:
 
 def _capacities(pools: Sequence[PoolPicture]) -> Series:
     for pool in pools:
-        yield _of_pool(pool), pool.capacity
+        for priority, capacity in pool.capacities.items():
+            yield (*_of_pool(pool), priority), capacity
 
 
 def _states(pools: Sequence[PoolPicture]) -> Series:

@@ -58,7 +58,7 @@ class ReplicaPicture(msgspec.Struct, frozen=True):
 
 
 class PoolPicture(msgspec.Struct, frozen=True):
-    """One pool. `depths` and `running` are keyed by priority; `mode`: serving, draining, drained or reloading.
+    """One pool. `depths`, `running` and `capacities` are keyed by priority; `mode`: serving, draining, drained or reloading.
 
     `first_tokens_in_time` of the latest `first_tokens_seen` interactive tasks had their first token within the objective.
     """
@@ -85,3 +85,4 @@ class PoolPicture(msgspec.Struct, frozen=True):
     prompt_form: Literal["raw", "chat"] = "raw"
     first_tokens_in_time: int = 0
     first_tokens_seen: int = 0
+    capacities: dict[str, int] = {}

@@ -124,6 +124,7 @@ def _pool(state: State, pool: Pool) -> PoolPicture:
             waited <= state.settings.slo_first_token_ms for waited in pool.interactive_first_tokens_ms
         ),
         first_tokens_seen=len(pool.interactive_first_tokens_ms),
+        capacities={name: min(c.capacity, pool.queue.capacity) for name, c in pool.queue.classes.items()},
     )
 
 

@@ -189,7 +189,7 @@ def _pool(kv_usage_ratio: float | None, depth: int, replica_state: str = "ready"
     seen = int(replica_state == "ready")
     return PoolPicture(
         "p", "llamacpp", "m", 2048, None, True, True, ("completion",), "v1", "cuda", "serving", True, True, None, 256,
-        {"interactive": depth, "batch": 0}, {}, (replica,), "set", first_tokens_in_time=99 * seen, first_tokens_seen=100 * seen,
+        {"interactive": depth, "batch": 0}, {}, (replica,), "set", first_tokens_in_time=99 * seen, first_tokens_seen=100 * seen, capacities={"interactive": 128},
     )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def test_gauges_come_from_the_cores_pictures(log_file: tuple[Path, int]) -> None
     assert f'vram_used_bytes{{device="cuda:1",{labels},replica_id="p-0"}} 1.048576e+06' in text
     assert f'gpu_utilization{{device="cuda:0",{labels},replica_id="p-0"}} 37.0' in text
     assert text.count("gpu_utilization{") == 1
-    assert f"queue_capacity{{{labels}}} 256.0" in text
+    assert f'queue_capacity{{{labels},priority="interactive"}} 128.0' in text
     assert f'replicas{{{labels},state="ready"}} 1.0' in text
     assert f'replicas{{{labels},state="broken"}} 0.0' in text
     assert 'slo_attainment_ratio{priority="interactive",slo="first_token"} 0.99' in text
