@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from tools.tidy_tree import Finding, Tree
@@ -44,6 +44,7 @@ def anchors(text: str) -> set[str]:
 
 def document_links(tree: Tree) -> Iterator[Finding]:
     """Find links in documents that lead nowhere."""
+    known: dict[Path, set[str]] = {}
     for name in tree.files:
         if not name.endswith(".md"):
             continue
@@ -52,19 +53,22 @@ def document_links(tree: Tree) -> Iterator[Finding]:
             target = match.group(1) or match.group(2)
             if re.match(r"[a-z][a-z0-9+.-]*:", target):
                 continue
-            problem = dangling(tree, name, target)
+            problem = dangling(tree, name, target, known)
             if problem:
                 yield Finding("document-links", name, problem)
 
 
-def dangling(tree: Tree, name: str, target: str) -> str | None:
-    """Say what is wrong with one relative link, or return None."""
+def dangling(tree: Tree, name: str, target: str, known: dict[Path, set[str]]) -> str | None:
+    """Say what is wrong with one relative link, or return None. `known` keeps the anchors of the files looked at."""
     path, _, anchor = target.partition("#")
     file = (tree.root / PurePosixPath(name).parent / unquote(path)).resolve() if path else tree.root / name
     if not file.exists():
         return f"link to {target}: no such file"
-    if anchor and file.suffix == ".md" and unquote(anchor) not in anchors(file.read_text(encoding="utf-8")):
-        return f"link to {target}: no such heading"
+    if anchor and file.suffix == ".md":
+        if file not in known:
+            known[file] = anchors(file.read_text(encoding="utf-8"))
+        if unquote(anchor) not in known[file]:
+            return f"link to {target}: no such heading"
     return None
 
 
