@@ -134,7 +134,10 @@ def run_stage(stage: Stage, root: Path) -> StageRun:
 
 
 def choose(names: list[str], gpu: str) -> list[Stage]:
-    """Choose the stages to run: those named, else all that the GPU switch leaves here."""
+    """Choose the stages to run: those named, else all that the GPU switch leaves here.
+
+    Req: ORCH-4243
+    """
     if names:
         return [stage for stage in STAGES if stage.name in names]
     kept = {"here": (True, False), "elsewhere": (False,), "only": (True,)}[gpu]

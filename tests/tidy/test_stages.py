@@ -82,7 +82,7 @@ def test_stages_run_in_the_order_of_their_dependence(monkeypatch: pytest.MonkeyP
     assert status == 0
 
 
-@pytest.mark.req("ORCH-4047")
+@pytest.mark.req("ORCH-4047", "ORCH-4243")
 @pytest.mark.parametrize(("gpu", "here"), [("here", True), ("elsewhere", False), ("only", True)])
 def test_one_switch_moves_the_gpu_stages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpu: str, here: bool
