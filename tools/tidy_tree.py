@@ -6,7 +6,7 @@ import ast
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 CODE_ROOTS = ("src", "tools", "tests", "benchmarks", "scripts", "examples")
@@ -68,6 +68,7 @@ class Tree:
                 yield name, text, module
 
 
+@lru_cache(maxsize=1024)  # each rule asks for all of them
 def parsed(text: str) -> ast.Module | None:
     """Parse a module, or return None when it does not parse: the linter tells that better."""
     try:
