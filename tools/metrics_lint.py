@@ -162,8 +162,6 @@ def _lint_family(family: Family, metric: Metric) -> Iterator[str]:
         for label, value in labels.items():
             if label in metric.values and value not in metric.values[label]:
                 yield f"{metric.name}: {label} {value!r} is none of {', '.join(metric.values[label])}"
-            if value in metric.reserved.get(label, {}):
-                yield f"{metric.name}: {label} {value!r} is said to be reserved; it is not any more"
         yield from _lint_value(metric, sample.value)
         if suffix == "_bucket":
             series[frozenset(labels.items())].add(float(sample.labels["le"]))
@@ -198,8 +196,10 @@ def lint_complete(texts: Iterable[str], contract: Contract) -> Iterator[str]:
             continue
         for label, values in metric.values.items():
             for value in values:
-                if value not in alive[metric.name][label] and value not in metric.reserved.get(label, {}):
-                    yield f"{metric.name}: {label} {value!r} was never reported"
+                is_seen, is_reserved = value in alive[metric.name][label], value in metric.reserved.get(label, {})
+                if is_seen == is_reserved:
+                    why = "is said to be reserved, and was reported" if is_seen else "was never reported"
+                    yield f"{metric.name}: {label} {value!r} {why}"
 
 
 def lint_registry(contract: Contract) -> Iterator[str]:

@@ -6,6 +6,8 @@
 3. Where that cannot be done the error says what to install.
 
 No package index of Python or Node carries promtool.
+
+Req: ORCH-4049
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SHARES = ("ratio", "percent", "info")
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One name of the contract; its labels in the order in which values are given.
 
-    `values`: labels whose values are a closed set. `reserved`: those of them that nothing leads to, and why they are there.
+    `values`: labels whose values are a closed set. `reserved`: those of them that no ordinary operation leads to, and why.
     `since`: the release that brought it. `req`: the requirements that it serves.
     """
 

@@ -189,7 +189,8 @@ def _pool(kv_usage_ratio: float | None, depth: int, replica_state: str = "ready"
     seen = int(replica_state == "ready")
     return PoolPicture(
         "p", "llamacpp", "m", 2048, None, True, True, ("completion",), "v1", "cuda", "serving", True, True, None, 256,
-        {"interactive": depth, "batch": 0}, {}, (replica,), "set", first_tokens_in_time=99 * seen, first_tokens_seen=100 * seen, capacities={"interactive": 128},
+        {"interactive": depth, "batch": 0}, {}, (replica,), "set", first_tokens_in_time=99 * seen,
+        first_tokens_seen=100 * seen, capacities={"interactive": 128},
     )  # fmt: skip
 
 
