@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 
@@ -100,18 +100,30 @@ def deliver(port: int, lot: Lot) -> bytes:
     """
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as wire:
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        received: list[bytes] = []
-        with suppress(BrokenPipeError, ConnectionResetError):
+        with _tolerating_a_close():
             for piece in lot.pieces:
                 wire.sendall(piece)
-            if lot.ending == "reset":
-                wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                return b""
             if lot.ending == "half-close":
                 wire.shutdown(socket.SHUT_WR)
+        if lot.ending == "reset":
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return b""
+        received: list[bytes] = []
+        with _tolerating_a_close():
             while piece := wire.recv(65_536):
                 received.append(piece)
         return b"".join(received)
+
+
+@contextmanager
+def _tolerating_a_close() -> Iterator[None]:
+    """Let the daemon close when it likes, but not keep us waiting."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError:
+        return
 
 
 def answers_in(raw: bytes) -> list[Answer]:

@@ -26,6 +26,7 @@ class Ear:
     def __init__(self, url: str, **request: object) -> None:
         self.content = b""
         self.status = 0
+        self.problem: httpx.HTTPError | None = None
         self.over = threading.Event()
         self._request = {"method": "GET", "url": url, "timeout": 30.0, **request}
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -37,6 +38,8 @@ class Ear:
                 self.status = answer.status_code
                 for piece in answer.iter_raw():
                     self.content += piece
+        except httpx.HTTPError as error:
+            self.problem = error
         finally:
             self.over.set()
 
@@ -44,6 +47,7 @@ class Ear:
         """Give all bytes, once the stream has ended."""
         until(self.over.is_set, what="the end of a stream", deadline_s=30)
         self._thread.join(5)
+        assert self.problem is None, f"the stream broke: {self.problem!r} after {self.content[-200:]!r}"
         return self.content
 
 
