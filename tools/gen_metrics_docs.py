@@ -33,7 +33,9 @@ $ curl -s localhost:8080/metrics
 
 Where the daemon asks for keys, a scrape needs one with the scope `control` (`orchestratord keys create`). An example
 configuration for Prometheus is [deploy/prometheus/prometheus.yml](../deploy/prometheus/prometheus.yml). Counters begin at 0
-with each start of the daemon; tasks that it takes over from an earlier life are not counted as enqueued again.
+with each start of the daemon; tasks that it takes over from an earlier life are not counted as enqueued again. What never reaches
+admission (a request that is no valid task, that lacks a key, or that is beyond the limits of the connection) is not in
+`tasks_rejected_total`. An accepted task that could not be made durable counts as enqueued and as failed.
 
 Any scrape can be held against the contract:
 

@@ -67,6 +67,7 @@ def test_clients_cannot_add_label_values(flooded: Flooded) -> None:
     assert values_of(flooded.after, "priority") == {"interactive", "batch"}
 
 
+@pytest.mark.real_engine
 def test_every_series_of_the_contract_was_really_emitted(told: Told, flooded: Flooded) -> None:
     """In the workload and the flood together each metric moved, and each reason, policy, state and outcome that is not reserved."""
     assert list(lint_complete([told.scrape, flooded.before, flooded.after], CONTRACT)) == []

@@ -55,6 +55,7 @@ def complaints(promtool: Path, text: str) -> set[str]:
 
 
 @pytest.mark.req("ORCH-4046", "ORCH-4024")
+@pytest.mark.real_engine
 def test_promtool_accepts_the_live_exposition(promtool: Path, told: Told) -> None:
     """A live scrape parses and is clean, but for the abbreviation ms in names that were promised."""
     assert complaints(promtool, told.scrape) == set()
