@@ -192,6 +192,53 @@ async def test_an_exit_says_more_than_failed_health_polls() -> None:
     assert [cause for cause, _ in exits] == ["signal"]
 
 
+class Alive(Killed):
+    """Stands for an engine that answers its health polls and has said something in its log."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__()
+        self.said = said
+
+    async def health(self) -> bool:
+        """Answer."""
+        self.asked += 1
+        return True
+
+    def tail(self) -> str:
+        """Give what it said."""
+        return self.said
+
+
+@pytest.mark.req("ORCH-4292")
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("slot released\nCUDA error: an illegal memory access was encountered\n  current device: 0\n", "cuda"),
+        ("ggml_cuda_compute_forward: MUL_MAT failed\n", "cuda"),
+        ("CUDA error: out of memory\n", "vram_oom"),
+    ],
+)
+async def test_a_living_engine_whose_device_failed_is_lost(said: str, cause: str) -> None:
+    """An engine that answers but has told of a device error is told as lost, with what it said."""
+    exits, alive = Exits(), Alive(said)
+    running = SpawnedReplica(alive, alive, exits, 0.001, 0)  # type: ignore[arg-type]
+    await until_async(lambda: exits, what="the loss to be told")
+    await running.stop()
+    [(told, detail)] = exits
+    assert told == cause
+    assert detail.removeprefix("the device failed: ") in said
+
+
+@pytest.mark.req("ORCH-4292")
+async def test_what_a_client_sent_ends_no_replica() -> None:
+    """Device errors that stand inside other lines of the log, as a prompt may put them there, are not taken for real."""
+    exits, alive = Exits(), Alive("prompt: 'CUDA error: out of memory'\n request: cudaMalloc failed\n")
+    running = SpawnedReplica(alive, alive, exits, 0.001, 0)  # type: ignore[arg-type]
+    await until_async(lambda: alive.asked > 5, what="some polls")
+    await running.stop()
+    assert not exits
+
+
 async def test_a_stop_that_was_asked_for_is_not_a_loss(simulate: StartSimulated) -> None:
     """After stop nothing is told."""
     engine = await simulate()

@@ -20,6 +20,10 @@ _HOST_OOM = re.compile(
     r"bad_alloc|Cannot allocate memory|failed to allocate (?:CPU )?buffer|MemoryError", re.IGNORECASE
 )
 _CUDA = re.compile(r"CUDA error|CUDA_ERROR|ggml_cuda\w* error|Xid", re.IGNORECASE)
+# Of an engine that lives only lines that the runtime itself begins count: what a client sent must not end a replica.
+_BROKEN_DEVICE = re.compile(
+    r"^(?:CUDA error\b|CUDA_ERROR_|ggml_cuda\w*:? .*\b(?:error|failed)\b|cudaMalloc failed\b).*", re.MULTILINE
+)
 
 
 def read_tail(path: Path, tail_bytes: int = TAIL_BYTES) -> str:
@@ -42,6 +46,22 @@ def count_oom_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
     except (OSError, ValueError):
         pass
     return 0
+
+
+def broken_device(tail: str) -> tuple[CrashCause, str] | None:
+    r"""Find what an engine that still runs says of a device that failed it; None where it says nothing of the kind.
+
+    Req: ORCH-4292
+
+    >>> broken_device("slot 0 is idle\nCUDA error: an illegal memory access was encountered\n  current device: 0")
+    ('cuda', 'the device failed: CUDA error: an illegal memory access was encountered')
+    >>> broken_device("prompt: why do I see CUDA error?")
+    """
+    said = _BROKEN_DEVICE.search(tail)
+    if said is None:
+        return None
+    line = said[0].strip()[:300]
+    return ("vram_oom" if _VRAM_OOM.search(line) else "cuda"), f"the device failed: {line}"
 
 
 def classify(returncode: int, tail: str, oom_kills: int) -> tuple[CrashCause, str]:

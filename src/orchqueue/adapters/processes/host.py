@@ -19,7 +19,7 @@ from orchqueue.adapters.engines.llamacpp_server import SETTINGS_VARIABLE
 from orchqueue.adapters.engines.selftest import Description
 from orchqueue.adapters.gguf import GgufError, kv_bytes_per_token, read_metadata
 from orchqueue.adapters.models import ModelFile, ModelStore
-from orchqueue.adapters.processes.crash import classify, count_oom_kills
+from orchqueue.adapters.processes.crash import broken_device, classify, count_oom_kills
 from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.fit import check_fit, device_free_bytes, host_available_bytes
 from orchqueue.adapters.processes.launched import ORPHAN_GRACE_S, Exit, LaunchedProcess, LaunchSpec, launch_process
@@ -85,12 +85,18 @@ class _Endpoint:
 
     async def _poll_health(self) -> None:
         failures = 0
-        while failures < HEALTH_FAILURES:
+        broken: tuple[CrashCause, str] | None = None
+        while failures < HEALTH_FAILURES and broken is None:
             await asyncio.sleep(self._interval_s)
             problem = await _unhealthy(self._replica)
             failures = failures + 1 if problem else 0
+            broken = await self._broken_device()
         await self._let_exit_tell()
-        self.tell("health", f"{failures} health polls failed in a row: {problem}")
+        self.tell(*(broken or ("health", f"{failures} health polls failed in a row: {problem}")))
+
+    async def _broken_device(self) -> tuple[CrashCause, str] | None:
+        """Look whether the engine told of a device that failed it: not where its log is elsewhere."""
+        return None
 
     async def _let_exit_tell(self) -> None:
         """Wait for what says more than a failed poll: nothing, where the process is not ours."""
@@ -111,6 +117,9 @@ class SpawnedReplica(_Endpoint):
         """End the process: TERM, 5 s, KILL."""
         await super().stop()
         await self._process.stop()
+
+    async def _broken_device(self) -> tuple[CrashCause, str] | None:
+        return broken_device(await asyncio.to_thread(self._process.tail))
 
     async def _let_exit_tell(self) -> None:
         await asyncio.wait({self._process.exited}, timeout=EXIT_TOLD_WITHIN_S)
