@@ -48,15 +48,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
             url = daemon.url
             ratio = park.kv_ratio(NUMBER["gpu"])
 
-            def is_current(text: str) -> bool:
-                """Tell whether the replicas were asked since the last task."""
-                lines = [line for line in text.splitlines() if 'pool_id="gpu"' in line]
-                return any(
-                    line.startswith("kv_cache_usage_ratio") and float(line.rpartition(" ")[2]) == pytest.approx(ratio)
-                    for line in lines
-                ) and any(line.startswith("gpu_utilization") for line in lines)
+            def is_current() -> bool:
+                """Tell whether the replica and its device were asked since the last task."""
+                metrics = httpx.get(f"{url}/v1/pools/gpu/health", timeout=30).json()["metrics"]
+                return metrics.get("kv_cache_usage_ratio") == pytest.approx(ratio) and "vram_used_bytes" in metrics
 
-            until(lambda: is_current(httpx.get(f"{url}/metrics", timeout=30).text), deadline_s=30, what="a scrape")
+            until(is_current, deadline_s=30, what="the figures of the replica that has a GPU")
             real = httpx.get(f"{url}/v1/pools/real/health", timeout=30).json()["replicas"][0]
             with open(f"/proc/{real['pid']}/statm", "rb") as file:
                 resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
