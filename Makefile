@@ -33,6 +33,7 @@ $(STAMP): $(LOCKS) pyproject.toml
 	@echo "setup: filling $(VENV) from the locks; the first time takes a minute or two"
 	@$(PIP) --require-hashes $(addprefix -r ,$(LOCKS))
 	@$(PIP) --no-build-isolation -e .
+	@$(PY) -m tools.promtool >/dev/null || echo "setup: everything but the metrics stage works without it"
 	@touch $@
 	@echo "setup: done; next: make demo"
 
