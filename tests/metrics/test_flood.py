@@ -12,7 +12,7 @@ from tools.metrics_lint import CONTRACT_PATH, lint_complete, lint_scrape
 CONTRACT = read_contract(CONTRACT_PATH.read_bytes())
 FLOODED = {"engine_version", "pool_id", "replica_id", "device"}
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.req("ORCH-4046")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.req("ORCH-4046")]
 
 
 def values_of(text: str, label: str) -> set[str]:

@@ -16,7 +16,7 @@ from tools.metrics_lint import CONTRACT_PATH, lint_scrape
 CONTRACT = read_contract(CONTRACT_PATH.read_bytes())
 LABELS = {metric.name: metric.labels for metric in CONTRACT.metrics}
 
-pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(300)]
 
 
 def samples(text: str, name: str) -> dict[tuple[str, ...], float]:

@@ -10,6 +10,7 @@ from orchqueue.adapters.engines.llamacpp_server import SETTINGS_VARIABLE
 from orchqueue.adapters.processes import fit
 from orchqueue.adapters.processes.crash import classify, count_oom_kills, read_tail
 from orchqueue.adapters.processes.devices import DeviceProbe
+from orchqueue.adapters.processes.host import LlamacppExternalHost
 from orchqueue.adapters.processes.llamacpp_launch import (
     SpawnSettings,
     check_device,
@@ -18,6 +19,7 @@ from orchqueue.adapters.processes.llamacpp_launch import (
     server_settings,
 )
 from orchqueue.core.events import DeviceFigures
+from orchqueue.core.ids import ReplicaId
 from orchqueue.ports.errors import ProcessError
 
 
@@ -146,3 +148,21 @@ async def test_device_figures_come_from_the_driver(tmp_path: Path, monkeypatch: 
     )
     assert await probe.read([0, 1]) == expected
     assert (tmp_path / "nvidia-smi.log").read_text() == "asked\n"
+
+
+@pytest.mark.req("ORCH-4263")
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [("http://127.0.0.1:1", 1), ("http://[::1]:1", 1), ("http://localhost:1", 1), ("http://gpu7:1", 0)],
+)
+async def test_devices_are_looked_at_only_for_engines_on_this_machine(
+    url: str, found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver here knows nothing of another machine's GPUs, though they have the same names."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '0, 37, 1024, 512'\n")
+    tool.chmod(0o755)
+    replica_id = ReplicaId("p-0")
+    external = LlamacppExternalHost({replica_id: url}, devices=("cuda:0",))
+    assert len(await external.probe_of(replica_id)()) == found

@@ -5,7 +5,7 @@ import pytest
 
 from orchqueue.core import events as ev
 from orchqueue.core import views
-from orchqueue.core.ids import PoolId
+from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.http.views_control import pool_health, pool_info
 from tests.unit.core.driving import Driver, pool_settings
 
@@ -54,3 +54,17 @@ def test_an_external_replica_shows_its_url_before_it_was_ever_ready() -> None:
     replicas = health(core)["replicas"]
     assert isinstance(replicas, list)
     assert [(shown["url"], shown["state"]) for shown in replicas] == [("http://far:1", "starting")]
+
+
+@pytest.mark.req("ORCH-4263")
+def test_a_device_that_replicas_share_is_counted_once() -> None:
+    """What a pool's health says of device memory is what its devices hold, however many replicas use them."""
+    core = Driver(pool_settings(replicas=2))
+    assert "vram_used_bytes" not in str(health(core)["metrics"])
+    shared = ev.DeviceFigures("cuda:0", 10, 1 << 30, 1)
+    own = ev.DeviceFigures("cuda:1", 10, 1 << 20, 1)
+    core.handle(ev.ReplicaScraped(ReplicaId("pr0"), devices=(shared, ev.DeviceFigures("cuda:2"))))
+    core.handle(ev.ReplicaScraped(ReplicaId("pr1"), devices=(shared, own)))
+    metrics = health(core)["metrics"]
+    assert isinstance(metrics, dict)
+    assert metrics["vram_used_bytes"] == (1 << 30) + (1 << 20)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from orchqueue.adapters.engines.connection import Endpoint, parse_endpoint
-from orchqueue.adapters.engines.llamacpp import LlamacppReplica
+from orchqueue.adapters.engines.llamacpp import LlamacppReplica, ReadDevices
 from orchqueue.adapters.engines.llamacpp_server import SETTINGS_VARIABLE
 from orchqueue.adapters.engines.selftest import Description
 from orchqueue.adapters.gguf import GgufError, kv_bytes_per_token, read_metadata
@@ -274,16 +274,19 @@ class LlamacppExternalHost:
         """
         del model_ref
         description = Description(model_digest=self._model_sha256, strict=self._strict, ctx=self._ctx)
-        endpoint = self._endpoints[replica_id]
-        gpus = self._gpus if _is_here(endpoint.host) else []
         replica = LlamacppReplica(
-            endpoint,
+            self._endpoints[replica_id],
             description,
             allow_simulated=self._allow_simulated,
-            read_devices=partial(self._probe.read, gpus),
+            read_devices=self.probe_of(replica_id),
         )
         await await_healthy(replica, LOADING_TIMEOUT_S, UNREACHABLE_S)
         return _Endpoint(replica, on_exit, self._health_interval_s)
+
+    def probe_of(self, replica_id: ReplicaId) -> ReadDevices:
+        """Give what reads a replica's devices; the driver here knows nothing of an engine on another machine."""
+        gpus = self._gpus if _is_here(self._endpoints[replica_id].host) else []
+        return partial(self._probe.read, gpus)
 
 
 async def await_healthy(replica: LlamacppReplica, timeout_s: float, unreachable_s: float | None = None) -> None:
