@@ -104,7 +104,10 @@ def test_lots_depend_on_their_seed_and_number_only() -> None:
     ("raw", "told"),
     [
         (b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\n{}", "none of the HTTP layer's statuses"),
-        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nNot Found", "X-Correlation-Id is missing"),
+        (
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nNot Found",
+            "X-Correlation-Id is promised once and comes 0 times",
+        ),
         (b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nNot", "was cut short"),
         (b"HTTP/1.1 200 OK\r\nx-correlation-id: a\r\ncontent-length: 2\r\n\r\nOK", "fits no call"),
         (b"HTTP/1.1 418 I'm a teapot\r\ncontent-length: 0\r\n\r\n", "none of the HTTP layer's statuses"),

@@ -86,6 +86,6 @@ def test_control_plane(guarded: Guarded) -> None:
 @pytest.mark.req("ORCH-4045", "ORCH-4194")
 def test_data_plane_behind_keys(guarded: Guarded) -> None:
     """Every call of the data plane wants the key, whatever else is right or wrong with it."""
-    harvest = generate("data", guarded.daemon.url, HALF, key=guarded.key, phases=("examples", "stateful"))
+    harvest = generate("data", guarded.daemon.url, HALF, key=guarded.key, phases=("coverage", "stateful"))
     check(harvest, "data", guarded.daemon)
     check_keys_were_wanted(harvest)
