@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-import httpx
 import pytest
 
 from tests.daemon import running
@@ -44,27 +43,28 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
         config.write_text(workload.config_text(park, doomed), encoding="utf-8")
         with running(directory / "data", config) as daemon:
             script = Script(park, doomed, daemon)
-            script.run()
-            url = daemon.url
-            ratio = park.kv_ratio(NUMBER["gpu"])
+            with script.history.client:
+                script.run()
+                url = daemon.url
+                ratio = park.kv_ratio(NUMBER["gpu"])
 
-            def is_current() -> bool:
-                """Tell whether the replica and its device were asked since the last task."""
-                metrics = httpx.get(f"{url}/v1/pools/gpu/health", timeout=30).json()["metrics"]
-                return metrics.get("kv_cache_usage_ratio") == pytest.approx(ratio) and "vram_used_bytes" in metrics
+                def is_current() -> bool:
+                    """Tell whether the replica and its device were asked since the last task."""
+                    metrics = script.history.client.get(f"{url}/v1/pools/gpu/health", timeout=30).json()["metrics"]
+                    return metrics.get("kv_cache_usage_ratio") == pytest.approx(ratio) and "vram_used_bytes" in metrics
 
-            until(is_current, deadline_s=30, what="the figures of the replica that has a GPU")
-            real = httpx.get(f"{url}/v1/pools/real/health", timeout=30).json()["replicas"][0]
-            with open(f"/proc/{real['pid']}/statm", "rb") as file:
-                resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            return Told(
-                script.history,
-                httpx.get(f"{url}/metrics", timeout=30).text,
-                script.seen,
-                ratio,
-                real["pid"],
-                resident,
-            )
+                until(is_current, deadline_s=30, what="the figures of the replica that has a GPU")
+                real = script.history.client.get(f"{url}/v1/pools/real/health", timeout=30).json()["replicas"][0]
+                with open(f"/proc/{real['pid']}/statm", "rb") as file:
+                    resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+                return Told(
+                    script.history,
+                    script.history.client.get(f"{url}/metrics", timeout=30).text,
+                    script.seen,
+                    ratio,
+                    real["pid"],
+                    resident,
+                )
 
 
 @pytest.fixture(scope="session")

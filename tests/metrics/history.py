@@ -35,6 +35,8 @@ class History:
 
     def __init__(self, url: str, version_of: dict[str, str]) -> None:
         self.url = url
+        # One for all threads: a client of its own for each request costs more than the request.
+        self.client = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=None))
         self.version_of = version_of
         self.sent: dict[str, Sent] = {}
         self.ended: dict[str, dict[str, Any]] = {}
@@ -62,13 +64,13 @@ class History:
     def post(self, pool: str, *, cancel: str = "", **fields: object) -> str:
         """Send a task that must be accepted."""
         body = self.body(pool, fields)
-        answer = httpx.post(f"{self.url}/v1/tasks", json=body, timeout=30)
+        answer = self.client.post(f"{self.url}/v1/tasks", json=body, timeout=30)
         assert answer.status_code == 202, answer.text
         return self.accept(pool, body, cancel)
 
     def refuse(self, pool: str, status: int, code: str, **fields: object) -> None:
         """Send a task that must be refused."""
-        answer = httpx.post(f"{self.url}/v1/tasks", json=self.body(pool, fields), timeout=30)
+        answer = self.client.post(f"{self.url}/v1/tasks", json=self.body(pool, fields), timeout=30)
         said = answer.json()
         assert (answer.status_code, said.get("code")) == (status, code), answer.text
         with self._lock:
@@ -76,12 +78,12 @@ class History:
 
     def task(self, task_id: str) -> dict[str, Any]:
         """Look at a task."""
-        found: dict[str, Any] = httpx.get(f"{self.url}/v1/tasks/{task_id}", timeout=30).raise_for_status().json()
+        found: dict[str, Any] = self.client.get(f"{self.url}/v1/tasks/{task_id}", timeout=30).raise_for_status().json()
         return found
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task."""
-        assert httpx.post(f"{self.url}/v1/tasks/{task_id}/cancel", timeout=30).status_code == 204
+        assert self.client.post(f"{self.url}/v1/tasks/{task_id}/cancel", timeout=30).status_code == 204
 
     def until_speaking(self, task_id: str) -> None:
         """Wait until a task has text and runs on."""
@@ -94,7 +96,7 @@ class History:
 
     def replica_state(self, pool: str) -> str:
         """Look at the state of a pool's first replica."""
-        health = httpx.get(f"{self.url}/v1/pools/{pool}/health", timeout=30).raise_for_status().json()
+        health = self.client.get(f"{self.url}/v1/pools/{pool}/health", timeout=30).raise_for_status().json()
         return str(health["replicas"][0]["state"])
 
     def until_replica(self, pool: str, state: str) -> None:
@@ -106,7 +108,7 @@ class History:
         for task_id in self.sent:
             self.until_ended(task_id)
             self.ended[task_id] = self.task(task_id)
-            explained = httpx.get(f"{self.url}/v1/tasks/{task_id}/explain", timeout=30).raise_for_status().json()
+            explained = self.client.get(f"{self.url}/v1/tasks/{task_id}/explain", timeout=30).raise_for_status().json()
             assert len(explained["attempts"]) == explained["attempts_total"]
             self.attempts[task_id] = explained["attempts"]
 

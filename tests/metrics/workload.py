@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
-
 from tests.daemon import Daemon
 from tests.metrics.history import History
 from tests.metrics.park import Park, version_of
@@ -88,7 +86,7 @@ class Script:
         self.park.set_faults(NUMBER["reader"], **SILENT)
         body = history.body("reader", ENDLESS | {"on_disconnect": "cancel"})
         headers = {"Accept": "text/event-stream"}
-        with httpx.stream("POST", f"{history.url}/v1/tasks", json=body, headers=headers, timeout=60) as stream:
+        with history.client.stream("POST", f"{history.url}/v1/tasks", json=body, headers=headers, timeout=60) as stream:
             history.accept("reader", body, "disconnect")
             assert any(line.startswith("event: token") for line in stream.iter_lines())
         waiting = history.post("reader", cancel="deadline", deadline_ms=1500)
@@ -99,10 +97,10 @@ class Script:
         history = self.history
         body = history.body("steady", {})
         headers = {"Accept": "text/event-stream"}
-        answer = httpx.post(f"{history.url}/v1/tasks", json=body, headers=headers, timeout=60)
+        answer = self.history.client.post(f"{history.url}/v1/tasks", json=body, headers=headers, timeout=60)
         assert "event: end" in answer.text
         history.accept("steady", body)
-        assert httpx.post(f"{history.url}/v1/tasks", json=body, timeout=30).status_code == 202
+        assert self.history.client.post(f"{history.url}/v1/tasks", json=body, timeout=30).status_code == 202
         history.refuse("steady", 409, "INVALID_PARAMS", task_id=body["task_id"], prompt="another")
         assert history.until_ended(history.post("steady", priority="batch")) == "succeeded"
         history.refuse("steady", 429, "ADMISSION_REJECT", priority="batch")
@@ -114,9 +112,11 @@ class Script:
         history.cancel(waiting)
         history.cancel(running)
         history.cancel(running)
-        malformed = httpx.post(f"{history.url}/v1/tasks", content=b"{", headers={"Content-Type": "application/json"})
+        malformed = self.history.client.post(
+            f"{history.url}/v1/tasks", content=b"{", headers={"Content-Type": "application/json"}
+        )
         assert malformed.status_code == 400
-        assert httpx.post(f"{history.url}/v1/tasks/{uuid.uuid4()}/cancel", timeout=30).status_code == 404
+        assert self.history.client.post(f"{history.url}/v1/tasks/{uuid.uuid4()}/cancel", timeout=30).status_code == 404
         assert history.until_ended(history.post("gpu", max_tokens=40)) == "succeeded"
 
     def timeouts(self) -> None:
@@ -137,7 +137,9 @@ class Script:
         history = self.history
         running = self.occupy("drained", cancel="drain")
         waiting = history.post("drained", cancel="drain")
-        answer = httpx.post(f"{history.url}/v1/pools/drained/drain", json={"deadline_ms": 200}, timeout=30)
+        answer = self.history.client.post(
+            f"{history.url}/v1/pools/drained/drain", json={"deadline_ms": 200}, timeout=30
+        )
         assert answer.status_code == 202, answer.text
         assert {history.until_ended(running), history.until_ended(waiting)} == {"failed"}
         history.refuse("drained", 503, "POOL_UNREADY")
@@ -148,10 +150,12 @@ class Script:
         running = self.occupy("narrow")
         waiting = history.post("narrow", cancel="client")
         history.refuse("narrow", 429, "ADMISSION_REJECT")
-        told = httpx.get(f"{history.url}/v1/pools/narrow/health", timeout=30).json()["metrics"]["queue_depth"]
+        told = self.history.client.get(f"{history.url}/v1/pools/narrow/health", timeout=30).json()["metrics"][
+            "queue_depth"
+        ]
         labels = f'engine="llamacpp",engine_version="{history.version_of["narrow"]}",pool_id="narrow"'
         wanted = f'queue_depth{{{labels},priority="interactive"}}'
-        lines = httpx.get(f"{history.url}/metrics", timeout=30).text.splitlines()
+        lines = self.history.client.get(f"{history.url}/metrics", timeout=30).text.splitlines()
         (line,) = [line for line in lines if line.startswith(wanted)]
         self.seen.append(Seen(float(line.rpartition(" ")[2]), told))
         history.cancel(waiting)
