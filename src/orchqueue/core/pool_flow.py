@@ -249,7 +249,7 @@ def go_on_after_stop(state: State, replica: Replica, now_ms: int) -> None:
     pool = state.pool_of(replica)
     if pool.mode == "reloading":
         reload_step(state, pool, now_ms)
-    elif replica.state is ReplicaState.DOWN:
+    else:
         _launch(state, pool, replica, now_ms)
 
 

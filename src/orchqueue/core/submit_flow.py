@@ -143,8 +143,8 @@ def _refuse(state: State, event: TaskSubmitted, refusal: Refusal, now_ms: int, p
 def _count_refusal(state: State, refusal: Refusal, pool: Pool | None) -> None:
     engine = refusal.engine or (pool.settings.engine if pool else next(iter(state.pools.values())).settings.engine)
     meaning = refusal.meaning
-    if meaning.code is not None:
-        state.emit(Count("tasks_rejected_total", (engine, meaning.code)))
+    assert meaning.code is not None, f"{refusal.outcome} refuses nothing"
+    state.emit(Count("tasks_rejected_total", (engine, meaning.code)))
     if refusal.outcome in (Outcome.REJECTED_FULL, Outcome.REJECTED_SHED, Outcome.DROPPED_NO_VICTIM):
         state.emit(Count("admission_backpressure_events_total", (engine, meaning.policy_label or "reject")))
 

@@ -95,6 +95,4 @@ def begun(state: State, task: Task, replica: Replica, now_ms: int) -> tuple[Try,
 
 def failed(task: Task, failure: AttemptFailure, now_ms: int) -> tuple[Try, ...]:
     """Note that the latest attempt failed."""
-    if not task.tries:
-        return ()
     return (*task.tries[:-1], msgspec.structs.replace(task.tries[-1], failed_at_ms=now_ms, failure=failure))
