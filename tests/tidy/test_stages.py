@@ -115,10 +115,40 @@ def test_unknown_stage_is_refused() -> None:
 
 
 def test_every_stage_folder_is_its_own() -> None:
-    """No folder belongs to two stages, so no test runs twice."""
+    """No folder belongs to two stages, so no test runs twice; what one leaves out another runs."""
     folders = [folder for stage in stages.STAGES for folder in stage.folders]
     assert len(folders) == len(set(folders))
-    assert not [(a, b) for a in folders for b in folders if a != b and b.startswith(f"{a}/")]
+    inside = [(a, b) for a in stages.STAGES for b in folders for c in a.folders if b.startswith(f"{c}/")]
+    assert [b for a, b in inside if b not in a.without] == []
+    assert {b for a in stages.STAGES for b in a.without} <= set(folders)
+
+
+@pytest.mark.parametrize(
+    ("tests", "line"),
+    [
+        ("def test_a(): assert [sign(n) for n in (1, -1)] == [1, 0]\n", "1 passed, 0 failed"),
+        ("def test_a(): assert sign(1) == 1\n", "1 passed, 1 failed"),
+        ("def test_a(): assert sign(1) == 2\n", "0 passed, 1 failed"),
+    ],
+)
+@pytest.mark.req("ORCH-4390")
+def test_an_unreached_branch_is_a_failure(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tests: str,
+    line: str,
+) -> None:
+    """A stage that has to cover its sources fails on a branch that no test takes, and names the line."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    source = "def sign(n):\n    found = 0\n    if n > 0:\n        found = 1\n    return found\n"
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "signs.py").write_text(source)
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text().split("[tool.ruff]")[0])
+    planted(tmp_path, a=f"import sys\nsys.path.insert(0, 'src')\nfrom signs import sign\n{tests}")
+    stage = stages.Stage("coverage", ("tests/unit",), covered=("src",))
+    assert stages.run_stage(stage, tmp_path).tally.closing_line() == line
+    assert ("3->5" in capfd.readouterr().out) is (line == "1 passed, 1 failed")
 
 
 def test_failing_check_names_its_remedy(

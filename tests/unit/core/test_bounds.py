@@ -1,0 +1,84 @@
+"""Calls that only a bug could make, and figures at the edge of what is kept."""
+
+import pytest
+
+from orchqueue.core import fairness
+from orchqueue.core.estimate import Rates, start_after_ms
+from orchqueue.core.events import TimerFired
+from orchqueue.core.forecast import on_time_probability
+from orchqueue.core.ids import TaskId
+from orchqueue.core.orchestrator import Orchestrator
+from orchqueue.core.outcome import Outcome
+from orchqueue.core.records import Ended
+from orchqueue.core.request import TaskSpec
+from orchqueue.core.settings import Settings
+from orchqueue.core.task import Task
+from orchqueue.core.usage import DAY_MS, Usage
+from tests.unit.core.driving import TENANT, pool_settings
+
+
+@pytest.mark.req("ORCH-3029")
+def test_a_start_on_no_slot_is_a_bug_of_the_caller() -> None:
+    """Nothing is predicted where there is nothing to run on."""
+    with pytest.raises(AssertionError, match="no slot given"):
+        start_after_ms([], 0)
+
+
+@pytest.mark.req("ORCH-3029")
+@pytest.mark.parametrize(
+    ("now_ms", "start_in_ms", "chance"),
+    [(1_000, 0, 1.0), (1_000, 500, 1.0), (1_000, 1_000, 0.667), (1_000, 2_000, 0.0), (2_000, 0, 0.0), (1_999, 0, 1.0)],
+)
+def test_being_on_time_is_likely_with_time_to_spare_and_hopeless_when_twice_too_late(
+    now_ms: int, start_in_ms: int, chance: float
+) -> None:
+    """Half the time left or less is needed: certain; twice what is left: none; the deadline has passed: none."""
+    task = Task(TaskId("t"), TENANT, TaskSpec(prompt="hi", deadline_ms=1_000), "", 1, accepted_at_ms=1_000)
+    assert on_time_probability(task, start_in_ms, Rates(), now_ms) == chance
+
+
+@pytest.mark.req("ORCH-3029")
+def test_without_a_deadline_there_is_nothing_to_be_on_time_for() -> None:
+    """No figure is better than a made-up one."""
+    task = Task(TaskId("t"), TENANT, TaskSpec(prompt="hi"), "", 1)
+    assert on_time_probability(task, 0, Rates(), 0) is None
+
+
+@pytest.mark.req("ORCH-4153")
+def test_a_start_that_nobody_ranked_counts_like_any_other() -> None:
+    """A class that is served without having been asked for pays the same share."""
+    weights = {"interactive": 8, "batch": 1}
+    state = fairness.new_state(weights)
+    fairness.serve(state, weights, "batch")
+    starts = []
+    for _ in range(9):
+        name = fairness.order(state, weights, ["batch", "interactive"])[0]
+        fairness.serve(state, weights, name)
+        starts.append(name)
+    assert starts == ["interactive"] * 8 + ["batch"]
+
+
+@pytest.mark.req("ORCH-4088", "ORCH-4189")
+def test_withdrawing_from_a_day_that_is_not_kept_any_more_takes_nothing() -> None:
+    """Its figures went with the day, and those of later days stay as they are."""
+    usage = Usage(days_at_most=1)
+    old = Task(TaskId("old"), TENANT, TaskSpec(prompt="hi"), "", 1, accepted_at_ms=0)
+    new = Task(TaskId("new"), TENANT, TaskSpec(prompt="hi"), "", 2, accepted_at_ms=5 * DAY_MS)
+    usage.accept(old)
+    usage.accept(new)
+    old.ended = Ended(TENANT, TaskId("old"), Outcome.JOURNAL_DOWN, 0, 0)
+    usage.end(old)
+    before = usage.picture(TENANT, 0, 9)
+    usage.withdraw(old)
+    assert usage.picture(TENANT, 0, 9) == before
+    assert usage.rows == 1
+
+
+@pytest.mark.req("ORCH-4013")
+def test_handling_within_handling_is_a_bug() -> None:
+    """Whatever fires while effects are carried out may only post."""
+    core = Orchestrator(Settings((pool_settings(),)))
+    core.begin(0)
+    core._handling = True
+    with pytest.raises(AssertionError, match="re-entered"):
+        core.handle(0, TimerFired(("cool", "pr0")))
