@@ -63,13 +63,13 @@ format: $(STAMP) ## Format the code and mend what the linter can mend
 	@$(VENV)/bin/ruff format --quiet
 
 .PHONY: sim
-sim: $(STAMP) ## Simulate whole runs with faults (SEEDS=200 START=0)
-	@$(VENV)/bin/orchq-sim run --seeds $(or $(SEEDS),200) --start $(or $(START),0)
+sim: $(STAMP) ## Simulate whole runs with faults (LEVEL=1|2 SEEDS=200 START=0)
+	@$(VENV)/bin/orchq-sim run --level $(or $(LEVEL),1) --seeds $(or $(SEEDS),200) --start $(or $(START),0)
 
 .PHONY: sim-replay
-sim-replay: $(STAMP) ## Repeat one simulated run and tell its story (SEED=n)
+sim-replay: $(STAMP) ## Repeat one simulated run and tell its story (LEVEL=1|2 SEED=n)
 	@test -n "$(SEED)" || { echo "name the seed: make sim-replay SEED=42" >&2; exit 2; }
-	@$(VENV)/bin/orchq-sim replay --seed $(SEED)
+	@$(VENV)/bin/orchq-sim replay --level $(or $(LEVEL),1) --seed $(SEED)
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz the contract for longer than the gate does (EXAMPLES=200 SEED=n)

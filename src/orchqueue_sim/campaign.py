@@ -6,21 +6,26 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
 from pathlib import Path
 from time import monotonic
 
 import msgspec
 
+from orchqueue_sim.level2 import world as level2
+from orchqueue_sim.level2.plan import draw as draw_level2
 from orchqueue_sim.mutants import MUTANTS
 from orchqueue_sim.plan import draw
 from orchqueue_sim.timeline import Timeline
-from orchqueue_sim.world import Report, run
+from orchqueue_sim.world import Report, Trace, run
 
 SHOWN_AT_MOST = 5
 CHUNK = 25
+REGRESSIONS = {1: Path("tests/simulation/regressions.txt"), 2: Path("tests/simulation/level2/regressions.txt")}
+RUNS: dict[int, Callable[[int, Trace | None], Report]] = {1: run, 2: level2.run}
 
 
 class Tally(msgspec.Struct):
@@ -44,23 +49,23 @@ class Tally(msgspec.Struct):
             self.failed.append(report)
 
 
-def run_all(seeds: Iterable[int], processes: int = 1) -> Iterator[Report]:
+def run_all(seeds: Iterable[int], processes: int = 1, level: int = 1) -> Iterator[Report]:
     """Run every seed, in order, on as many processes as given."""
     if processes <= 1:
-        yield from map(run, seeds)
+        yield from (RUNS[level](seed, None) for seed in seeds)
         return
     with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(run, seeds, chunksize=CHUNK)
+        yield from pool.map(RUNS[level], seeds, repeat(None), chunksize=CHUNK)
 
 
-def campaign(first: int, count: int, processes: int | None = None) -> int:
+def campaign(first: int, count: int, processes: int | None = None, level: int = 1) -> int:
     """Run `count` seeds from `first` and tell what was found.
 
     Shape: the exit status, 1 when some promise was broken.
     """
     began = monotonic()
     tally = Tally()
-    for report in run_all(range(first, first + count), processes or os.cpu_count() or 1):
+    for report in run_all(range(first, first + count), processes or os.cpu_count() or 1, level):
         tally.add(report)
         if report.problem and len(tally.failed) <= SHOWN_AT_MOST:
             print(f"{report.text}\n", flush=True)
@@ -72,28 +77,25 @@ def campaign(first: int, count: int, processes: int | None = None) -> int:
         f"({tally.runs / took_s * 60:.0f} seeds a minute, {tally.virtual_ms / 3_600_000:.0f} virtual hours)"
     )
     if tally.failed:
-        print(f"failing seeds: {' '.join(str(r.plan.seed) for r in tally.failed)}; keep them in {REGRESSIONS}")
+        print(f"failing seeds: {' '.join(str(r.plan.seed) for r in tally.failed)}; keep them in {REGRESSIONS[level]}")
     return 1 if tally.failed else 0
 
 
-def replay(seed: int, only: str = "") -> int:
+def replay(seed: int, only: str = "", level: int = 1) -> int:
     """Repeat one seed and print what happened.
 
     Shape: the exit status, 1 when a promise was broken.
     """
-    plan = draw(seed)
+    plan = draw(seed) if level == 1 else draw_level2(seed)
     print(f"seed {seed}: {plan.story}")
     timeline = Timeline(only)
-    report = run(seed, timeline.note)
+    report = RUNS[level](seed, timeline.note)
     sys.stdout.writelines(f"{line}\n" for line in timeline.lines)
     print(report.text if report.problem else f"seed {seed} kept every promise in {report.steps} steps")
     return 1 if report.problem else 0
 
 
-REGRESSIONS = Path("tests/simulation/regressions.txt")
-
-
-def kept_seeds(path: Path = REGRESSIONS) -> list[int]:
+def kept_seeds(path: Path = REGRESSIONS[1]) -> list[int]:
     """Read the seeds that failed once; a line is a seed, the rest of it says what it found.
 
     Req: ORCH-4239
@@ -114,17 +116,18 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument("--only", default="", help="tell only what mentions this, for example a task id")
     one.set_defaults(act=_replay)
     for command in (many, one):
+        command.add_argument("--level", type=int, choices=sorted(RUNS), default=1, help="2: the whole daemon over HTTP")
         command.add_argument("--mutant", choices=sorted(MUTANTS), help="plant this bug and see it caught")
 
 
 def _run(args: argparse.Namespace) -> int:
     with _planted(args.mutant):
-        return campaign(args.start, args.seeds, 1 if args.mutant else args.processes)
+        return campaign(args.start, args.seeds, 1 if args.mutant else args.processes, args.level)
 
 
 def _replay(args: argparse.Namespace) -> int:
     with _planted(args.mutant):
-        return replay(args.seed, args.only)
+        return replay(args.seed, args.only, args.level)
 
 
 def _planted(mutant: str | None) -> AbstractContextManager[object]:

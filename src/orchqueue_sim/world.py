@@ -18,6 +18,7 @@ from orchqueue_sim.auditor import Auditor, Violation
 from orchqueue_sim.crowd import Crowd
 from orchqueue_sim.disk import Disk
 from orchqueue_sim.fleet import Fleet
+from orchqueue_sim.level2.plan import Plan as Level2Plan
 from orchqueue_sim.life import Life
 from orchqueue_sim.operators import Operators
 from orchqueue_sim.order import Order
@@ -31,7 +32,7 @@ Trace = Callable[[int, str, object], None]
 class Report(msgspec.Struct):
     """What became of a run; `problem` is empty when every promise was kept."""
 
-    plan: Plan
+    plan: Plan | Level2Plan
     problem: str = ""
     steps: int = 0
     lives: int = 1
@@ -42,8 +43,9 @@ class Report(msgspec.Struct):
     @property
     def text(self) -> str:
         """Tell what went wrong, first how to see it again."""
-        seed = self.plan.seed
-        return f"seed {seed}; faults: {', '.join(sorted(self.plan.faults)) or 'none'}; replay: make sim-replay SEED={seed}\n{self.problem}"
+        seed, faults = self.plan.seed, ", ".join(sorted(self.plan.faults)) or "none"
+        level = "LEVEL=2 " if isinstance(self.plan, Level2Plan) else ""
+        return f"seed {seed}; faults: {faults}; replay: make sim-replay {level}SEED={seed}\n{self.problem}"
 
 
 class World:

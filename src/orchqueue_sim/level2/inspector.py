@@ -1,0 +1,236 @@
+"""Checks public promises at the edges of the whole daemon: what clients read, what engines do, what the disk holds.
+
+It knows the wire formats and the specification, and nothing of what is inside.
+
+Req: ORCH-2002, ORCH-2003, ORCH-4011, ORCH-4013
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, get_args
+
+import msgspec
+
+from orchqueue.core.ids import ReplicaId, TaskId, TaskKey, Tenant, task_key
+from orchqueue.core.outcome import ErrorCode
+from orchqueue_sim.disk import Disk
+
+MARK = re.compile(r"\[w(\d+)\]")
+CODES = frozenset(get_args(ErrorCode))
+ENDED = frozenset({"succeeded", "canceled", "failed"})
+
+
+class Track(msgspec.Struct):
+    """What is known of one task.
+
+    `text` is the longest that any reader was given, `life_text` in this life of the daemon: what a running task had told
+    is computed again after a crash.
+    """
+
+    number: int
+    task_id: str
+    tenant: str
+    accepted: bool = False
+    right_text: str | None = None
+    right_tokens: int = 0
+    text: bytes = b""
+    life_text: bytes = b""
+    terminal: tuple[str, str] | None = None
+    ended_text: bytes = b""
+    frozen: bytes | None = None
+    two_bodies: bool = False
+
+    @property
+    def key(self) -> TaskKey:
+        """Name the task across tenants."""
+        return task_key(Tenant(self.tenant), TaskId(self.task_id))
+
+
+class Inspector:
+    """Everything promised, checked as it is seen."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.tracks: dict[int, Track] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.marks: Counter[str] = Counter()
+        self.problem = ""
+        self.stalled: Callable[[], bool] = lambda: False
+
+    def fail(self, text: str) -> None:
+        """Note the first broken promise; what follows from it is not told."""
+        self.problem = self.problem or text
+
+    def track(self, number: int, task_id: str, tenant: str) -> Track:
+        """Begin to watch a task."""
+        found = self.tracks[number] = Track(number, task_id, tenant)
+        return found
+
+    def accepted(self, track: Track, *, streaming: bool) -> None:
+        """See a 202, or the head of the stream that answers a POST."""
+        if track.key not in self.disk.ever_accepted:
+            self.fail(f"task {track.number} was told {200 if streaming else 202} before its acceptance was durable")
+        track.accepted = True
+
+    def forgotten(self, track: Track) -> bool:
+        """Tell whether a task has ended and its retention is over."""
+        return track.key in self.disk.ever_ended and track.key not in self.disk.accepted
+
+    def canceled(self, track: Track) -> None:
+        """See a 204 to a cancel."""
+        if track.key in self.disk.accepted and track.key not in self.disk.ended:
+            self.fail(f"task {track.number} was told 204 before its end was durable")
+
+    def seen_canceled(self, track: Track, info: dict[str, Any]) -> None:
+        """See how a task stands after the 204 to its cancel."""
+        if info["state"] not in ENDED:
+            self.fail(f"task {track.number} is {info['state']} after its cancel was answered with 204")
+        track.frozen = str(info["text"]).encode()
+        if len(track.life_text) > len(track.frozen):
+            self.fail(f"task {track.number} had told more text than it holds after its cancel")
+
+    def engine_got(self, replica_id: ReplicaId, prompt: str, text: str, tokens: int, *, busy: bool) -> None:
+        """See an engine begin a completion; `busy`: it has to wait for a slot."""
+        mark = MARK.search(prompt)
+        if mark is None:
+            return
+        track = self.tracks[int(mark[1])]
+        if busy:
+            self.fail(f"{replica_id} was given task {track.number} while all its slots were at work")
+        if track.right_text is not None and track.right_text != text and not track.two_bodies:
+            self.fail(f"task {track.number} was asked for with other parameters than before")
+        track.right_text, track.right_tokens = text, tokens
+
+    def looked(self, track: Track, info: dict[str, Any], *, final: bool) -> None:
+        """See a task as GET shows it; `final`: nothing is left to happen."""
+        text = str(info["text"]).encode()
+        if final and info["state"] not in ENDED:
+            self.fail(f"task {track.number} was accepted and is {info['state']} in the end")
+        if track.terminal is not None and info["state"] not in ENDED:
+            self.fail(f"task {track.number} is {info['state']} after its terminal event")
+        if track.terminal is not None and text != track.ended_text:
+            self.fail(f"task {track.number} shows {len(text)} bytes of text, its stream had {len(track.ended_text)}")
+        if track.right_text is not None and not track.right_text.encode().startswith(text):
+            self.fail(f"task {track.number} shows text that its engine did not say")
+        if final:
+            self.outcomes[str(info["state"])] += 1
+
+    def life_over(self, counts: Counter[tuple[str, str]], history: Counter[tuple[str, str]]) -> None:
+        """Compare a life's counters with what it recorded."""
+        for track in self.tracks.values():
+            track.life_text = b""
+        for bucket in counts.keys() | history.keys():
+            if counts[bucket] != history[bucket]:
+                self.fail(f"{' '.join(bucket)} counts {counts[bucket]}, {history[bucket]} happened")
+
+
+class StreamCheck:
+    """One reader's view of a stream, from its start or from where it resumed."""
+
+    def __init__(self, inspector: Inspector, track: Track, resumed_at: str | None) -> None:
+        self._inspector, self._track = inspector, track
+        self._resumed = resumed_at is not None
+        self._started = False
+        self._next_index: int | None = None if self._resumed else 0
+        self.last_id = resumed_at
+        self.text_bytes = 0 if resumed_at is None else int(resumed_at.partition(":")[0])
+        self._had = track.text[: self.text_bytes]
+        self.events = 0
+        self.ended = False
+
+    def see(self, name: str, data: str, event_id: str | None) -> None:
+        """Take one event."""
+        self.events += 1
+        if self.ended:
+            self._fail(f"got {name} after its terminal event")
+            return
+        fields: dict[str, Any] = msgspec.json.decode(data)
+        match name:
+            case "started":
+                self._see_started(event_id)
+            case "token":
+                self._see_token(fields, event_id)
+            case "metrics":
+                if event_id is not None:
+                    self._fail("got metrics with an id")
+            case "end" | "error":
+                self.ended = True
+                self._see_terminal(name, data, fields, event_id)
+            case _:
+                self._fail(f"got an event {name}")
+        if event_id is not None:
+            self.last_id = event_id
+
+    def _fail(self, text: str) -> None:
+        self._inspector.fail(f"a reader of task {self._track.number} {text}")
+
+    def _position(self) -> str:
+        return f"{len(self._had)}:{zlib.crc32(self._had):08x}"
+
+    def _see_started(self, event_id: str | None) -> None:
+        if self._started or self._resumed or self._had:
+            self._fail("was told started again")
+        if event_id != "0:00000000":
+            self._fail(f"was told started at {event_id}")
+        self._started = True
+
+    def _see_token(self, fields: dict[str, Any], event_id: str | None) -> None:
+        track = self._track
+        if not self._started and not self._resumed:
+            self._fail("got text before started")
+        if self._next_index is not None and fields["i"] != self._next_index:
+            self._fail(f"got token {fields['i']} where {self._next_index} was due")
+        self._next_index = fields["i"] + 1
+        self._had += fields["t"].encode()
+        if event_id != self._position():
+            self._fail(f"got the id {event_id} at {self._position()}")
+        known = max((self._had, track.text), key=len)
+        if not known.startswith(self._had) or not known.startswith(track.text):
+            self._fail(f"got other text than other readers at byte {len(self._had)}")
+        track.text = known
+        track.life_text = max((self._had, track.life_text), key=len)
+        if track.right_text is not None and not track.right_text.encode().startswith(self._had):
+            self._fail(f"got text that its engine did not say: {self._had.decode()!r}, not {track.right_text!r}")
+        if track.frozen is not None and len(self._had) > len(track.frozen):
+            self._fail("got text that was appended after the 204 to its cancel")
+
+    def _see_terminal(self, name: str, data: str, fields: dict[str, Any], event_id: str | None) -> None:
+        track = self._track
+        if name == "error" and fields["code"] not in CODES:
+            self._fail(f"got the code {fields['code']}")
+        if name == "error" and self._resumed and self.events == 1:
+            # How a task failed is told to a reader that has more text than the log, too, at the log's own position.
+            return
+        if event_id != f"{self._position()}:end":
+            self._fail(f"got its terminal event at {event_id}, not at {self._position()}")
+        if not self._had.startswith(track.life_text):
+            self._fail(f"got its terminal event at byte {len(self._had)}, others had {len(track.life_text)} bytes")
+        durable = fields.get("receipt", {}).get("durable", name == "end" or not self._inspector.stalled())
+        if not durable:
+            self._inspector.marks["an end that was not durable"] += 1
+            return
+        if self._inspector.disk.ever_ended.get(track.key) != self._had.decode():
+            self._fail("got its terminal event before its end and text were durable")
+        if track.terminal not in (None, (name, data)):
+            self._fail(f"got {name} {data}, others got {track.terminal}")
+        track.terminal, track.ended_text = (name, data), self._had
+        self._inspector.marks[fields.get("finish_reason") or fields["code"]] += 1
+        if name == "end":
+            self._see_end(fields)
+
+    def _see_end(self, fields: dict[str, Any]) -> None:
+        track = self._track
+        if fields["receipt"]["digest"] != sha256(self._had).hexdigest():
+            self._fail("got a receipt for other text")
+        if fields["canceled"] != (fields["finish_reason"] == "canceled"):
+            self._fail(f"got canceled {fields['canceled']} with {fields['finish_reason']}")
+        if not fields["canceled"]:
+            if track.right_text is None or self._had != track.right_text.encode():
+                self._fail(f"got a whole answer of {len(self._had)} bytes, its engine said {track.right_text!r}")
+            if fields["tokens_out"] != track.right_tokens:
+                self._fail(f"got {fields['tokens_out']} tokens counted, its engine counted {track.right_tokens}")

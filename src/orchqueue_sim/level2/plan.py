@@ -1,0 +1,133 @@
+"""What one seed of level 2 draws: sizes, settings and the subset of faults that it switches on."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+from orchqueue.core.ids import PoolId, ReplicaId
+from orchqueue.core.settings import (
+    PoolSettings,
+    ReplicaSettings,
+    Retention,
+    SessionLimits,
+    Settings,
+    Supervision,
+    Timeouts,
+)
+from orchqueue_sim.plan import classes
+
+ENGINE_FAULTS = (
+    "slow_first_token",
+    "silence",
+    "early_eof",
+    "engine_error",
+    "refused",
+    "broken_utf8",
+    "broken_json",
+    "split_frames",
+    "ignored_abort",
+    "late_to_slot",
+    "hidden_slots",
+    "failing_start",
+    "odd_version",
+    "engine_killed",
+    "engine_deaf",
+)
+JOURNAL_FAULTS = ("busy_disk", "failing_disk", "full_disk", "torn_tail")
+CLIENT_FAULTS = ("vanishing", "slow_reader", "duplicates", "cancels", "resumes", "malformed")
+WORLD_FAULTS = ("daemon_killed", "shutdown", "clock_pause", "wall_jump", "cut_writes", "slow_network", "operators")
+FAULTS = (*ENGINE_FAULTS, *JOURNAL_FAULTS, *CLIENT_FAULTS, *WORLD_FAULTS)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One run's frame.
+
+    Units: `span_ms` is how long anything may fail; `fault_ratio` of completions meet one of the engine's faults;
+    `send_buffer_bytes` is what a reader's socket holds.
+    """
+
+    seed: int
+    faults: frozenset[str]
+    settings: Settings
+    tasks: int
+    span_ms: int
+    token_ms: int
+    disk_ms: int
+    fault_ratio: float
+    sessions: int
+    send_buffer_bytes: int
+    stall_ms: int
+
+    def has(self, fault: str) -> bool:
+        """Tell whether a fault is switched on."""
+        return fault in self.faults
+
+    @property
+    def story(self) -> str:
+        """Describe the run in one line."""
+        pools = ", ".join(
+            f"{p.pool_id}({len(p.replicas)}x{p.slots}{' strict' if p.strict else ''} room {p.capacity})"
+            for p in self.settings.pools
+        )
+        return f"{self.tasks} tasks in {self.span_ms} ms on {pools}; faults: {', '.join(sorted(self.faults)) or 'none'}"
+
+
+def draw(seed: int, faults: frozenset[str] | None = None) -> Plan:
+    """Draw a run from its seed; `faults` replaces the faults that it would draw."""
+    rng = Random(f"level 2 plan {seed}")
+    share = rng.choice((0.0, 0.1, 0.25, 0.5))
+    drawn = frozenset(f for f in FAULTS if rng.random() < share)
+    return Plan(
+        seed=seed,
+        faults=drawn if faults is None else faults,
+        settings=_settings(rng),
+        tasks=rng.choice((5, 10, 20)),
+        span_ms=rng.choice((500, 3_000, 10_000)),
+        token_ms=rng.choice((1, 5, 20)),
+        disk_ms=rng.choice((0, 3, 30)),
+        fault_ratio=rng.choice((0.1, 0.3)),
+        sessions=rng.choice((0, 2)),
+        send_buffer_bytes=rng.choice((512, 64 * 1024)),
+        stall_ms=rng.choice((200, 10_000)),
+    )
+
+
+def straight(seed: int) -> Plan:
+    """Give the run without a fault: twenty tasks on two replicas, every stream read to its end."""
+    replicas = (ReplicaSettings(ReplicaId("p0r0")), ReplicaSettings(ReplicaId("p0r1")))
+    pool = PoolSettings(PoolId("p0"), "llamacpp", "m0", replicas, ctx=512, launch_digest="strict")
+    settings = Settings(pools=(pool,), retention=Retention(600_000, 600_000))
+    return Plan(seed, frozenset(), settings, 20, 2_000, 5, 3, 0.0, 0, 64 * 1024, 10_000)
+
+
+def _settings(rng: Random) -> Settings:
+    pools = tuple(_pool(rng, index) for index in range(rng.choice((1, 1, 2))))
+    return Settings(
+        pools=pools,
+        sessions=SessionLimits(ttl_ms=rng.choice((2_000, 600_000)), max_turns=rng.choice((2, 8))),
+        retention=Retention(600_000, 600_000),
+        disconnect_grace_ms=rng.choice((100, 2_000)),
+    )
+
+
+def _pool(rng: Random, index: int) -> PoolSettings:
+    strict = rng.random() < 0.6
+    pool_id = PoolId(f"p{index}")
+    replicas = tuple(ReplicaSettings(ReplicaId(f"{pool_id}r{i}")) for i in range(rng.choice((1, 2, 2))))
+    return PoolSettings(
+        pool_id=pool_id,
+        engine="llamacpp",
+        model_ref="m0",
+        replicas=replicas,
+        ctx=512,
+        slots=1 if strict else rng.choice((1, 2, 3)),
+        strict=strict,
+        launch_digest="strict" if strict else "",
+        capacity=rng.choice((2, 8, 64)),
+        classes=classes(rng),
+        timeouts=Timeouts(rng.choice((800, 60_000)), rng.choice((300, 5_000)), rng.choice((None, 400))),
+        supervision=Supervision(breaker_failures=rng.choice((2, 5)), breaker_open_ms=20_000),
+        max_attempts=rng.choice((1, 3, 5)),
+    )
