@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from orchqueue_sim.mutants import MUTANTS
 from tests.properties.test_fairness import FairnessMachine
+from tests.properties.test_life import LifeMachine
 from tests.properties.test_placement import PlacementMachine
 from tests.properties.test_queue import QueueMachine
 from tests.properties.test_sessions import SessionMachine
@@ -32,6 +33,13 @@ HUNT = settings(
         (QueueMachine, "forget_victim"),
         (SessionMachine, "count_turn_twice"),
         (PlacementMachine, "pin_ignored"),
+        (LifeMachine, "release_on_cancel"),
+        (LifeMachine, "finish_twice"),
+        (LifeMachine, "no_fencing"),
+        (LifeMachine, "cancel_ignored_while_bound"),
+        (LifeMachine, "cancel_not_recorded"),
+        (LifeMachine, "started_twice"),
+        (LifeMachine, "withdrawal_ignored"),
     ],
 )
 @pytest.mark.req("ORCH-4236")

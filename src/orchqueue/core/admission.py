@@ -19,6 +19,7 @@ from orchqueue.core.state import Pool, State
 
 BYTES_PER_TOKEN_GUESS = 3
 COUNT_TIMEOUT_MS = 500
+RATE_TOKEN_MICRO = 1_000_000
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -201,10 +202,8 @@ def not_serving(pools: tuple[Pool, ...], now_ms: int) -> Refusal | None:
     if any(p.serving and p.ready for p in pools):
         return None
     pool = next((p for p in pools if p.serving), pools[0])
-    states = {r.state for r in pool.replicas.values()}
-    failed = pool.serving and states <= {ReplicaState.BACKOFF, ReplicaState.BROKEN}
-    if pool.serving and not failed and any(r.last_error and r.restarts for r in pool.replicas.values()):
-        failed = ReplicaState.STARTING not in states and ReplicaState.DOWN not in states
+    comes_up = any(r.state in (ReplicaState.STARTING, ReplicaState.DOWN) for r in pool.replicas.values())
+    failed = pool.serving and not comes_up and any(r.last_error and r.restarts for r in pool.replicas.values())
     outcome = Outcome.POOL_UNAVAILABLE if failed else Outcome.POOL_UNREADY
     doing = "has no live replica" if failed else f"is {'loading' if pool.serving else pool.mode}"
     return Refusal(
@@ -243,19 +242,20 @@ def over_rate(pool: Pool, priority: str, now_ms: int) -> Refusal | None:
     limit = pool.queue.classes[priority].rate_limit_rps
     if limit is None:
         return None
-    per_second = max(1, round(limit * 1000))
-    full = max(1000, per_second)
-    since = now_ms - pool.rate_refilled_at_ms.get(priority, now_ms)
-    level = min(full, pool.rate_tokens_milli.get(priority, full) + since * per_second // 1000)
+    # In millionths of a task, so that every millisecond adds a whole number however slow the rate is.
+    per_ms = max(1, round(limit * 1000))
+    full = max(RATE_TOKEN_MICRO, per_ms * 1000)
+    since_ms = now_ms - pool.rate_refilled_at_ms.get(priority, now_ms)
+    level = min(full, pool.rate_tokens_micro.get(priority, full) + since_ms * per_ms)
     pool.rate_refilled_at_ms[priority] = now_ms
-    if level >= 1000:
-        pool.rate_tokens_milli[priority] = level - 1000
+    if level >= RATE_TOKEN_MICRO:
+        pool.rate_tokens_micro[priority] = level - RATE_TOKEN_MICRO
         return None
-    pool.rate_tokens_milli[priority] = level
+    pool.rate_tokens_micro[priority] = level
     return Refusal(
         Outcome.REJECTED_RATE,
         f"more than {limit:g} {priority} tasks a second for pool {pool.pool_id}; slow down",
-        retry_after_ms=-(-(1000 - level) * 1000 // per_second),
+        retry_after_ms=-(-(RATE_TOKEN_MICRO - level) // per_ms),
         engine=pool.settings.engine,
         pool_id=pool.pool_id,
     )

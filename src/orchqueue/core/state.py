@@ -102,7 +102,7 @@ class Pool:
         self.learned_tokens: dict[str, int] = {}
         self.interactive_first_tokens_ms: deque[int] = deque(maxlen=SLO_SAMPLES)
         self.readmission: dict[str, Readmission] = {c.name: Readmission() for c in settings.classes}
-        self.rate_tokens_milli: dict[str, int] = {}
+        self.rate_tokens_micro: dict[str, int] = {}
         self.rate_refilled_at_ms: dict[str, int] = {}
 
     @property

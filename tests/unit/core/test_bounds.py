@@ -20,7 +20,7 @@ from tests.unit.core.driving import TENANT, pool_settings
 @pytest.mark.req("ORCH-3029")
 def test_a_start_on_no_slot_is_a_bug_of_the_caller() -> None:
     """Nothing is predicted where there is nothing to run on."""
-    with pytest.raises(AssertionError, match="no slot given"):
+    with pytest.raises(AssertionError, match=r"^no slot given$"):
         start_after_ms([], 0)
 
 

@@ -53,6 +53,14 @@ def test_drop_lru_takes_the_oldest_of_the_lowest_class_not_above_the_newcomer() 
     assert alone.make_room("batch") == Full(Outcome.DROPPED_NO_VICTIM)
 
 
+@pytest.mark.req("ORCH-4157")
+def test_the_lowest_class_is_the_one_of_the_smallest_weight() -> None:
+    """Which class is lower follows from the weights that the operator gave, not from its name."""
+    classes = (ClassSettings("interactive", 1, 9, "drop-lru"), ClassSettings("batch", 8, 9, "drop-lru"))
+    queue = filled(PoolQueue(2, classes), "batch", "interactive")
+    assert victim(queue, "batch") == "t2 dropped_victim"
+
+
 @pytest.mark.req("ORCH-4160")
 def test_a_full_class_gives_way_in_itself_only() -> None:
     """A full interactive line drops its own oldest, though batch tasks wait in the pool, and sheds none of them."""
@@ -142,10 +150,11 @@ def test_a_class_of_equal_weight_lets_one_pass_more() -> None:
 def test_the_tokens_ahead_are_a_class_s_average_rounded_down() -> None:
     """What a part of a line costs is its share of what the whole line is expected to decode."""
     queue = PoolQueue(99, both_classes(99))
-    for seq, cost in enumerate((10, 1, 1), start=1):
+    for seq, cost in enumerate((10, 1, 2), start=1):
         queue.push(waiting(seq, cost_tokens=cost))
     last = queue.lines["interactive"].youngest
     assert queue.ahead(last) == (2, 8)
+    assert PoolQueue(99, both_classes(99)).ahead(last) == (0, 0), "nothing waits, so nothing stands before it"
 
 
 @pytest.mark.req("ORCH-4205")

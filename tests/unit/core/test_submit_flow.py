@@ -36,8 +36,8 @@ def test_a_count_that_nobody_waits_for_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("size", "tokens", "accepted", "basis"),
     [
-        (300, None, True, "estimate"),
-        (300, 240, True, "tokenizer"),
+        (301, None, True, "estimate"),
+        (300, 248, True, "tokenizer"),
         (300, 249, False, "tokenizer"),
         (900, None, False, ""),
     ],
