@@ -9,7 +9,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from orchqueue import __version__
@@ -82,7 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     serve = _add(commands, "serve", "serve the API until told to stop", _SERVE)
     serve.add_argument("--config", metavar="FILE", help="configuration; without it the embedded default is served")
     serve.add_argument("--host", metavar="H", help="address to listen on, instead of server.host")
-    serve.add_argument("--port", metavar="P", type=int, help="port to listen on, instead of server.port; 0: any")
+    serve.add_argument(
+        "--port", metavar="P", type=_whole(65_535), help="port to listen on, instead of server.port; 0: any"
+    )
     _add_data_dir(serve)
     check = _add(commands, "check", "print every problem of a configuration file", _CHECK)
     check.add_argument("file", metavar="FILE")
@@ -93,12 +95,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     stub = _add(commands, "stub", "serve the contract's examples, to write clients against", _STUB)
     stub.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    stub.add_argument("--port", metavar="P", type=_port, default=8080, help="port; 0: any (default: %(default)s)")
+    stub.add_argument(
+        "--port", metavar="P", type=_whole(65_535), default=8080, help="port; 0: any (default: %(default)s)"
+    )
     stub.add_argument("--pact", metavar="FILE", help="another pact file than the one that is shipped")
     stub.add_argument(
         "--pace-ms",
         metavar="MS",
-        type=_pace_ms,
+        type=_whole(3_600_000, " milliseconds"),
         default=40,
         help="time between two events of a stream (default: %(default)s)",
     )
@@ -176,7 +180,13 @@ def _add_keys(commands: Commands) -> None:
     )
     rotate = _add(actions, "rotate", "replace a key by a new one", "Make a new key of the same tenant and scopes.")
     rotate.add_argument("id", metavar="ID")
-    rotate.add_argument("--grace-s", metavar="S", type=_seconds, default=0, help="how long the old key stays valid")
+    rotate.add_argument(
+        "--grace-s",
+        metavar="S",
+        type=_whole(31_536_000, " seconds"),
+        default=0,
+        help="how long the old key stays valid",
+    )
     revoke = _add(actions, "revoke", "end a key at once", "End a key. A running daemon refuses it within a second.")
     revoke.add_argument("id", metavar="ID")
     listing = _add(actions, "list", "show all keys", "Show all keys; never the keys themselves, which nobody has.")
@@ -186,25 +196,15 @@ def _add_keys(commands: Commands) -> None:
         _add_data_dir(action)
 
 
-def _seconds(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 31_536_000:
-        raise argparse.ArgumentTypeError("between 0 and 31536000 seconds")
-    return value
+def _whole(most: int, unit: str = "") -> Callable[[str], int]:
+    """Make a reader of whole numbers from 0 to `most` that says so when it is given something else."""
 
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= most):
+            raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {most}{unit}, got {text[:40]!r}")
+        return int(text)
 
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65_535:
-        raise argparse.ArgumentTypeError("between 0 and 65535")
-    return value
-
-
-def _pace_ms(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 3_600_000:
-        raise argparse.ArgumentTypeError("between 0 and 3600000 milliseconds")
-    return value
+    return read
 
 
 if __name__ == "__main__":

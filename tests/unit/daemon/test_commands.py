@@ -53,6 +53,16 @@ def test_each_command_has_help(command: list[str]) -> None:
     assert "usage: orchestratord" in done.stdout
 
 
+@pytest.mark.req("ORCH-4226")
+@pytest.mark.parametrize("given", ["x", "-1", "65536", "1.5", "9" * 30, "\u0663"])
+@pytest.mark.parametrize("command", ["serve", "stub"])
+def test_wrong_numbers_are_told_with_what_would_be_right(command: str, given: str) -> None:
+    """A port that is none is refused in words, with the range and what was given."""
+    done = run(command, f"--port={given}")
+    assert done.returncode == 2
+    assert f"--port: must be a whole number from 0 to 65535, got {given!r}" in done.stderr
+
+
 def test_the_version_is_the_packages() -> None:
     """One source for the version."""
     assert run("--version").stdout == f"orchestratord {__version__}\n"
