@@ -53,7 +53,7 @@ def test_each_command_has_help(command: list[str]) -> None:
     assert "usage: orchestratord" in done.stdout
 
 
-@pytest.mark.req("ORCH-4226")
+@pytest.mark.req("ORCH-4028")
 @pytest.mark.parametrize("given", ["x", "-1", "65536", "1.5", "9" * 30, "\u0663"])
 @pytest.mark.parametrize("command", ["serve", "stub"])
 def test_wrong_numbers_are_told_with_what_would_be_right(command: str, given: str) -> None:
