@@ -1,15 +1,22 @@
 """The property tests bite: each machine fails on a bug planted into the core."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from unittest import mock
+
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from orchqueue.core import dispatch, placement
+from orchqueue.core.state import Pool, Replica, State
 from orchqueue_sim.mutants import MUTANTS
 from tests.properties.test_fairness import FairnessMachine
 from tests.properties.test_life import LifeMachine
 from tests.properties.test_placement import PlacementMachine
 from tests.properties.test_queue import QueueMachine
 from tests.properties.test_sessions import SessionMachine
+from tests.properties.test_warmth import WarmthMachine
 
 # The first failure is enough: neither shrunk nor kept for the next run.
 HUNT = settings(
@@ -23,6 +30,31 @@ HUNT = settings(
 )
 
 
+def passed_for_ever() -> AbstractContextManager[object]:
+    """Pass a task that waits for its warm replica as often as others come."""
+    return mock.patch.object(placement, "PASSES_AT_MOST", 1_000)
+
+
+def wait_without_end() -> AbstractContextManager[object]:
+    """Let a task wait for its warm replica until that is free, however long it takes."""
+    return mock.patch.object(dispatch, "_wait_for_warmth", return_value=None)
+
+
+def busiest_first() -> AbstractContextManager[object]:
+    """Fill one replica before the next gets anything."""
+    real = placement.free_replicas
+
+    def busiest(state: State, pool: Pool) -> list[Replica]:
+        return real(state, pool)[::-1]
+
+    return mock.patch.object(placement, "free_replicas", busiest)
+
+
+PLANTED: dict[str, Callable[[], AbstractContextManager[object]]] = MUTANTS | {
+    planted.__name__: planted for planted in (passed_for_ever, wait_without_end, busiest_first)
+}
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("machine", "mutant"),
@@ -33,6 +65,9 @@ HUNT = settings(
         (QueueMachine, "forget_victim"),
         (SessionMachine, "count_turn_twice"),
         (PlacementMachine, "pin_ignored"),
+        (WarmthMachine, "passed_for_ever"),
+        (WarmthMachine, "wait_without_end"),
+        (WarmthMachine, "busiest_first"),
         (LifeMachine, "release_on_cancel"),
         (LifeMachine, "finish_twice"),
         (LifeMachine, "no_fencing"),
@@ -45,5 +80,5 @@ HUNT = settings(
 @pytest.mark.req("ORCH-4236")
 def test_a_planted_bug_is_found(machine: type[RuleBasedStateMachine], mutant: str) -> None:
     """The machine that describes a rule fails when that rule is broken."""
-    with MUTANTS[mutant](), pytest.raises(AssertionError):
+    with PLANTED[mutant](), pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=HUNT)
