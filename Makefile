@@ -76,6 +76,12 @@ fuzz: $(STAMP) ## Fuzz the contract for longer than the gate does (EXAMPLES=200 
 	@seed="$(or $(SEED),$$RANDOM)"; echo "fuzz: seed $$seed; SEED=$$seed repeats this run"; \
 	FUZZ_SEED="$$seed" FUZZ_EXAMPLES="$(or $(EXAMPLES),200)" $(PY) -m pytest -q tests/contract/fuzz
 
+.PHONY: mutants
+mutants: $(STAMP) ## Plant small bugs into the core, list those no test notices, 15 minutes (MODULES="queue slots")
+	@test -x .venv-mutants/bin/python || "$(PYTHON)" -m venv .venv-mutants
+	@.venv-mutants/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/mutants.lock
+	@$(PY) -m tools.mutants $(MODULES)
+
 .PHONY: bench-setup
 bench-setup: $(STAMP) ## Build the load harness, and .venv-bench with the peers to compare with
 	@test -x .venv-bench/bin/python || "$(PYTHON)" -m venv .venv-bench
@@ -100,5 +106,5 @@ lock: $(STAMP) ## Recompile the locks (UPGRADE=1 lets pins rise)
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build results
-	rm -rf $(VENV) .venv-bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench .venv-mutants build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

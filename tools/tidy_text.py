@@ -14,7 +14,7 @@ LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)|!\[[^\]\n]
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 LOCK_LINE = re.compile(
     r"\#\ Compiled\ by\ `make\ lock`.*"
-    r"|[A-Za-z0-9._-]+(\[[\w,-]+\])?==[\w.!+-]+(\ ;\ [\w\s.'\"<>=!()-]+)?(\ \\)?"
+    r"|[A-Za-z0-9._-]+(\[[\w,-]+\])?==[\w.!+-]+(\ ;\ [\w\s.'\"<>=!()*-]+)?(\ \\)?"
     r"|\ {4}--hash=sha256:[0-9a-f]{64}(\ \\)?",
     re.VERBOSE,
 )

@@ -34,6 +34,9 @@ def test_a_rate_is_learned_from_tokens_and_time_only_where_there_are_both(
     fresh = Rates()
     fresh.learn(3, 1, 3, 1)
     assert (fresh.prefill_us, fresh.decode_us) == (333, 333)
+    whole = Rates()
+    whole.learn(1, 1, 1, 1)
+    assert (whole.prefill_us, whole.decode_us) == (1_000, 1_000)
 
 
 @pytest.mark.req("ORCH-4166")
@@ -92,6 +95,17 @@ def test_a_slow_rate_lets_one_in_after_exactly_its_interval(limit: float, wait_m
         assert (refusal.engine, refusal.pool_id) == ("llamacpp", "p")
         effects = core.submit("second", after_ms=after_ms)
         assert bool(core.wanted(fx.Accept, effects)) is accepted
+
+
+@pytest.mark.req("ORCH-4150")
+def test_a_burst_is_one_second_s_worth_however_long_nobody_asked() -> None:
+    """Three at once where three a second are allowed, a fourth not; an hour later three again and no more."""
+    classes = (ClassSettings("interactive", 8, rate_limit_rps=3.0), ClassSettings("batch", 1))
+    core = Driver(pool_settings(classes=classes))
+    for hour in range(2):
+        core.handle(ev.Ticked(), after_ms=3_600_000)
+        asked = [bool(core.wanted(fx.Accept, core.submit(f"{hour}-{number}"))) for number in range(4)]
+        assert asked == [True, True, True, False]
 
 
 @pytest.mark.req("ORCH-4150")
