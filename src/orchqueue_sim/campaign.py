@@ -15,6 +15,7 @@ from time import monotonic
 
 import msgspec
 
+from orchqueue_sim.level2 import mutants as level2_mutants
 from orchqueue_sim.level2 import world as level2
 from orchqueue_sim.level2.plan import draw as draw_level2
 from orchqueue_sim.mutants import MUTANTS
@@ -117,7 +118,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.set_defaults(act=_replay)
     for command in (many, one):
         command.add_argument("--level", type=int, choices=sorted(RUNS), default=1, help="2: the whole daemon over HTTP")
-        command.add_argument("--mutant", choices=sorted(MUTANTS), help="plant this bug and see it caught")
+        command.add_argument(
+            "--mutant", choices=sorted({**MUTANTS, **level2_mutants.MUTANTS}), help="plant this bug and see it caught"
+        )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -131,4 +134,4 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _planted(mutant: str | None) -> AbstractContextManager[object]:
-    return MUTANTS[mutant]() if mutant else nullcontext()
+    return {**MUTANTS, **level2_mutants.MUTANTS}[mutant]() if mutant else nullcontext()

@@ -22,6 +22,8 @@ from orchqueue_sim.disk import Disk
 
 MARK = re.compile(r"\[w(\d+)\]")
 CODES = frozenset(get_args(ErrorCode))
+BLAME_ENGINES = frozenset({"WORKER_RESET", "REPLICA_EXHAUSTED", "POOL_UNAVAILABLE"})
+RESTARTED = "the daemon was restarted"
 ENDED = frozenset({"succeeded", "canceled", "failed"})
 
 
@@ -42,6 +44,7 @@ class Track(msgspec.Struct):
     life_text: bytes = b""
     terminal: tuple[str, str] | None = None
     ended_text: bytes = b""
+    index_after: dict[tuple[int, str | None], int] = {}
     frozen: bytes | None = None
     two_bodies: bool = False
 
@@ -59,6 +62,8 @@ class Inspector:
         self.tracks: dict[int, Track] = {}
         self.outcomes: Counter[str] = Counter()
         self.marks: Counter[str] = Counter()
+        self.engines_fail = True
+        self.life = 0
         self.problem = ""
         self.stalled: Callable[[], bool] = lambda: False
 
@@ -122,6 +127,7 @@ class Inspector:
 
     def life_over(self, counts: Counter[tuple[str, str]], history: Counter[tuple[str, str]]) -> None:
         """Compare a life's counters with what it recorded."""
+        self.life += 1
         for track in self.tracks.values():
             track.life_text = b""
         for bucket in counts.keys() | history.keys():
@@ -136,7 +142,8 @@ class StreamCheck:
         self._inspector, self._track = inspector, track
         self._resumed = resumed_at is not None
         self._started = False
-        self._next_index: int | None = None if self._resumed else 0
+        self._life = inspector.life
+        self._next_index: int | None = track.index_after.get((self._life, resumed_at)) if self._resumed else 0
         self.last_id = resumed_at
         self.text_bytes = 0 if resumed_at is None else int(resumed_at.partition(":")[0])
         self._had = track.text[: self.text_bytes]
@@ -185,7 +192,10 @@ class StreamCheck:
             self._fail("got text before started")
         if self._next_index is not None and fields["i"] != self._next_index:
             self._fail(f"got token {fields['i']} where {self._next_index} was due")
+        if not fields["t"]:
+            self._fail("got a token without text")
         self._next_index = fields["i"] + 1
+        track.index_after[self._life, event_id] = fields["i"] + 1
         self._had += fields["t"].encode()
         if event_id != self._position():
             self._fail(f"got the id {event_id} at {self._position()}")
@@ -193,7 +203,8 @@ class StreamCheck:
         if not known.startswith(self._had) or not known.startswith(track.text):
             self._fail(f"got other text than other readers at byte {len(self._had)}")
         track.text = known
-        track.life_text = max((self._had, track.life_text), key=len)
+        if self._life == self._inspector.life:
+            track.life_text = max((self._had, track.life_text), key=len)
         if track.right_text is not None and not track.right_text.encode().startswith(self._had):
             self._fail(f"got text that its engine did not say: {self._had.decode()!r}, not {track.right_text!r}")
         if track.frozen is not None and len(self._had) > len(track.frozen):
@@ -208,7 +219,7 @@ class StreamCheck:
             return
         if event_id != f"{self._position()}:end":
             self._fail(f"got its terminal event at {event_id}, not at {self._position()}")
-        if not self._had.startswith(track.life_text):
+        if self._life == self._inspector.life and not self._had.startswith(track.life_text):
             self._fail(f"got its terminal event at byte {len(self._had)}, others had {len(track.life_text)} bytes")
         durable = fields.get("receipt", {}).get("durable", name == "end" or not self._inspector.stalled())
         if not durable:
@@ -219,6 +230,9 @@ class StreamCheck:
         if track.terminal not in (None, (name, data)):
             self._fail(f"got {name} {data}, others got {track.terminal}")
         track.terminal, track.ended_text = (name, data), self._had
+        blamed = fields.get("code") in BLAME_ENGINES and RESTARTED not in fields["message"]
+        if blamed and not self._inspector.engines_fail:
+            self._fail(f"was told {fields['code']} although no engine failed: {fields['message']}")
         self._inspector.marks[fields.get("finish_reason") or fields["code"]] += 1
         if name == "end":
             self._see_end(fields)

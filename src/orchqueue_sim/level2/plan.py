@@ -39,12 +39,15 @@ JOURNAL_FAULTS = ("busy_disk", "failing_disk", "full_disk", "torn_tail")
 CLIENT_FAULTS = ("vanishing", "slow_reader", "duplicates", "cancels", "resumes", "malformed")
 WORLD_FAULTS = ("daemon_killed", "shutdown", "clock_pause", "wall_jump", "cut_writes", "slow_network", "operators")
 FAULTS = (*ENGINE_FAULTS, *JOURNAL_FAULTS, *CLIENT_FAULTS, *WORLD_FAULTS)
+# How often a family of faults is in play at all; what one family does shows best while the others are quiet.
+FAMILIES = ((ENGINE_FAULTS, 0.5), (JOURNAL_FAULTS, 0.4), (CLIENT_FAULTS, 0.8), (WORLD_FAULTS, 0.5))
 
 
 class Plan(msgspec.Struct, frozen=True):
     """One run's frame.
 
-    Units: `span_ms` is how long anything may fail; `fault_ratio` of completions meet one of the engine's faults;
+    Units: `span_ms` is how long anything may fail; at `peak_ms` a burst comes, and trouble likes to come just then; `fault_ratio`
+    of completions meet one of the engine's faults;
     `send_buffer_bytes` is what a reader's socket holds.
     """
 
@@ -53,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     settings: Settings
     tasks: int
     span_ms: int
+    peak_ms: int
     token_ms: int
     disk_ms: int
     fault_ratio: float
@@ -63,6 +67,11 @@ class Plan(msgspec.Struct, frozen=True):
     def has(self, fault: str) -> bool:
         """Tell whether a fault is switched on."""
         return fault in self.faults
+
+    @property
+    def engines_fail(self) -> bool:
+        """Tell whether anything may go wrong with an engine, or an operator may take a pool away."""
+        return bool(self.faults & {*ENGINE_FAULTS, "operators", "clock_pause"} - {"slow_first_token", "split_frames"})
 
     @property
     def story(self) -> str:
@@ -77,15 +86,19 @@ class Plan(msgspec.Struct, frozen=True):
 def draw(seed: int, faults: frozenset[str] | None = None) -> Plan:
     """Draw a run from its seed; `faults` replaces the faults that it would draw."""
     rng = Random(f"level 2 plan {seed}")
-    share = rng.choice((0.0, 0.1, 0.25, 0.5))
-    drawn = frozenset(f for f in FAULTS if rng.random() < share)
+    span_ms = rng.choice((2_000, 5_000, 12_000))
+    drawn: set[str] = set()
+    for family, chance in FAMILIES:
+        share = rng.choice((0.15, 0.3, 0.6)) if rng.random() < chance else 0.0
+        drawn |= {fault for fault in family if rng.random() < share}
     return Plan(
         seed=seed,
-        faults=drawn if faults is None else faults,
+        faults=frozenset(drawn) if faults is None else faults,
         settings=_settings(rng),
-        tasks=rng.choice((5, 10, 20)),
-        span_ms=rng.choice((500, 3_000, 10_000)),
-        token_ms=rng.choice((1, 5, 20)),
+        tasks=rng.choice((5, 12, 25)),
+        span_ms=span_ms,
+        peak_ms=rng.randint(span_ms // 4, span_ms),
+        token_ms=rng.choice((2, 20, 60)),
         disk_ms=rng.choice((0, 3, 30)),
         fault_ratio=rng.choice((0.1, 0.3)),
         sessions=rng.choice((0, 2)),
@@ -99,7 +112,7 @@ def straight(seed: int) -> Plan:
     replicas = (ReplicaSettings(ReplicaId("p0r0")), ReplicaSettings(ReplicaId("p0r1")))
     pool = PoolSettings(PoolId("p0"), "llamacpp", "m0", replicas, ctx=512, launch_digest="strict")
     settings = Settings(pools=(pool,), retention=Retention(600_000, 600_000))
-    return Plan(seed, frozenset(), settings, 20, 2_000, 5, 3, 0.0, 0, 64 * 1024, 10_000)
+    return Plan(seed, frozenset(), settings, 20, 2_000, 1_000, 5, 3, 0.0, 0, 64 * 1024, 10_000)
 
 
 def _settings(rng: Random) -> Settings:

@@ -33,6 +33,7 @@ class Surroundings(msgspec.Struct):
     life: int = 0
     stopping: bool = False
     healing: bool = False
+    bursts: bool = False
     refused: int = 0
 
 
@@ -46,7 +47,8 @@ class Visitor:
         task_id = str(UUID(int=rng.getrandbits(128), version=4))
         self.track: Track = around.inspector.track(number, task_id, tenant)
         self.body: dict[str, Any] = self._draw_body(rng, task_id)
-        self.at_ms = rng.randint(0, around.plan.span_ms)
+        peak_ms = around.plan.peak_ms + rng.randint(0, 50)
+        self.at_ms = peak_ms if around.bursts and rng.random() < 0.7 else rng.randint(0, around.plan.span_ms)
         self._streams_at_once = rng.random() < 0.3
         self._gives_up = False
 
@@ -54,7 +56,7 @@ class Visitor:
         prompt = f"[w{self._number}] " + "tell me of rivers and stones " * rng.choice((0, 1, 5))
         body: dict[str, Any] = {
             "task_id": task_id,
-            "max_tokens": rng.choice((1, 4, 12, 30)),
+            "max_tokens": rng.choice((1, 4, 12, 30, 60)),
             "priority": rng.choice(("interactive", "interactive", "batch")),
         }
         if rng.random() < 0.3:
@@ -95,6 +97,8 @@ class Visitor:
             whims.append(self._repeat(soon()))
         if has("vanishing") and rng.random() < 0.3:
             whims.append(self._peek(soon()))
+        if has("malformed") and rng.random() < 0.5:
+            whims.append(self._mumble(soon()))
         return whims
 
     # asking
@@ -259,7 +263,7 @@ class Visitor:
 
     async def _cancel(self, after_s: float, again_after_s: float | None) -> None:
         await asyncio.sleep(after_s)
-        path = f"/v1/tasks/{self.track.task_id}"
+        path, known = f"/v1/tasks/{self.track.task_id}", self.track.accepted
         answer = await self._ask("POST", f"{path}/cancel")
         if answer is None:
             return
@@ -268,12 +272,13 @@ class Visitor:
             look = await self._ask("GET", path)
             if look is not None and look.status == 200:
                 self._around.inspector.seen_canceled(self.track, look.json)
-        elif answer.status != 404 or (self.track.accepted and not self._around.plan.has("failing_disk")):
+        elif answer.status != 404 or (known and not self._around.plan.has("wall_jump")):
             self._around.inspector.fail(f"a cancel of task {self._number} was answered {answer.status}")
         if again_after_s is not None:
             await asyncio.sleep(again_after_s)
+            known = self.track.accepted and not self._around.plan.has("wall_jump")
             again = await self._ask("POST", f"{path}/cancel")
-            if again is not None and again.status != 204 and answer.status == 204:
+            if again is not None and again.status != 204 and known:
                 self._around.inspector.fail(f"a second cancel of task {self._number} was answered {again.status}")
 
     async def _repeat(self, after_s: float) -> None:
@@ -312,3 +317,39 @@ class Visitor:
                     self._around.inspector.fail(f"task {self._number} was shown to another tenant: {answer.status}")
         except Gone:
             return
+
+    async def _mumble(self, after_s: float) -> None:
+        """Send what is no request, or half of one."""
+        await asyncio.sleep(after_s)
+        rng, tenant = self._around.rng, self.track.tenant
+        request = rng.choice(_nonsense(tenant, encode("POST", "/v1/tasks", tenant, self.body)))
+        try:
+            call = await begin(self._around.network, request)
+        except Gone:
+            return
+        await asyncio.wait({call.over}, timeout=rng.choice((0.01, 30.0)))
+        call.close()
+        if call.whole and not 400 <= call.status < 500 and call.status != 503:
+            self._around.inspector.fail(
+                f"nonsense of client {self._number} was answered {call.status}: {request[:200]!r}"
+            )
+        if call.whole and "x-correlation-id" not in call.headers:
+            self._around.inspector.fail(f"nonsense of client {self._number} was answered without a correlation id")
+
+
+def _nonsense(tenant: str, request: bytes) -> list[bytes]:
+    head, body = request.split(b"\r\n\r\n", 1)
+    return [
+        b"good morning\r\n\r\n",
+        request[: len(head) // 2],
+        request[: len(head) + 10],
+        request.replace(body, b"!" * len(body)),
+        head.replace(b"Host", b"X-Padding: " + b"x" * 40_000 + b"\r\nHost") + b"\r\n\r\n" + body,
+        request.replace(b"application/json", b"text/html"),
+        request.replace(b"Content-Length: ", b"Content-Length: 99999"),
+        encode("POST", "/v1/tasks", tenant, {"prompt": 5}),
+        encode("POST", "/v1/tasks", tenant, {"max_tokens": 5}),
+        encode("DELETE", "/v1/tasks", tenant),
+        encode("GET", "/v1/tasks/none-such/stream", tenant),
+        encode("GET", "/v1/nowhere", tenant),
+    ]

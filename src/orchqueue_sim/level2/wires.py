@@ -15,6 +15,7 @@ from orchqueue_sim.level2.virtual_loop import Realm, VirtualLoop, realm_of
 Address = tuple[str, int]
 Factory = Callable[[], asyncio.Protocol]
 FIN = b""
+COALESCED = 0.3
 
 
 class Weather(msgspec.Struct):
@@ -263,7 +264,10 @@ class Wire(asyncio.Transport):
         if self._over:
             self._reset_peer()
         elif self.arriving:
-            self._inbox.append(self.arriving.popleft())
+            piece = self.arriving.popleft()
+            while piece and self.arriving and self.arriving[0] and self._network.rng.random() < COALESCED:
+                piece += self.arriving.popleft()
+            self._inbox.append(piece)
             self._read()
 
     def _read(self) -> None:

@@ -1,0 +1,269 @@
+"""Planted bugs in the runtime, the edge and the adapters: each breaks one promise while its `with` block runs.
+
+What ships stays clean; a mutant replaces a function or a method from the outside and puts it back.
+
+Req: ORCH-4238
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, MutableMapping
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+from orchqueue.adapters.engines.llamacpp import LlamacppReplica
+from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt
+from orchqueue.adapters.engines.wire import SseEvent, SseSplitter
+from orchqueue.core import effects as fx
+from orchqueue.core.ids import AttemptId, TaskKey, Tenant
+from orchqueue.core.records import Ended
+from orchqueue.http import sse
+from orchqueue.http.auth import Access, Caller, OpScope
+from orchqueue.http.messages import Request, Send
+from orchqueue.runtime import stream_log
+from orchqueue.runtime.attempts import Attempts
+from orchqueue.runtime.interpreter import Interpreter
+from orchqueue.runtime.lifecycle import Runtime
+from orchqueue.runtime.loop import Loop
+from orchqueue.runtime.stream_log import Reader, StreamLog
+from orchqueue.runtime.streams import Streams
+from orchqueue.runtime.supervision import Supervision
+from orchqueue_sim.level2.journal import SimulatedJournal
+from orchqueue_sim.level2.plan import draw
+from orchqueue_sim.level2.world import run
+from orchqueue_sim.world import Report
+
+Planted = AbstractContextManager[object]
+
+
+def _hurry(kind: type[fx.AnyEffect]) -> Planted:
+    real = Interpreter._passes_stall  # noqa: SLF001 - a mutant works from the inside
+
+    def passes(self: Interpreter, effect: fx.AnyEffect) -> bool:
+        return isinstance(effect, kind) or real(self, effect)
+
+    return mock.patch.object(Interpreter, "_passes_stall", passes)
+
+
+def reply_before_commit() -> Planted:
+    """Tell clients of acceptances before the journal has them."""
+
+    def carry_out(self: Interpreter, effects: Iterable[fx.AnyEffect]) -> None:
+        listed = list(effects)
+        real(self, listed)
+        for effect in listed:
+            if isinstance(effect, fx.Accept):
+                self._act(effect)
+
+    real = Interpreter.carry_out
+    return mock.patch.object(Interpreter, "carry_out", carry_out)
+
+
+def cancel_before_commit() -> Planted:
+    """Answer a cancel with 204 before its end is durable."""
+    return _hurry(fx.Done)
+
+
+def end_before_commit() -> Planted:
+    """Send the terminal event before the end is durable."""
+    real = Interpreter._passes_stall  # noqa: SLF001
+
+    def passes(self: Interpreter, effect: fx.AnyEffect) -> bool:
+        opened = isinstance(effect, fx.Finish) and effect.key in self._ports.streams
+        return opened or real(self, effect)
+
+    return mock.patch.object(Interpreter, "_passes_stall", passes)
+
+
+def late_end_called_durable() -> Planted:
+    """Let an end that did not wait for a stalled journal say that it is durable."""
+    real = Streams.finish
+
+    def finish(self: Streams, key: TaskKey, ended: Ended, *, durable: bool = True) -> None:
+        del durable
+        real(self, key, ended)
+
+    return mock.patch.object(Streams, "finish", finish)
+
+
+def slot_free_at_once() -> Planted:
+    """Call an aborted attempt closed without looking whether the engine has stopped."""
+
+    async def settle(_self: LlamacppReplica, _marker: int, _answered: bool) -> None:
+        return None
+
+    return mock.patch.object(LlamacppReplica, "_until_idle", settle)
+
+
+def abort_forgotten() -> Planted:
+    """Let engines go on with what was canceled, and call it stopped."""
+
+    def abort(self: Attempts, attempt_id: AttemptId) -> None:
+        handle = self._handles.get(attempt_id)
+        if isinstance(handle, LlamacppAttempt):
+            handle._over = True  # noqa: SLF001
+            handle._sink.closed()  # noqa: SLF001
+
+    return mock.patch.object(Attempts, "abort", abort)
+
+
+def resume_one_event_early() -> Planted:
+    """Give a reader that comes back the event that it has read last once more."""
+    return mock.patch.object(stream_log, "bisect_right", bisect_left)
+
+
+def slow_reader_loses_its_place() -> Planted:
+    """Let a reader that could not keep up go on with what comes next."""
+    real = Reader.resume
+
+    def resume(self: Reader) -> None:
+        if self.log is not None and self.offset:
+            self.offset = len(self.log.frames)
+        real(self)
+
+    return mock.patch.object(Reader, "resume", resume)
+
+
+def last_piece_dropped() -> Planted:
+    """Lose the last of several pieces that one read brought."""
+    real = StreamLog.append_tokens
+
+    def append(self: StreamLog, texts: tuple[str, ...]) -> int:
+        return real(self, texts[:-1] if len(texts) > 1 else texts)
+
+    return mock.patch.object(StreamLog, "append_tokens", append)
+
+
+def split_events_lost() -> Planted:
+    """Forget the beginning of an event whose end comes with the next read."""
+    real = SseSplitter.feed
+
+    def feed(self: SseSplitter, body: bytes) -> list[SseEvent]:
+        self._rest = b""
+        return real(self, body)
+
+    return mock.patch.object(SseSplitter, "feed", feed)
+
+
+def recovery_forgets_one() -> Planted:
+    """Leave the youngest unfinished task in the journal and out of the queue."""
+    real = SimulatedJournal.recover
+
+    def recover(self: SimulatedJournal) -> object:
+        kept = real(self)
+        unfinished = list(kept.unfinished())[:-1]
+        return mock.Mock(finished=kept.finished, unfinished=lambda: iter(unfinished))
+
+    return mock.patch.object(SimulatedJournal, "recover", recover)
+
+
+def stopping_ends_tasks() -> Planted:
+    """Let a stop of the daemon end the tasks that its engines were working on."""
+    real = Runtime.stop
+
+    async def stop(self: Runtime) -> None:
+        await self.supervisor.close()
+        await real(self)
+
+    return mock.patch.object(Runtime, "stop", stop)
+
+
+def ticker_outlives_stop() -> Planted:
+    """Leave the clock that pulses for live figures running."""
+    real = Runtime.stop
+
+    async def stop(self: Runtime) -> None:
+        self._ticker = None
+        await real(self)
+
+    return mock.patch.object(Runtime, "stop", stop)
+
+
+def engine_outlives_stop() -> Planted:
+    """Leave an engine's process behind."""
+    real = Supervision._take_down  # noqa: SLF001
+
+    async def take_down(self: Supervision, life: mock.Mock, earlier: asyncio.Task[None] | None) -> None:
+        life.running = None
+        await real(self, life, earlier)
+
+    return mock.patch.object(Supervision, "_take_down", take_down)
+
+
+def one_tenant() -> Planted:
+    """Take every key for the same tenant's."""
+    real = Access.admit
+
+    def admit(self: Access, request: Request, scope: OpScope) -> Caller:
+        caller = real(self, request, scope)
+        return Caller(Tenant("t0"), caller.client_id, anonymous=False)
+
+    return mock.patch.object(Access, "admit", admit)
+
+
+def stream_cut_at_its_end() -> Planted:
+    """Close the connection after the terminal event instead of completing the response."""
+
+    async def run(self: sse.StreamAnswer, send: Send, correlation_id: str) -> None:
+        async def cut(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.body":
+                self._exchange.abort()
+            else:
+                await send(message)
+
+        await real(self, cut, correlation_id)
+
+    real = sse.StreamAnswer.run
+    return mock.patch.object(sse.StreamAnswer, "run", run)
+
+
+def commits_unheard() -> Planted:
+    """Miss the journal's word now and then, so that somebody waits for ever."""
+    real = Loop.committed
+
+    def committed(self: Loop, seq: int) -> None:
+        if seq % 3:
+            real(self, seq)
+
+    return mock.patch.object(Loop, "committed", committed)
+
+
+MUTANTS: dict[str, Callable[[], Planted]] = {
+    plant.__name__: plant
+    for plant in (
+        reply_before_commit,
+        cancel_before_commit,
+        end_before_commit,
+        late_end_called_durable,
+        slot_free_at_once,
+        abort_forgotten,
+        resume_one_event_early,
+        slow_reader_loses_its_place,
+        last_piece_dropped,
+        split_events_lost,
+        recovery_forgets_one,
+        stopping_ends_tasks,
+        ticker_outlives_stop,
+        engine_outlives_stop,
+        one_tenant,
+        stream_cut_at_its_end,
+        commits_unheard,
+    )
+}
+
+FOCUS = {
+    "stopping_ends_tasks": frozenset({"shutdown"}),
+    "slot_free_at_once": frozenset({"cancels", "ignored_abort"}),
+    "resume_one_event_early": frozenset({"vanishing", "resumes"}),
+}
+"""The faults of runs in which a bug shows soon that elsewhere hides or is rare."""
+
+
+def hunt(name: str, seeds: Iterable[int]) -> Report | None:
+    """Plant a bug and run seeds until one breaks a promise."""
+    with MUTANTS[name]():
+        reports = (run(seed, None, draw(seed, FOCUS.get(name))) for seed in seeds)
+        return next((report for report in reports if report.problem), None)
