@@ -58,6 +58,23 @@ def test_a_start_that_nobody_ranked_counts_like_any_other() -> None:
     assert starts == ["interactive"] * 8 + ["batch"]
 
 
+@pytest.mark.req("ORCH-4153")
+def test_a_class_that_went_before_its_turn_comes_back_without_a_claim() -> None:
+    """Its tasks were canceled while it stood in the ranking; when others come it waits for a share like anybody."""
+    weights = {"interactive": 8, "batch": 1}
+    state = fairness.new_state(weights)
+    fairness.order(state, weights, ["batch", "interactive"])
+    for _ in range(8):
+        fairness.order(state, weights, ["interactive"])
+        fairness.serve(state, weights, "interactive")
+    starts = []
+    for _ in range(9):
+        name = fairness.order(state, weights, ["batch", "interactive"])[0]
+        fairness.serve(state, weights, name)
+        starts.append(name)
+    assert starts == ["interactive"] * 8 + ["batch"]
+
+
 @pytest.mark.req("ORCH-4088", "ORCH-4189")
 def test_withdrawing_from_a_day_that_is_not_kept_any_more_takes_nothing() -> None:
     """Its figures went with the day, and those of later days stay as they are."""
