@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MUTMUT = ROOT / ".venv-mutants" / "bin" / "mutmut"
-MODULES = ("admission", "estimate", "fairness", "queue", "retry", "slots")
+MODULES = ("admission", "estimate", "fairness", "queue", "retry", "sessions", "slots", "task_states")
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["src"]

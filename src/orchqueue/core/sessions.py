@@ -14,7 +14,6 @@ class Session(msgspec.Struct):
     Units: `expires_at_ms` unix milliseconds.
     """
 
-    key: SessionKey
     expires_at_ms: int
     turns: int = 0
     warm_on: ReplicaId | None = None
@@ -55,7 +54,7 @@ class Sessions:
         """
         session = self.find(key, now_ms)
         if session is None:
-            session = self._sessions[key] = Session(key, now_ms + self.limits.ttl_ms)
+            session = self._sessions[key] = Session(now_ms + self.limits.ttl_ms)
         assert session.turns < self.limits.max_turns, f"session {key[1]} has no turn left"
         session.turns += 1
         return session

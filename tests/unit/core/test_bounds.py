@@ -13,6 +13,7 @@ from orchqueue.core.records import Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.settings import Settings
 from orchqueue.core.task import Task
+from orchqueue.core.task_states import IllegalTransition, TaskState, TaskTrigger, next_task_state
 from orchqueue.core.usage import DAY_MS, Usage
 from tests.unit.core.driving import TENANT, pool_settings
 
@@ -89,6 +90,14 @@ def test_withdrawing_from_a_day_that_is_not_kept_any_more_takes_nothing() -> Non
     usage.withdraw(old)
     assert usage.picture(TENANT, 0, 9) == before
     assert usage.rows == 1
+
+
+@pytest.mark.req("ORCH-4152")
+def test_what_cannot_happen_names_where_it_happened() -> None:
+    """The error of an impossible step carries state and trigger, beside the words."""
+    with pytest.raises(IllegalTransition) as caught:
+        next_task_state(TaskState.ENDED, TaskTrigger.BIND, "t")
+    assert (caught.value.state, caught.value.trigger) == (TaskState.ENDED, TaskTrigger.BIND)
 
 
 @pytest.mark.req("ORCH-4013")
