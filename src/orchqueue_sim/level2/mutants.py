@@ -256,6 +256,10 @@ MUTANTS: dict[str, Callable[[], Planted]] = {
 
 FOCUS = {
     "stopping_ends_tasks": frozenset({"shutdown"}),
+    "late_end_called_durable": frozenset({"failing_disk", "full_disk"}),
+    "last_piece_dropped": frozenset({"slow_network"}),
+    "split_events_lost": frozenset({"cut_writes"}),
+    "recovery_forgets_one": frozenset({"daemon_killed"}),
     "slot_free_at_once": frozenset({"cancels", "ignored_abort"}),
     "resume_one_event_early": frozenset({"vanishing", "resumes"}),
 }

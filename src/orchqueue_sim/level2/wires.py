@@ -261,14 +261,17 @@ class Wire(asyncio.Transport):
 
     def arrive(self) -> None:
         """Take in the next piece that has travelled."""
+        if not self.arriving:
+            return  # It came together with an earlier piece.
+        piece = self.arriving.popleft()
         if self._over:
-            self._reset_peer()
-        elif self.arriving:
-            piece = self.arriving.popleft()
-            while piece and self.arriving and self.arriving[0] and self._network.rng.random() < COALESCED:
-                piece += self.arriving.popleft()
-            self._inbox.append(piece)
-            self._read()
+            if piece:
+                self._reset_peer()
+            return
+        while piece and self.arriving and self.arriving[0] and self._network.rng.random() < COALESCED:
+            piece += self.arriving.popleft()
+        self._inbox.append(piece)
+        self._read()
 
     def _read(self) -> None:
         while self._inbox and self._reading and not self._closing and self.protocol is not None:
