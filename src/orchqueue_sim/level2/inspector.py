@@ -142,8 +142,8 @@ class StreamCheck:
         self._inspector, self._track = inspector, track
         self._resumed = resumed_at is not None
         self._started = False
-        self._life = inspector.life
-        self._next_index: int | None = track.index_after.get((self._life, resumed_at)) if self._resumed else 0
+        self.life = inspector.life
+        self._next_index: int | None = track.index_after.get((self.life, resumed_at)) if self._resumed else 0
         self.last_id = resumed_at
         self.text_bytes = 0 if resumed_at is None else int(resumed_at.partition(":")[0])
         self._had = track.text[: self.text_bytes]
@@ -195,7 +195,7 @@ class StreamCheck:
         if not fields["t"]:
             self._fail("got a token without text")
         self._next_index = fields["i"] + 1
-        track.index_after[self._life, event_id] = fields["i"] + 1
+        track.index_after[self.life, event_id] = fields["i"] + 1
         self._had += fields["t"].encode()
         if event_id != self._position():
             self._fail(f"got the id {event_id} at {self._position()}")
@@ -203,7 +203,7 @@ class StreamCheck:
         if not known.startswith(self._had) or not known.startswith(track.text):
             self._fail(f"got other text than other readers at byte {len(self._had)}")
         track.text = known
-        if self._life == self._inspector.life:
+        if self.life == self._inspector.life:
             track.life_text = max((self._had, track.life_text), key=len)
         if track.right_text is not None and not track.right_text.encode().startswith(self._had):
             self._fail(f"got text that its engine did not say: {self._had.decode()!r}, not {track.right_text!r}")
@@ -219,7 +219,7 @@ class StreamCheck:
             return
         if event_id != f"{self._position()}:end":
             self._fail(f"got its terminal event at {event_id}, not at {self._position()}")
-        if self._life == self._inspector.life and not self._had.startswith(track.life_text):
+        if self.life == self._inspector.life and not self._had.startswith(track.life_text):
             self._fail(f"got its terminal event at byte {len(self._had)}, others had {len(track.life_text)} bytes")
         durable = fields.get("receipt", {}).get("durable", name == "end" or not self._inspector.stalled())
         if not durable:

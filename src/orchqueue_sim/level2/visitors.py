@@ -236,7 +236,6 @@ class Visitor:
         """Read one connection until it ends, or until it is left."""
         around = self._around
         rng, has = around.rng, around.plan.has
-        life = around.life
         slow = has("slow_reader") and not around.healing and rng.random() < 0.4
         leaves = has("vanishing") and not around.healing and rng.random() < 0.5
         if slow and call.wire is not None:
@@ -250,7 +249,7 @@ class Visitor:
             await call.over
         left = not call.over.done()
         call.close()
-        if left or slow or around.stopping or around.life != life:
+        if left or slow or around.stopping or around.inspector.life != check.life:
             return
         if check.ended and not call.whole:
             around.inspector.fail(f"the stream of task {self._number} was cut after its terminal event")
