@@ -30,7 +30,6 @@ class Surroundings(msgspec.Struct):
     inspector: Inspector
     rng: Random
     tell: Callable[[str, str], None]
-    life: int = 0
     stopping: bool = False
     healing: bool = False
     bursts: bool = False
