@@ -23,7 +23,7 @@ REFUSALS = frozenset({400, 429, 500, 503})
 
 
 class Surroundings(msgspec.Struct):
-    """What every client of a run shares. `life` counts the daemon's lives; `stopping`: it is being stopped or down."""
+    """What every client of a run shares. `stopping`: the daemon is being stopped or down."""
 
     plan: Plan
     network: Network

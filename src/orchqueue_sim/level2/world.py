@@ -125,7 +125,6 @@ class World:
 
     async def _boot(self) -> None:
         self.lives += 1
-        self.around.life = self.lives
         self.stables.end_leftovers()
         journal = SimulatedJournal(self.disk, self.trouble, self._rng, self.plan.disk_ms, self.tell)
         self.tell("boot", f"life {self.lives}")
