@@ -16,9 +16,10 @@ import msgspec
 from orchqueue.core import attempt_flow, ending, fairness, placement, recovery_flow, submit_flow, task_flow
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
+from orchqueue.core.lines import Line
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.outcome import CANCELED, Outcome, Refusal
-from orchqueue.core.queue import Line, PoolQueue, Room
+from orchqueue.core.queue import PoolQueue, Room
 from orchqueue.core.records import Accepted, Ended
 from orchqueue.core.sessions import Session, Sessions
 from orchqueue.core.state import Pool, State
@@ -111,7 +112,7 @@ def lifo() -> AbstractContextManager[object]:
     """Start the youngest task first."""
 
     def youngest_first(self: Line) -> Iterator[Task]:
-        return (self.by_seq[seq] for seq in reversed(self.order))
+        return (self.by_seq[seq] for seq in reversed(list(self.arrivals)))
 
     return mock.patch.object(Line, "__iter__", youngest_first)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchqueue.core.ids import PoolId, ReplicaId, TaskKey, task_key
+from orchqueue.core.ids import PoolId, ReplicaId, TaskKey, task_key, tenant_of
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.records import Accepted
 from orchqueue.core.request import TaskSpec
@@ -143,6 +143,7 @@ class Order:
                 other.index < place.index
                 and other.pool_id == place.pool_id
                 and other.spec.priority == place.spec.priority
+                and tenant_of(other.key) == tenant_of(place.key)
                 and self._eligible(other, pool_id)
             ):
                 return f"{place.key} was started before {other.key}, which was accepted earlier"

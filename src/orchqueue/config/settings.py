@@ -98,6 +98,7 @@ def _pool_settings(pool: Pool) -> PoolSettings:
         tensor_split=pool.tensor_split,
         require_same_engine_version=pool.require_same_engine_version,
         capacity=pool.queue.capacity,
+        scheduling=pool.queue.scheduling,
         classes=_classes(pool),
         timeouts=Timeouts(pool.timeouts.wall_ms, pool.timeouts.idle_ms, pool.timeouts.first_token_ms),
         supervision=_supervision(pool),

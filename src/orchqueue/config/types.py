@@ -65,6 +65,10 @@ class Queue(Section, frozen=True):
     full_policy: Annotated[
         FullPolicyName, Meta(description="What happens to a newcomer, or for it, when the queue is full.")
     ] = "reject"
+    scheduling: Annotated[
+        Literal["fair", "fifo", "strict-priority", "round-robin"],
+        Meta(description="Who goes next. fair: classes and tenants by weight; the others are there to compare with."),
+    ] = "fair"
 
 
 class PriorityClass(Section, frozen=True):

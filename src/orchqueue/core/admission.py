@@ -172,7 +172,7 @@ def too_long(pool: Pool, spec: TaskSpec, counted: Counted) -> Refusal | None:
     return _invalid([Fault(field, text), Fault("/max_tokens", f"at most {max(0, room - counted.tokens)} would fit")])
 
 
-def misses_deadline(pool: Pool, spec: TaskSpec, prompt_tokens: int) -> Refusal | None:
+def misses_deadline(state: State, pool: Pool, spec: TaskSpec, prompt_tokens: int) -> Refusal | None:
     """Refuse a deadline that even an empty queue would miss.
 
     Req: ORCH-4149
@@ -180,7 +180,7 @@ def misses_deadline(pool: Pool, spec: TaskSpec, prompt_tokens: int) -> Refusal |
     if spec.deadline_ms is None:
         return None
     at_least = spec.max_tokens if spec.sampling.ignore_eos else 1
-    need_ms = service_ms(prompt_tokens, at_least, pool_rates(pool))
+    need_ms = service_ms(prompt_tokens, at_least, pool_rates(state, pool))
     if need_ms <= spec.deadline_ms:
         return None
     return Refusal(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from orchqueue.core import labels, weighing
 from orchqueue.core.effects import ClearTimer, Count, EmitTokens, Note, Observe, ProbeReplica, SetTimer
 from orchqueue.core.ending import end, task_fields
-from orchqueue.core.estimate import smooth
 from orchqueue.core.events import AttemptClosed, AttemptCompleted, AttemptFailed, AttemptFailure, ChunksArrived
+from orchqueue.core.forecast import busy
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
@@ -63,13 +63,15 @@ def on_completed(state: State, event: AttemptCompleted, now_ms: int) -> None:
         return
     replica = state.replicas[attempt.replica_id]
     computed = event.tokens_in - event.cached_tokens
-    replica.rates.learn(computed, event.prefill_ms, event.tokens_out, event.decode_ms)
+    together = (attempt.busy_at_start + busy(state, replica) + 1) // 2
+    replica.rates.learn(computed, event.prefill_ms, event.tokens_out, event.decode_ms, together)
     task = state.active.get(attempt.key)
     if task is None or task.attempt_id != event.attempt_id:
         return
     pool = state.pools[task.pool_id]
-    learned = pool.learned_tokens.get(task.spec.priority, 0)
-    pool.learned_tokens[task.spec.priority] = max(1, smooth(learned, event.tokens_out))
+    pool.queue.price_prompts(replica.rates.prefill_us, replica.rates.decode_us)
+    pool.habits.learn(task.tenant, task.spec.priority, pool.model_ref, event.tokens_out, task.cost_tokens)
+    task.tokens_out = event.tokens_out
     if task.session is not None and not task.strict and task.spec.kv_hint == "reuse":
         cached = event.tokens_in + event.tokens_out
         state.sessions.warm(task.session, attempt.replica_id, cached, now_ms)
@@ -128,6 +130,8 @@ def fail_attempt(
     task.attempt_id = None
     task.bound_at_ms = None
     task.move(TaskTrigger.REQUEUE)
+    if task.charged:
+        state.pools[task.charged_pool_id].queue.put_back(task)
     pool.queue.push(task)
     state.emit(*(ClearTimer((kind, task.key)) for kind in ("wall", "idle", "first_token")))
     state.dirty = True

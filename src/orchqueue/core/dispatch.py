@@ -5,9 +5,10 @@ Req: ORCH-3008
 
 from __future__ import annotations
 
-from orchqueue.core import fairness, labels, weighing
+from orchqueue.core import labels, weighing
 from orchqueue.core.admission import determinism_of
 from orchqueue.core.effects import Count, EmitStarted, Observe, Record, SetTimer, StartAttempt
+from orchqueue.core.forecast import busy
 from orchqueue.core.placement import WARM_WAIT_MS, Match, WarmWait, choose
 from orchqueue.core.records import Bound
 from orchqueue.core.state import Attempt, State
@@ -54,12 +55,12 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     """
     task, source, replica = match.task, match.source, match.replica
     pool = state.pool_of(replica)
-    fairness.serve(source.share, source.queue.weights, task.spec.priority)
-    source.queue.remove(task)
+    source.queue.start(task)
+    task.charged_pool_id = source.pool_id
     task.tries = weighing.begun(state, task, replica, now_ms)
     attempt_id = state.next_attempt()
     state.slots.acquire(replica.replica_id, attempt_id)
-    state.attempts[attempt_id] = Attempt(attempt_id, task.key, replica.replica_id, now_ms)
+    state.attempts[attempt_id] = Attempt(attempt_id, task.key, replica.replica_id, now_ms, busy(state, replica))
     task.pool_id = pool.pool_id
     task.move(TaskTrigger.BIND)
     task.attempt_id = attempt_id

@@ -32,13 +32,14 @@ class Record(Effect, frozen=True):
 class Accept(Effect, frozen=True):
     """Tell the client that its task is in the queue.
 
-    Units: `predicted_start_ms` from admission. `repeated`: an idempotent repeat, the task existed before.
+    Units: `predicted_start_ms` and `predicted_end_ms` from admission. `repeated`: an idempotent repeat, the task existed before.
     """
 
     reply: ReplyId
     key: TaskKey
     queue_position: int
     predicted_start_ms: int
+    predicted_end_ms: int
     basis: Basis
     seed: int
     determinism: Determinism
@@ -104,6 +105,7 @@ class EmitMetrics(Effect, frozen=True):
     kv_warmth: bool | None = None
     queue_depth: int | None = None
     on_time_probability: float | None = None
+    predicted_end_ms: int | None = None
 
 
 class Finish(Effect, frozen=True):

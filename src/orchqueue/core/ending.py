@@ -37,6 +37,8 @@ def end(
     pool = state.pools[task.pool_id]
     if task.state is TaskState.WAITING:
         pool.queue.remove(task)
+    if task.charged:
+        state.pools[task.charged_pool_id].queue.settle(task)
     attempt = None if task.attempt_id is None else state.attempts[task.attempt_id]
     replica_id = attempt.replica_id if attempt else None
     task.attempt_id = None

@@ -5,6 +5,7 @@ Req: ORCH-2007
 
 from __future__ import annotations
 
+from math import exp
 from typing import TypeAlias
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from orchqueue.core.effects import Basis
 from orchqueue.core.estimate import Rates, remaining_tokens, service_ms, start_after_ms
 from orchqueue.core.ids import PoolId
+from orchqueue.core.ranks import Work
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.state import Attempt, Pool, Replica, State
 from orchqueue.core.task import Task
@@ -24,25 +26,41 @@ FreeSlots: TypeAlias = dict[PoolId, list[int]]
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """When a task probably starts."""
+    """When a task probably starts and ends."""
 
     position: int
     start_in_ms: int
+    end_in_ms: int
     basis: Basis
 
 
-def expected_tokens(pool: Pool, priority: str, hint: int | None, max_tokens: int) -> int:
-    """Predict how many tokens a task will decode: its own hint, else what finished here lately, else its limit."""
-    return min(max_tokens, hint or pool.learned_tokens.get(priority) or max_tokens)
+def expect(pool: Pool, task: Task) -> None:
+    """Note on a task what it will probably decode in a pool.
+
+    Req: ORCH-4361
+    """
+    spec = task.spec
+    found = pool.habits.expect(task.tenant, spec.priority, pool.model_ref, spec.expected_tokens, spec.max_tokens)
+    task.cost_tokens, task.spread_tokens = found.tokens, found.spread_tokens
 
 
-def pool_rates(pool: Pool) -> Rates:
-    """Average the rates of a pool's replicas that were ever ready."""
-    known = [r.rates for r in pool.replicas.values() if r.rates.basis != "none"]
+def pool_rates(state: State, pool: Pool) -> Rates:
+    """Average the rates that a pool's replicas have with every slot taken, of those that were ever ready."""
+    known = [r.rates.at(full(state, r)) for r in pool.replicas.values() if r.rates.basis != "none"]
     if not known:
         return Rates()
     basis: Basis = "measured" if all(r.basis == "measured" for r in known) else "selftest"
     return Rates(sum(r.prefill_us for r in known) // len(known), sum(r.decode_us for r in known) // len(known), basis)
+
+
+def busy(state: State, replica: Replica) -> int:
+    """Count the tasks that are decoded on a replica's devices, by whichever replica."""
+    return sum(len(state.slots.holders(sharer)) for sharer in state.sharers[replica.replica_id])
+
+
+def full(state: State, replica: Replica) -> int:
+    """Count the slots that share a replica's devices."""
+    return sum(state.slots.total(sharer) for sharer in state.sharers[replica.replica_id])
 
 
 def remaining_ms(state: State, attempt: Attempt, replica: Replica, now_ms: int) -> int:
@@ -50,10 +68,12 @@ def remaining_ms(state: State, attempt: Attempt, replica: Replica, now_ms: int) 
     task = state.active.get(attempt.key)
     if task is None or task.attempt_id != attempt.attempt_id:
         return 0
-    left = remaining_tokens(task.cost_tokens, task.tokens_out, task.spec.max_tokens)
+    rates = replica.rates.at(busy(state, replica))
+    left = remaining_tokens(task.cost_tokens, task.spread_tokens, task.tokens_out, task.spec.max_tokens)
     if task.first_token_at_ms is not None:
-        return service_ms(0, left, replica.rates)
-    return max(0, service_ms(task.prompt_tokens, left, replica.rates) - (now_ms - attempt.started_at_ms))
+        return service_ms(0, left, rates)
+    prefill_ms = service_ms(task.prompt_tokens, 0, rates)
+    return service_ms(0, left, rates) + max(0, prefill_ms - (now_ms - attempt.started_at_ms))
 
 
 def slots_free_in_ms(state: State, pool: Pool, now_ms: int) -> list[int]:
@@ -90,26 +110,27 @@ def comes_up_in_ms(pool: Pool, now_ms: int) -> int:
 
 
 def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: FreeSlots | None = None) -> Forecast:
-    """Predict position and start of a waiting task.
+    """Predict position, start and end of a waiting task, by letting what is ahead of it take the slots as they free.
 
     `free_in_ms` remembers each pool's slots for whoever predicts many starts at one instant.
 
     Req: ORCH-3029
     """
-    rates = pool_rates(pool)
-    count, tokens = pool.queue.ahead(task)
-    if count == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
-        return Forecast(0, 0, rates.basis)
-    prompt_ms = count * service_ms(_typical_prompt(pool, task), 0, rates)
-    ahead_ms = prompt_ms + service_ms(0, tokens, rates)
+    rates = pool_rates(state, pool)
+    own_ms = service_ms(task.prompt_tokens, task.cost_tokens, rates)
+    ahead = pool.queue.ahead(task)
+    if ahead.tasks == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
+        return Forecast(0, 0, own_ms, rates.basis)
     known = {} if free_in_ms is None else free_in_ms
     slots = _slots_once(state, pool, now_ms, known)
     for sibling in state.siblings(pool):
         if not len(sibling.queue) and sibling.dispatching and task.spec.placement.allows(sibling.pool_id):
             slots = [*slots, *(wait for wait in _slots_once(state, sibling, now_ms, known) if wait == 0)]
     if not slots:
-        return Forecast(count, comes_up_in_ms(pool, now_ms) + ahead_ms, rates.basis)
-    return Forecast(count, start_after_ms(slots, ahead_ms), rates.basis)
+        slots = [comes_up_in_ms(pool, now_ms)]
+    each_ms = service_ms(ahead.prompts, ahead.tokens, rates) // max(1, ahead.tasks)
+    start_in_ms = start_after_ms(slots, ahead.tasks, each_ms)
+    return Forecast(ahead.tasks, start_in_ms, start_in_ms + own_ms, rates.basis)
 
 
 def _slots_once(state: State, pool: Pool, now_ms: int, known: FreeSlots) -> list[int]:
@@ -117,11 +138,6 @@ def _slots_once(state: State, pool: Pool, now_ms: int, known: FreeSlots) -> list
     if found is None:
         found = known[pool.pool_id] = sorted(slots_free_in_ms(state, pool, now_ms))
     return found
-
-
-def _typical_prompt(pool: Pool, task: Task) -> int:
-    line = pool.queue.lines[task.spec.priority]
-    return (line.oldest.prompt_tokens + line.youngest.prompt_tokens) // 2 if line.order else task.prompt_tokens
 
 
 def retry_after_full(state: State, pool: Pool, priority: str, now_ms: int) -> int:
@@ -132,31 +148,43 @@ def retry_after_full(state: State, pool: Pool, priority: str, now_ms: int) -> in
 
     Req: ORCH-4119
     """
-    rates = pool_rates(pool)
+    rates = pool_rates(state, pool)
     slots = slots_free_in_ms(state, pool, now_ms) or [comes_up_in_ms(pool, now_ms)]
-    line = pool.queue.lines[priority]
-    waiting = sum(len(other.order) for other in pool.queue.lines.values())
-    tokens = sum(other.cost_tokens for other in pool.queue.lines.values())
-    typical = tokens // waiting if waiting else 1
-    prompt = line.oldest.prompt_tokens if line.order else 0
+    waiting = Work()
+    for line in pool.queue.lines.values():
+        waiting = waiting.plus(line.arrivals.total)
+    typical = waiting.part(1) if waiting.tasks else Work(1, 1, 0)
     times, over = CAUTION[rates.basis]
-    interval = service_ms(prompt, typical, rates) * times // (over * len(slots))
+    interval = service_ms(typical.prompts, typical.tokens, rates) * times // (over * len(slots))
     return pool.readmission[priority].promise(now_ms, min(slots), interval)
 
 
-def on_time_probability(task: Task, start_in_ms: int, rates: Rates, now_ms: int) -> float | None:
-    """Estimate how likely a task makes its deadline: certain with half its time to spare, hopeless when twice too late.
+def end_of(state: State, task: Task, now_ms: int) -> int | None:
+    """Predict in how many milliseconds a running task ends; None when it does not run.
 
+    Req: ORCH-4362
+    """
+    attempt = None if task.attempt_id is None else state.attempts.get(task.attempt_id)
+    if attempt is None:
+        return None
+    return remaining_ms(state, attempt, state.replicas[attempt.replica_id], now_ms)
+
+
+def on_time_probability(state: State, task: Task, start_in_ms: int, end_in_ms: int, now_ms: int) -> float | None:
+    """Estimate how likely a task makes its deadline: even when it should end just then, and surer the farther off that is.
+
+    What blurs it is by how much outputs of its kind miss their expectation, and a quarter of the wait before its start.
     None without a deadline.
+
+    Shape: 0 to 1.
+    Req: ORCH-4362
     """
     if task.spec.deadline_ms is None:
         return None
-    left = task.accepted_at_ms + task.spec.deadline_ms - now_ms
-    need = start_in_ms + service_ms(
-        task.prompt_tokens if task.first_token_at_ms is None else 0,
-        remaining_tokens(task.cost_tokens, task.tokens_out, task.spec.max_tokens),
-        rates,
-    )
-    if left <= 0:
+    left_ms = task.accepted_at_ms + task.spec.deadline_ms - now_ms
+    if left_ms <= 0:
         return 0.0
-    return round(min(1.0, max(0.0, (2 * left - need) / (1.5 * left))), 3)
+    rates = pool_rates(state, state.pools[task.pool_id])
+    blur_ms = max(1, service_ms(0, task.spread_tokens, rates) + start_in_ms // 4 + end_in_ms // 20)
+    odds = max(-30.0, min(30.0, 1.7 * (left_ms - end_in_ms) / blur_ms))
+    return round(1 / (1 + exp(-odds)), 3)

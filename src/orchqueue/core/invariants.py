@@ -24,10 +24,7 @@ def violations(state: State) -> list[str]:
             found.append(f"{key} is owned by attempt {task.attempt_id}, which is closed")
     for pool in state.pools.values():
         for name, line in pool.queue.lines.items():
-            if sorted(line.by_seq) != line.order:
-                found.append(f"line {name} of {pool.pool_id} disagrees with itself")
-            if line.cost_tokens != sum(t.cost_tokens for t in line):
-                found.append(f"line {name} of {pool.pool_id} has lost count of its cost")
+            found += [f"line {name} of {pool.pool_id} {text}" for text in line.violations()]
     held = {a for r in state.replicas for a in state.slots.holders(r)}
     if held != set(state.attempts):
         found.append(f"slots are held by {sorted(held)}, attempts are {sorted(state.attempts)}")

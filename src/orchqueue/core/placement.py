@@ -10,7 +10,6 @@ from fractions import Fraction
 
 import msgspec
 
-from orchqueue.core import fairness
 from orchqueue.core.forecast import remaining_ms
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.state import Pool, Replica, State
@@ -108,7 +107,7 @@ def _first_eligible(
     state: State, source: Pool, pool: Pool, replica: Replica, now_ms: int, passed: list[WarmWait]
 ) -> Task | None:
     queue = source.queue
-    for name in fairness.order(source.share, queue.weights, queue.waiting_classes):
+    for name in queue.turns():
         for seen, task in enumerate(queue.lines[name]):
             if seen >= SCAN_AT_MOST:
                 break

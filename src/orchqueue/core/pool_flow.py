@@ -5,7 +5,6 @@ Req: ORCH-4124, ORCH-4127
 
 from __future__ import annotations
 
-from orchqueue.core import fairness
 from orchqueue.core.effects import ClearTimer, Done, Note, Refuse, SetTimer, StartReplica, StopReplica, VerifyModel
 from orchqueue.core.ending import end
 from orchqueue.core.events import (
@@ -263,10 +262,16 @@ def on_settings(state: State, event: SettingsReplaced) -> None:
     state.settings = event.settings
     state.sessions.limits = event.settings.sessions
     for pool in state.pools.values():
+        if pools[pool.pool_id].scheduling != pool.settings.scheduling:
+            _write_charges_off(state, pool)
         pool.settings = pools[pool.pool_id]
-        old_weights = pool.queue.weights
-        pool.queue.configure(pool.settings.capacity, pool.settings.classes)
-        if pool.queue.weights != old_weights:
-            pool.share = fairness.new_state(pool.queue.weights)
+        pool.queue.configure(pool.settings.capacity, pool.settings.classes, pool.settings.scheduling)
     state.emit(Done(event.reply), Note("info", "config_reloaded", {}))
     state.dirty = True
+
+
+def _write_charges_off(state: State, pool: Pool) -> None:
+    """Owe and demand nothing for what was started under another policy: its charges are of another kind."""
+    for task in state.active.values():
+        if task.charged_pool_id == pool.pool_id:
+            task.charged = 0

@@ -1,63 +1,17 @@
-"""A pool's bounded queue: one line per class, first in first out, and what gives way when it is full."""
+"""A pool's bounded queue: one line per class, whose turn it is, and what gives way when it is full."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import msgspec
 
+from orchqueue.core.lines import Line
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.settings import ClassSettings
+from orchqueue.core.policies import POLICIES
+from orchqueue.core.ranks import Work
+from orchqueue.core.settings import ClassSettings, Scheduling
 from orchqueue.core.task import Task
-
-
-class Line(msgspec.Struct):
-    """The waiting tasks of one class in order of acceptance.
-
-    Cost: push at the end and positions O(log n); removal moves at most 8 bytes per waiting task.
-    Req: ORCH-3005
-    """
-
-    order: list[int] = []
-    by_seq: dict[int, Task] = {}
-    cost_tokens: int = 0
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def push(self, task: Task) -> None:
-        """Insert by acceptance order: a task that comes back takes its old place."""
-        if not self.order or task.seq > self.order[-1]:
-            self.order.append(task.seq)
-        else:
-            insort(self.order, task.seq)
-        self.by_seq[task.seq] = task
-        self.cost_tokens += task.cost_tokens
-
-    def remove(self, task: Task) -> None:
-        """Take a task out, wherever it stands."""
-        del self.by_seq[task.seq]
-        del self.order[bisect_left(self.order, task.seq)]
-        self.cost_tokens -= task.cost_tokens
-
-    def position(self, task: Task) -> int:
-        """Count the tasks ahead."""
-        return bisect_left(self.order, task.seq)
-
-    def __iter__(self) -> Iterator[Task]:
-        for seq in self.order:
-            yield self.by_seq[seq]
-
-    @property
-    def oldest(self) -> Task:
-        """Give the head."""
-        return self.by_seq[self.order[0]]
-
-    @property
-    def youngest(self) -> Task:
-        """Give the tail."""
-        return self.by_seq[self.order[-1]]
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -79,12 +33,29 @@ class PoolQueue:
     Req: ORCH-4157, ORCH-4158, ORCH-4159
     """
 
-    def __init__(self, capacity: int, classes: tuple[ClassSettings, ...]) -> None:
-        self.configure(capacity, classes)
-        self.lines: dict[str, Line] = {c.name: Line() for c in classes}
+    def __init__(self, capacity: int, classes: tuple[ClassSettings, ...], scheduling: Scheduling = "fair") -> None:
+        self._scheduling = scheduling
+        self._policy = POLICIES[scheduling]
+        self._share = self._policy.new_state(c.name for c in classes)
+        self.lines: dict[str, Line] = {c.name: Line(self._policy) for c in classes}
+        self._bound(capacity, classes)
 
-    def configure(self, capacity: int, classes: tuple[ClassSettings, ...]) -> None:
+    def configure(self, capacity: int, classes: tuple[ClassSettings, ...], scheduling: Scheduling = "fair") -> None:
         """Take new bounds and policies; tasks that already wait stay, even above a lowered bound."""
+        old_weights = self.weights
+        self._bound(capacity, classes)
+        if scheduling != self._scheduling:
+            waiting = [task for line in self.lines.values() for task in line.by_seq.values()]
+            prompt_ppm = {name: line.prompt_ppm for name, line in self.lines.items()}
+            PoolQueue.__init__(self, capacity, classes, scheduling)
+            for task in waiting:
+                self.push(task)
+            for name, line in self.lines.items():
+                line.prompt_ppm = prompt_ppm[name]
+        elif self.weights != old_weights:
+            self._share = self._policy.new_state(self.weights)
+
+    def _bound(self, capacity: int, classes: tuple[ClassSettings, ...]) -> None:
         self.capacity = capacity
         self.classes: dict[str, ClassSettings] = {c.name: c for c in classes}
         self.weights: dict[str, int] = {c.name: c.weight for c in classes}
@@ -92,10 +63,10 @@ class PoolQueue:
     def __len__(self) -> int:
         return sum(len(line) for line in self.lines.values())
 
-    @property
-    def waiting_classes(self) -> list[str]:
-        """Name the classes that have something waiting."""
-        return [name for name, line in self.lines.items() if line.order]
+    def turns(self) -> Sequence[str]:
+        """Rank the classes that have something waiting, the next one first."""
+        heads = {name: line.arrivals.first for name, line in self.lines.items() if line.by_seq}
+        return self._policy.pick(self._share, self.weights, heads)
 
     def make_room(self, priority: str) -> Room | Full:
         """Decide whether a newcomer of a class may enter, and who gives way.
@@ -123,12 +94,12 @@ class PoolQueue:
         rank = self.weights[priority]
         allowed = [priority] if class_full else [name for name, weight in self.weights.items() if weight <= rank]
         for name in sorted(allowed, key=lambda n: self.weights[n]):
-            if self.lines[name].order:
+            if self.lines[name].by_seq:
                 return self.lines[name].oldest
         return None
 
     def _shed_victim(self, priority: str, class_full: bool) -> Task | None:
-        if priority != "interactive" or class_full or not self.lines["batch"].order:
+        if priority != "interactive" or class_full or not self.lines["batch"].by_seq:
             return None
         return self.lines["batch"].youngest
 
@@ -140,33 +111,47 @@ class PoolQueue:
         """Take a task out."""
         self.lines[task.spec.priority].remove(task)
 
+    def start(self, task: Task) -> None:
+        """Take a task out because it starts: its class has had a turn, and its tenant is charged."""
+        self._policy.serve(self._share, self.weights, task.spec.priority)
+        self.lines[task.spec.priority].start(task)
+
+    def put_back(self, task: Task) -> None:
+        """Take the charge of a start back that came to nothing."""
+        self.lines[task.spec.priority].refund(task)
+
+    def settle(self, task: Task) -> None:
+        """Correct what a task's tenant was charged to what the task decoded."""
+        self.lines[task.spec.priority].settle(task, task.tokens_out)
+
+    def price_prompts(self, prefill_us: int, decode_us: int) -> None:
+        """Have a prompt token cost its tenant what it takes here, measured in decoded tokens."""
+        for line in self.lines.values():
+            line.prompt_ppm = prefill_us * 1_000_000 // decode_us
+
     def ahead_by_class(self, task: Task) -> dict[str, int]:
         """Count what will probably start before a task, class by class.
 
-        Exact inside the task's own class; of every other class as many as its weight lets pass meanwhile.
-
         Cost: O(log n).
         """
+        return self._counts(task, self.lines[task.spec.priority].position(task))
+
+    def _counts(self, task: Task, position: int) -> dict[str, int]:
         own = self.lines[task.spec.priority]
-        position = own.position(task)
         weight = self.weights[task.spec.priority]
         counts: dict[str, int] = {task.spec.priority: position}
         for name, line in self.lines.items():
-            if line is own or not line.order:
-                continue
-            turns = position if self.weights[name] < weight else position + 1
-            counts[name] = min(len(line), turns * self.weights[name] // weight)
+            if line is not own and line.by_seq:
+                counts[name] = self._policy.passing(weight, self.weights[name], position, line.arrivals, task.seq)
         return counts
 
-    def ahead(self, task: Task) -> tuple[int, int]:
-        """Count what will probably start before a task.
+    def ahead(self, task: Task) -> Work:
+        """Sum up what will probably start before a task.
 
-        Shape: tasks, and the tokens they are expected to decode.
         Cost: O(log n).
         """
-        counts = self.ahead_by_class(task)
-        return sum(counts.values()), sum(_part(self.lines[name], count) for name, count in counts.items())
-
-
-def _part(line: Line, count: int) -> int:
-    return line.cost_tokens * count // len(line.order) if line.order else 0
+        own = self.lines[task.spec.priority].ahead(task)
+        for name, count in self._counts(task, own.tasks).items():
+            if name != task.spec.priority:
+                own = own.plus(self.lines[name].arrivals.total.part(count))
+        return own

@@ -13,7 +13,7 @@ from orchqueue.core.events import (
     TaskRecovered,
     TaskRestored,
 )
-from orchqueue.core.forecast import expected_tokens, start_of
+from orchqueue.core.forecast import expect, start_of
 from orchqueue.core.ids import ReplyId
 from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import Accepted
@@ -32,6 +32,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     Req: ORCH-4011, ORCH-4179, ORCH-4180, ORCH-4181, ORCH-4247
     """
     task = _from_record(state, event.accepted)
+    task.weight = state.settings.tenant(task.tenant).weight
     # The machine's clock may have been set back since.
     task.accepted_at_ms = min(task.accepted_at_ms, now_ms)
     pool, homeless = state.pools.get(event.accepted.pool_id), False
@@ -40,7 +41,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
         homeless = isinstance(fit, Refusal)
         pool = next(iter(state.pools.values())) if isinstance(fit, Refusal) else fit.pools[0]
     task.pool_id = pool.pool_id
-    task.cost_tokens = expected_tokens(pool, task.spec.priority, task.spec.expected_tokens, task.spec.max_tokens)
+    expect(pool, task)
     state.tasks[task.key] = state.active[task.key] = task
     state.usage.accept(task)
     task.move(TaskTrigger.ADMIT)
@@ -50,7 +51,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
         state.emit(SetTimer(("session", "/".join(task.session)), max(now_ms, session.expires_at_ms)))
     state.emit(OpenStream(task.key, task.correlation_id))
     forecast = start_of(state, pool, task, now_ms)
-    task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms)
+    task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms, forecast.end_in_ms)
     if homeless:
         end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, "its pool is no longer configured; send it again")
     elif event.was_bound and not task.strict:
@@ -66,7 +67,7 @@ def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
     Req: ORCH-4011, ORCH-4182
     """
     task = _from_record(state, event.accepted)
-    task.admission = _recovered_admission(task, 0, 0)
+    task.admission = _recovered_admission(task, 0, 0, 0)
     task.state, task.ended = TaskState.ENDED, event.ended
     task.tokens_out, task.emitted_bytes = event.ended.tokens_out, len(event.ended.text.encode())
     task.first_bound_at_ms = event.ended.started_at_ms
@@ -94,12 +95,13 @@ def _from_record(state: State, accepted: Accepted) -> Task:
     )
 
 
-def _recovered_admission(task: Task, position: int, start_in_ms: int) -> Accept:
+def _recovered_admission(task: Task, position: int, start_in_ms: int, end_in_ms: int) -> Accept:
     return Accept(
         reply=ReplyId(0),
         key=task.key,
         queue_position=position,
         predicted_start_ms=start_in_ms,
+        predicted_end_ms=end_in_ms,
         basis="none",
         seed=task.spec.seed or 0,
         determinism=admission.determinism_of(task.strict),

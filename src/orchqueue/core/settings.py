@@ -10,6 +10,7 @@ from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.request import Priority, Workload
 
 FullPolicy = Literal["reject", "drop-lru", "shed-low-priority"]
+Scheduling = Literal["fair", "fifo", "strict-priority", "round-robin"]
 PROFILES = ("v1", "greedy-v1")
 
 
@@ -78,6 +79,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
     require_same_engine_version: bool = True
     workloads: tuple[Workload, ...] = ("completion",)
     capacity: int = 256
+    scheduling: Scheduling = "fair"
     classes: tuple[ClassSettings, ...] = (ClassSettings("interactive", 8), ClassSettings("batch", 1))
     timeouts: Timeouts = Timeouts()
     supervision: Supervision = Supervision()
@@ -102,13 +104,26 @@ class Retention(msgspec.Struct, frozen=True):
     max_bytes: int = 1 << 30
 
 
+class TenantSettings(msgspec.Struct, frozen=True):
+    """What one tenant may take. `weight`: its share against the other tenants of a class."""
+
+    tenant: str
+    weight: int = 1
+
+
 class Settings(msgspec.Struct, frozen=True):
     """Everything the core is configured with."""
 
     pools: tuple[PoolSettings, ...]
+    tenants: tuple[TenantSettings, ...] = ()
     sessions: SessionLimits = SessionLimits()
     retention: Retention = Retention()
     disconnect_grace_ms: int = 10_000
     metrics_interval_ms: int = 1_000
     poison_kills: int = 3
     slo_first_token_ms: int = 900
+
+    def tenant(self, name: str) -> TenantSettings:
+        """Look a tenant up: by its name, else the entry named `*`, else the defaults."""
+        found = {entry.tenant: entry for entry in self.tenants if entry.tenant in (name, "*")}
+        return found.get(name) or found.get("*") or TenantSettings(name)

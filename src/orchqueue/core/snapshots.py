@@ -22,6 +22,7 @@ class TaskPicture(msgspec.Struct, frozen=True):
     readers: int
     queue_position: int | None = None
     predicted_start_ms: int | None = None
+    predicted_end_ms: int | None = None
     basis: Basis = "none"
     replica_id: str | None = None
     started_at_ms: int | None = None

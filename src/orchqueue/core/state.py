@@ -10,10 +10,10 @@ from typing import Literal
 
 import msgspec
 
-from orchqueue.core import fairness
 from orchqueue.core.effects import AnyEffect
 from orchqueue.core.estimate import Rates, Readmission
 from orchqueue.core.events import DeviceFigures, ReplicaFacts
+from orchqueue.core.habits import Habits
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, SessionKey, TaskKey
 from orchqueue.core.queue import PoolQueue
 from orchqueue.core.refusals import Refusals
@@ -37,6 +37,7 @@ class Attempt(msgspec.Struct):
     key: TaskKey
     replica_id: ReplicaId
     started_at_ms: int
+    busy_at_start: int
     aborting: bool = False
 
 
@@ -87,8 +88,8 @@ class Pool:
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
         self.pool_id = settings.pool_id
-        self.queue = PoolQueue(settings.capacity, settings.classes)
-        self.share = fairness.new_state(c.name for c in settings.classes)
+        self.queue = PoolQueue(settings.capacity, settings.classes, settings.scheduling)
+        self.habits = Habits()
         self.replicas = {r.replica_id: Replica(r, settings.pool_id) for r in settings.replicas}
         self.mode: PoolMode = "serving"
         self.drain_at_ms: int | None = None
@@ -99,7 +100,6 @@ class Pool:
         self.swap_begun = False
         self.reload_failed = False
         self.last_error: str | None = None
-        self.learned_tokens: dict[str, int] = {}
         self.interactive_first_tokens_ms: deque[int] = deque(maxlen=SLO_SAMPLES)
         self.readmission: dict[str, Readmission] = {c.name: Readmission() for c in settings.classes}
         self.rate_tokens_micro: dict[str, int] = {}
@@ -163,6 +163,19 @@ class Pool:
         return any(r.ready for r in self.replicas.values())
 
 
+def _sharers(replicas: tuple[Replica, ...]) -> dict[ReplicaId, tuple[ReplicaId, ...]]:
+    """List for every replica those whose decoding slows it down: all on the same devices, itself included.
+
+    Of an engine that runs elsewhere nothing is known but itself.
+    """
+    on: dict[str, list[ReplicaId]] = {}
+    masks = {r.replica_id: (r.settings.url,) if r.settings.url else r.settings.devices or ("cpu",) for r in replicas}
+    for replica_id, mask in masks.items():
+        for device in mask:
+            on.setdefault(device, []).append(replica_id)
+    return {name: tuple(dict.fromkeys(o for device in mask for o in on[device])) for name, mask in masks.items()}
+
+
 class State:
     """The whole core."""
 
@@ -170,6 +183,7 @@ class State:
         self.settings = settings
         self.pools = {p.pool_id: Pool(p) for p in settings.pools}
         self.replicas = {r.replica_id: r for p in self.pools.values() for r in p.replicas.values()}
+        self.sharers = _sharers(tuple(self.replicas.values()))
         self.tasks: dict[TaskKey, Task] = {}
         self.active: dict[TaskKey, Task] = {}
         self.followed: dict[TaskKey, Task] = {}

@@ -23,7 +23,7 @@ from orchqueue.core.events import (
     PromptCounted,
     TaskSubmitted,
 )
-from orchqueue.core.forecast import expected_tokens, retry_after_full, start_of
+from orchqueue.core.forecast import expect, retry_after_full, start_of
 from orchqueue.core.ids import Tenant, task_key
 from orchqueue.core.outcome import MEANINGS, Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
@@ -68,6 +68,7 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     )
     task.strict, task.profile = fit.strict, fit.profile
     task.replies = (event.reply,)
+    task.weight = state.settings.tenant(task.tenant).weight
     roomy = admission.roomy_pools(fit.pools, event.spec)
     pool = placement.choose_pool(state, roomy, task)
     task.pool_id = pool.pool_id
@@ -152,14 +153,14 @@ def _count_refusal(state: State, refusal: Refusal, pool: Pool | None) -> None:
 def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, now_ms: int) -> None:
     """Decide the rest of an admission, now that the prompt's tokens are known."""
     task.prompt_tokens, task.prompt_basis = counted.tokens, counted.basis
-    task.cost_tokens = expected_tokens(pool, task.spec.priority, task.spec.expected_tokens, task.spec.max_tokens)
+    expect(pool, task)
     refusal = (
         _stopped(state)
         or admission.not_serving((pool,), now_ms)
         or admission.model_replaced(pool, task.spec)
         or admission.too_long(pool, task.spec, counted)
         or _no_turn(state, task.tenant, task.spec, now_ms)
-        or admission.misses_deadline(pool, task.spec, counted.tokens)
+        or admission.misses_deadline(state, pool, task.spec, counted.tokens)
         or admission.over_rate(pool, task.spec.priority, now_ms)
     )
     if refusal is not None:
@@ -210,6 +211,7 @@ def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
         key=task.key,
         queue_position=forecast.position,
         predicted_start_ms=forecast.start_in_ms,
+        predicted_end_ms=forecast.end_in_ms,
         basis=forecast.basis,
         seed=task.spec.seed or 0,
         determinism=admission.determinism_of(task.strict),

@@ -20,7 +20,9 @@ class Task(msgspec.Struct, gc=False):
     `attempt_id` is the one attempt that owns the task: whatever comes from any other attempt is fenced off.
     Nothing here refers back to a task, so the garbage collector need not walk the waiting ones.
 
-    Units: instants in unix milliseconds; `cost_tokens` is what it is expected to decode.
+    `charged` is what its tenant's share in `charged_pool_id` was charged for its start, in the policy's units.
+
+    Units: instants in unix milliseconds; `cost_tokens` is what it is expected to decode, give or take `spread_tokens`.
     """
 
     task_id: TaskId
@@ -37,6 +39,10 @@ class Task(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     prompt_basis: CountBasis = "estimate"
     cost_tokens: int = 0
+    spread_tokens: int = 0
+    weight: int = 1
+    charged: int = 0
+    charged_pool_id: PoolId = PoolId("")
     accepted_at_ms: int = 0
     admission: Accept | None = None
     replies: tuple[ReplyId, ...] = ()

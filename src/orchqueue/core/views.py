@@ -6,7 +6,7 @@ Req: ORCH-2002, ORCH-2103, ORCH-2104, ORCH-4126
 from __future__ import annotations
 
 from orchqueue.core.effects import EmitMetrics
-from orchqueue.core.forecast import FreeSlots, on_time_probability, pool_rates, start_of
+from orchqueue.core.forecast import FreeSlots, end_of, on_time_probability, start_of
 from orchqueue.core.ids import SessionKey, TaskKey
 from orchqueue.core.outcome import CANCELED, Outcome
 from orchqueue.core.records import Ended
@@ -42,6 +42,7 @@ def picture(state: State, found: Task, now_ms: int) -> TaskPicture:
         readers=found.readers,
         queue_position=forecast.position if forecast else None,
         predicted_start_ms=forecast.start_in_ms if forecast else None,
+        predicted_end_ms=forecast.end_in_ms if forecast else end_of(state, found, now_ms),
         basis=forecast.basis if forecast else "none",
         replica_id=attempt.replica_id if attempt else None,
         started_at_ms=found.first_bound_at_ms,
@@ -160,12 +161,21 @@ def tell_readers(state: State, now_ms: int) -> None:
         pool = state.pools[found.pool_id]
         if found.state is TaskState.WAITING:
             forecast = start_of(state, pool, found, now_ms, free_in_ms)
-            chance = on_time_probability(found, forecast.start_in_ms, pool_rates(pool), now_ms)
-            state.emit(EmitMetrics(found.key, forecast.position, forecast.start_in_ms, on_time_probability=chance))
+            chance = on_time_probability(state, found, forecast.start_in_ms, forecast.end_in_ms, now_ms)
+            state.emit(
+                EmitMetrics(
+                    found.key,
+                    forecast.position,
+                    forecast.start_in_ms,
+                    on_time_probability=chance,
+                    predicted_end_ms=forecast.end_in_ms,
+                )
+            )
             continue
         rate = None
         if found.first_token_at_ms is not None and now_ms > found.first_token_at_ms:
             rate = round(found.tokens_out * 1000 / (now_ms - found.first_token_at_ms), 2)
         warm = found.session is not None and is_warm(state, found.session, now_ms)
-        chance = on_time_probability(found, 0, pool_rates(pool), now_ms)
-        state.emit(EmitMetrics(found.key, None, None, rate, warm, len(pool.queue), chance))
+        end_in_ms = end_of(state, found, now_ms)
+        chance = None if end_in_ms is None else on_time_probability(state, found, 0, end_in_ms, now_ms)
+        state.emit(EmitMetrics(found.key, None, None, rate, warm, len(pool.queue), chance, end_in_ms))

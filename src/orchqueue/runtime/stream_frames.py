@@ -135,6 +135,7 @@ def metrics_frame(effect: EmitMetrics) -> bytes:
         for name, value in (
             ("queue_position", effect.queue_position),
             ("predicted_start_ms", effect.predicted_start_ms),
+            ("predicted_end_ms", effect.predicted_end_ms),
             ("tokens_per_s", effect.tokens_per_s),
             ("kv_warmth", effect.kv_warmth),
             ("queue_depth", effect.queue_depth),

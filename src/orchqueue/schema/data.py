@@ -50,6 +50,17 @@ class AdmissionResponse(Wire, frozen=True, kw_only=True, omit_defaults=True):
             description="bytes_bound is an upper bound from the byte count, tokenizer the engine's own count, estimate a guess."
         ),
     ]
+    predicted_end_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="When it should be done, counted from admission.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Ahead(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -484,6 +495,17 @@ class MetricsEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
             int,
             Meta(
                 description="Before started: when it should start, counted from now.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    predicted_end_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="When it should be done, counted from now.",
                 ge=0,
                 le=9007199254740991,
             ),
@@ -947,6 +969,17 @@ class TaskSummary(Wire, frozen=True, kw_only=True, omit_defaults=True):
             int,
             Meta(
                 description="While queued: when it should start, counted from now.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    predicted_end_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="While queued or running: when it should be done, counted from now.",
                 ge=0,
                 le=9007199254740991,
             ),

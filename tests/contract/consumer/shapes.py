@@ -65,6 +65,7 @@ def admission(*, seed: object, determinism: object) -> dict[str, object]:
         "task_id": TASK_ID,
         "queue_position": match.integer(3),
         "predicted_start_ms": match.integer(1840),
+        "predicted_end_ms": match.integer(4390),
         "backoff_ms": 0,
         "seed": seed,
         "determinism": determinism,

@@ -42,7 +42,7 @@ async def _submit_detailed(client: AsyncClient) -> None:
         )
     )
     assert (admission.task_id, admission.seed, admission.determinism) == (TASK_ID, 1001, "strict")
-    assert (admission.queue_position, admission.predicted_start_ms) == (3, 1840)
+    assert (admission.queue_position, admission.predicted_start_ms, admission.predicted_end_ms) == (3, 1840, 4390)
 
 
 async def _submit_small(client: AsyncClient) -> None:

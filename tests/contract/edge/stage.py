@@ -84,7 +84,7 @@ class Runtime:
             self.streams.open(key, correlation_id)
         assert spec.seed is not None
         return Accept(
-            ReplyId(1), key, 0, 12, "measured", spec.seed, "strict", POOL, 3, "bytes_bound", known is not None
+            ReplyId(1), key, 0, 12, 30, "measured", spec.seed, "strict", POOL, 3, "bytes_bound", known is not None
         )
 
     async def cancel(self, key: TaskKey) -> Refusal | None:
@@ -172,7 +172,7 @@ class Runtime:
     def _picture(self, key: TaskKey, accepted: Accepted) -> TaskPicture:
         ended = self.ended.get(key)
         if ended is None:
-            return TaskPicture(accepted, "queued", 0, 0, 12, "measured")
+            return TaskPicture(accepted, "queued", 0, 0, 12, 30, "measured")
         state = (
             "succeeded" if ended.outcome is Outcome.COMPLETED else "canceled" if ended.outcome in CANCELED else "failed"
         )

@@ -76,6 +76,11 @@ class Driver:
         spec = msgspec.structs.replace(TaskSpec(prompt="hi", seed=1, max_tokens=8), **fields)
         return self.handle(ev.TaskSubmitted(self.reply(), TaskId(name), TENANT, spec), after_ms)
 
+    def submit_of(self, tenant: str, name: str, **fields: object) -> list[fx.AnyEffect]:
+        """Ask for a task of some tenant."""
+        spec = msgspec.structs.replace(TaskSpec(prompt="hi", seed=1, max_tokens=8), **fields)
+        return self.handle(ev.TaskSubmitted(self.reply(), TaskId(name), Tenant(tenant), spec))
+
     def cancel(self, name: str) -> list[fx.AnyEffect]:
         """Cancel a task."""
         return self.handle(ev.CancelRequested(self.reply(), key(name)))

@@ -3,9 +3,8 @@
 import pytest
 
 from orchqueue.core import fairness
-from orchqueue.core.estimate import Rates, start_after_ms
+from orchqueue.core.estimate import start_after_ms
 from orchqueue.core.events import TimerFired
-from orchqueue.core.forecast import on_time_probability
 from orchqueue.core.ids import TaskId
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.outcome import Outcome
@@ -22,27 +21,7 @@ from tests.unit.core.driving import TENANT, pool_settings
 def test_a_start_on_no_slot_is_a_bug_of_the_caller() -> None:
     """Nothing is predicted where there is nothing to run on."""
     with pytest.raises(AssertionError, match=r"^no slot given$"):
-        start_after_ms([], 0)
-
-
-@pytest.mark.req("ORCH-3029")
-@pytest.mark.parametrize(
-    ("now_ms", "start_in_ms", "chance"),
-    [(1_000, 0, 1.0), (1_000, 500, 1.0), (1_000, 1_000, 0.667), (1_000, 2_000, 0.0), (2_000, 0, 0.0), (1_999, 0, 1.0)],
-)
-def test_being_on_time_is_likely_with_time_to_spare_and_hopeless_when_twice_too_late(
-    now_ms: int, start_in_ms: int, chance: float
-) -> None:
-    """Half the time left or less is needed: certain; twice what is left: none; the deadline has passed: none."""
-    task = Task(TaskId("t"), TENANT, TaskSpec(prompt="hi", deadline_ms=1_000), "", 1, accepted_at_ms=1_000)
-    assert on_time_probability(task, start_in_ms, Rates(), now_ms) == chance
-
-
-@pytest.mark.req("ORCH-3029")
-def test_without_a_deadline_there_is_nothing_to_be_on_time_for() -> None:
-    """No figure is better than a made-up one."""
-    task = Task(TaskId("t"), TENANT, TaskSpec(prompt="hi"), "", 1)
-    assert on_time_probability(task, 0, Rates(), 0) is None
+        start_after_ms([], 0, 1)
 
 
 @pytest.mark.req("ORCH-4153")

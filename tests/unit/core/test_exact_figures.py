@@ -26,16 +26,18 @@ def test_a_rate_is_learned_from_tokens_and_time_only_where_there_are_both(
 ) -> None:
     """Whole microseconds a token; an eighth of the way from an older figure; no tokens or no time teach nothing."""
     rates = Rates(7, 7, "selftest")
-    rates.learn(tokens, ms, 0, 0)
+    rates.learn(tokens, ms, 0, 0, 1)
     assert rates == Rates(smooth(7, learned_us), 7, "selftest")
     rates = Rates(7, 7, "selftest")
-    rates.learn(0, 0, tokens, ms)
-    assert rates == Rates(7, smooth(7, learned_us), "measured" if tokens and ms else "selftest")
+    rates.learn(0, 0, tokens, ms, 1)
+    taught = bool(tokens and ms)
+    at = {1: learned_us} if taught else {}
+    assert rates == Rates(7, smooth(7, learned_us), "measured" if taught else "selftest", at)
     fresh = Rates()
-    fresh.learn(3, 1, 3, 1)
+    fresh.learn(3, 1, 3, 1, 1)
     assert (fresh.prefill_us, fresh.decode_us) == (333, 333)
     whole = Rates()
-    whole.learn(1, 1, 1, 1)
+    whole.learn(1, 1, 1, 1, 1)
     assert (whole.prefill_us, whole.decode_us) == (1_000, 1_000)
 
 
@@ -47,11 +49,14 @@ def test_smoothing_gives_whole_numbers() -> None:
 
 @pytest.mark.req("ORCH-3029")
 @pytest.mark.parametrize(
-    ("levels", "work_ms", "start_ms"), [([0, 0], 3, 2), ([0, 0, 10], 3, 2), ([5], 3, 8), ([0, 2], 2, 2), ([0, 2], 5, 4)]
+    ("levels", "ahead", "each_ms", "start_ms"),
+    [([0, 0], 1, 3, 0), ([0, 0], 2, 3, 3), ([0, 0], 3, 3, 3), ([5], 2, 3, 11), ([9, 2], 2, 4, 9), ([0], 34, 3, 102)],
 )
-def test_a_start_is_rounded_up_to_whole_milliseconds(levels: list[int], work_ms: int, start_ms: int) -> None:
-    """A slot is not free before the last part of a millisecond is done."""
-    assert start_after_ms(levels, work_ms) == start_ms
+def test_each_task_ahead_takes_the_slot_that_frees_first(
+    levels: list[int], ahead: int, each_ms: int, start_ms: int
+) -> None:
+    """The newcomer starts when everything ahead has begun, not when it has ended."""
+    assert start_after_ms(levels, ahead, each_ms) == start_ms
 
 
 @pytest.mark.req("ORCH-4119")

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
-from orchqueue.core.ids import AttemptId, ReplicaId
+from orchqueue.core.ids import AttemptId, ReplicaId, Tenant
 from orchqueue.core.invariants import violations
+from orchqueue.core.lines import Line
 from orchqueue.core.state import Attempt, State
 from orchqueue.core.task_states import TaskState
 from tests.unit.core.driving import Driver, key
@@ -54,12 +56,26 @@ def owned_by_a_closed_attempt(state: State) -> None:
     state.slots.release(A)
 
 
+def line_of(state: State) -> Line:
+    return state.pools[next(iter(state.pools))].queue.lines["interactive"]
+
+
+def of_another_tenant(state: State) -> None:
+    line = line_of(state)
+    task = msgspec.structs.replace(line.oldest, tenant=Tenant("other"))
+    line.by_seq[task.seq] = task
+
+
+def out_of_turn(state: State) -> None:
+    line_of(state)._turns.clear()
+
+
 def out_of_order(state: State) -> None:
-    state.pools[next(iter(state.pools))].queue.lines["interactive"].order.reverse()
+    line_of(state).arrivals.add(0, 0, 0)
 
 
 def miscounted(state: State) -> None:
-    state.pools[next(iter(state.pools))].queue.lines["interactive"].cost_tokens += 1
+    next(iter(line_of(state).by_seq.values())).cost_tokens += 1
 
 
 def slot_without_attempt(state: State) -> None:
@@ -94,7 +110,10 @@ def neither_active_nor_ended(state: State) -> None:
         (running_without_attempt, "acme/running is bound with attempt None"),
         (waiting_with_attempt, "acme/waiting is waiting with attempt 1"),
         (owned_by_a_closed_attempt, "acme/running is owned by attempt 1, which is closed"),
-        (out_of_order, "line interactive of p disagrees with itself"),
+        (out_of_order, "line interactive of p has lost count of its arrivals"),
+        (of_another_tenant, "line interactive of p mixes up its tenants"),
+        (of_another_tenant, "line interactive of p gives turns to others than the first of each tenant"),
+        (out_of_turn, "line interactive of p is out of turn"),
         (miscounted, "line interactive of p has lost count of its cost"),
         (slot_without_attempt, "slots are held by [1, 9], attempts are [1]"),
         (more_than_there_are, "pr0 has 1 attempts on 0 slots"),
@@ -114,7 +133,7 @@ def test_each_kind_of_damage_is_told(damage: Callable[[State], None], told: str)
 def test_an_attempt_may_outlive_its_task() -> None:
     """Slots held by attempts that own nothing any more are sound: the engine has not stopped yet."""
     state = sound()
-    state.attempts[AttemptId(9)] = Attempt(AttemptId(9), key("gone"), R, 0)
+    state.attempts[AttemptId(9)] = Attempt(AttemptId(9), key("gone"), R, 0, 1)
     state.slots.size(R, 2)
     state.slots.acquire(R, AttemptId(9))
     assert state.tasks[key("gone")].state is TaskState.ENDED

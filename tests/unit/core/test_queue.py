@@ -3,8 +3,11 @@
 import pytest
 
 from orchqueue.core.ids import TaskId
+from orchqueue.core.lines import Line
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.queue import Full, Line, PoolQueue, Room
+from orchqueue.core.policies import fair
+from orchqueue.core.queue import Full, PoolQueue, Room
+from orchqueue.core.ranks import Work
 from orchqueue.core.request import Priority, TaskSpec
 from orchqueue.core.settings import ClassSettings
 from orchqueue.core.task import Task
@@ -85,13 +88,13 @@ def test_the_victim_is_named_and_stays_until_its_end() -> None:
     """Asking for room changes nothing: the caller ends the victim, which takes it out."""
     queue = filled(PoolQueue(1, both_classes(9, "drop-lru")), "batch")
     assert victim(queue, "interactive") == victim(queue, "interactive") == "t1 dropped_victim"
-    assert queue.waiting_classes == ["batch"]
+    assert queue.turns() == ["batch"]
 
 
 @pytest.mark.req("ORCH-3005")
 def test_a_line_keeps_the_order_of_acceptance_whatever_the_order_of_coming() -> None:
     """A task that comes back takes its old place, one that goes leaves the others where they are."""
-    line = Line()
+    line = Line(fair)
     tasks = {seq: waiting(seq, cost_tokens=10 * seq) for seq in (1, 3, 4, 2)}
     for task in tasks.values():
         line.push(task)
@@ -130,7 +133,7 @@ def test_who_starts_before_a_task_follows_from_the_weights(
         queue.push(task)
     assert queue.ahead_by_class(mine[position]) == ahead
     tokens = 5 * ahead[priority] + 3 * ahead.get(other, 0)
-    assert queue.ahead(mine[position]) == (sum(ahead.values()), tokens)
+    assert queue.ahead(mine[position]) == Work(sum(ahead.values()), tokens, 0)
 
 
 @pytest.mark.req("ORCH-3029", "ORCH-4153")
@@ -147,14 +150,19 @@ def test_a_class_of_equal_weight_lets_one_pass_more() -> None:
 
 
 @pytest.mark.req("ORCH-3029")
-def test_the_tokens_ahead_are_a_class_s_average_rounded_down() -> None:
-    """What a part of a line costs is its share of what the whole line is expected to decode."""
+def test_the_tokens_ahead_are_exact_in_the_own_line_and_an_average_of_another_class() -> None:
+    """Who stands ahead in its own line is known; of another class a part costs its share of the whole, rounded down."""
     queue = PoolQueue(99, both_classes(99))
     for seq, cost in enumerate((10, 1, 2), start=1):
         queue.push(waiting(seq, cost_tokens=cost))
     last = queue.lines["interactive"].youngest
-    assert queue.ahead(last) == (2, 8)
-    assert PoolQueue(99, both_classes(99)).ahead(last) == (0, 0), "nothing waits, so nothing stands before it"
+    assert queue.ahead(last) == Work(2, 11, 0)
+    batch = waiting(9, "batch")
+    queue.push(batch)
+    assert queue.ahead(batch) == Work(3, 13, 0)
+    for seq in range(20, 29):
+        queue.push(waiting(seq, cost_tokens=4))
+    assert queue.ahead(batch) == Work(8, 49 * 8 // 12, 0)
 
 
 @pytest.mark.req("ORCH-4205")
@@ -166,4 +174,4 @@ def test_a_lowered_bound_evicts_nobody() -> None:
     assert queue.make_room("batch") == Full(Outcome.REJECTED_FULL)
     assert victim(queue, "interactive") == "t1 dropped_victim"
     assert queue.weights == {"interactive": 5, "batch": 2}
-    assert queue.waiting_classes == ["interactive", "batch"]
+    assert queue.turns() == ["interactive", "batch"]

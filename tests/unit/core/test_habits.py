@@ -1,0 +1,86 @@
+"""What outputs are expected to be: hints, habits of tenants and classes, limits."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchqueue.core.habits import Expectation, Habit, Habits
+from tests.unit.core.driving import Driver
+
+
+@pytest.mark.req("ORCH-4361")
+def test_a_tenant_s_own_habit_comes_before_its_class_s() -> None:
+    """First the hint, then what the tenant's tasks of the class and model took, then anybody's, then the limit."""
+    habits = Habits()
+    assert habits.expect("acme", "batch", "m", None, 64) == Expectation(64, 0)
+    assert habits.expect("acme", "batch", "m", 90, 64) == Expectation(64, 0)
+    assert habits.expect("acme", "batch", "m", 9, 64) == Expectation(9, 0)
+    habits.learn("acme", "batch", "m", 10, 10)
+    habits.learn("other", "batch", "m", 30, 30)
+    assert habits.expect("acme", "batch", "m", None, 64) == Expectation(10, 0)
+    assert habits.expect("other", "batch", "m", None, 64) == Expectation(30, 0)
+    assert habits.expect("third", "batch", "m", None, 64) == Expectation(20, 0)
+    assert habits.expect("acme", "batch", "m", 7, 64) == Expectation(7, 0)
+    assert habits.expect("acme", "interactive", "m", None, 64) == Expectation(64, 0)
+    assert habits.expect("acme", "batch", "other model", None, 64) == Expectation(64, 0)
+
+
+@pytest.mark.req("ORCH-4361")
+def test_the_spread_is_how_far_predictions_missed() -> None:
+    """It is told in tokens and never reaches above the limit; a task that decodes nothing is still expected to say something."""
+    habits = Habits()
+    habits.learn("acme", "batch", "m", 20, 32)
+    habits.learn("acme", "batch", "m", 40, 32)
+    assert habits.expect("acme", "batch", "m", None, 64) == Expectation(30, 10)
+    assert habits.expect("acme", "batch", "m", None, 33) == Expectation(30, 3)
+    assert habits.expect("acme", "batch", "m", None, 20) == Expectation(20, 0)
+    empty = Habits()
+    empty.learn("acme", "batch", "m", 0, 0)
+    assert empty.expect("acme", "batch", "m", None, 64).tokens == 1
+
+
+@pytest.mark.req("ORCH-4361")
+def test_the_first_outputs_count_alike_and_later_ones_are_forgotten_slowly() -> None:
+    """The average of the first 16 is plain; after that each new one moves it by a sixteenth."""
+    habit = Habit()
+    for tokens in range(1, 17):
+        habit.learn(tokens, tokens)
+    assert abs(habit.mean_milli - 8_500) <= 16
+    before = habit.mean_milli
+    habit.learn(100, 0)
+    assert habit.mean_milli == before + -(-(100_000 - before) // 16)
+    assert habit.missed_milli == 6_250
+    assert habit.seen == 16
+
+
+@pytest.mark.req("ORCH-4361")
+@given(start=st.integers(0, 10**6), tokens=st.integers(0, 10**3))
+def test_what_stays_the_same_is_reached_exactly(start: int, tokens: int) -> None:
+    """Rounding never keeps a habit from the figure that it is told again and again, from above or from below."""
+    habit = Habit(start, 0, 16)
+    for _ in range(400):
+        habit.learn(tokens, tokens)
+    assert habit.mean_milli == 1_000 * tokens
+
+
+@pytest.mark.req("ORCH-4361")
+def test_the_longest_silent_is_forgotten_when_there_are_too_many() -> None:
+    """A flood of tenant names cannot grow the memory; the class's own habit is used all the time and stays."""
+    habits = Habits(at_most=3)
+    for number in range(9):
+        habits.learn(f"t{number}", "batch", "m", 10 * number, 0)
+    assert len(habits) == 3
+    assert habits.expect("t8", "batch", "m", None, 999).tokens == 80
+    assert habits.expect("t7", "batch", "m", None, 999).tokens == 70
+    assert habits.expect("t0", "batch", "m", None, 999).tokens == 40
+
+
+@pytest.mark.req("ORCH-4361", "ORCH-3029")
+def test_the_core_learns_from_what_ends() -> None:
+    """A tenant whose tasks take 3 of 200 tokens is expected to go on like that, which shortens its predictions."""
+    core = Driver()
+    core.submit("first", max_tokens=200)
+    assert core.task("first").cost_tokens == 200
+    core.complete(1, tokens_out=3)
+    core.submit("second", max_tokens=200)
+    assert (core.task("second").cost_tokens, core.task("second").spread_tokens) == (3, 197)
