@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heapreplace
+from itertools import product
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,6 +16,36 @@ from orchqueue.core.effects import Basis
 from orchqueue.core.events import ReplicaFacts
 
 STEPS_AT_MOST = 32
+RATE_ONE = 1 << 40
+# The mean miss of a length that is pure chance is 0.736 of its mean.
+SPREAD_OF_CHANCE = 1_359
+MEMORY = 32
+
+
+class Pace(msgspec.Struct):
+    """Time over tokens, of the latest attempts more than of earlier ones. Long ones count for as much as they took.
+
+    Units: microseconds.
+    """
+
+    us: int = 0
+    tokens: int = 0
+
+    def learn(self, took_ms: int, tokens: int) -> None:
+        """Take an attempt in; nothing is learned where there was no time or no token."""
+        if took_ms > 0 and tokens > 0:
+            self.us += 1_000 * took_ms - self.us // MEMORY
+            # In thousandths, so that forgetting does not stop at small numbers.
+            self.tokens += 1_000 * tokens - self.tokens // MEMORY
+
+    @property
+    def us_per_token(self) -> int:
+        """Divide; 0 before anything was learned.
+
+        >>> pace = Pace(); pace.learn(10, 2); pace.us_per_token
+        5000
+        """
+        return 1_000 * self.us // self.tokens if self.tokens else 0
 
 
 class Rates(msgspec.Struct):
@@ -26,7 +58,9 @@ class Rates(msgspec.Struct):
     prefill_us: int = 0
     decode_us: int = 0
     basis: Basis = "none"
-    decode_us_at: dict[int, int] = {}
+    prefill: Pace = msgspec.field(default_factory=Pace)
+    decode: Pace = msgspec.field(default_factory=Pace)
+    decode_at: dict[int, Pace] = {}
 
     def start_from(self, facts: ReplicaFacts) -> None:
         """Begin with the self-test's rates, unless something was measured before."""
@@ -37,24 +71,24 @@ class Rates(msgspec.Struct):
 
     def learn(self, tokens_in: int, prefill_ms: int, tokens_out: int, decode_ms: int, busy: int) -> None:
         """Take in what a finished attempt took while `busy` tasks, itself included, shared the devices."""
-        if tokens_in > 0 and prefill_ms > 0:
-            self.prefill_us = smooth(self.prefill_us, prefill_ms * 1000 // tokens_in)
+        self.prefill.learn(prefill_ms, tokens_in)
+        self.prefill_us = self.prefill.us_per_token or self.prefill_us
         if tokens_out > 0 and decode_ms > 0:
-            took_us = decode_ms * 1000 // tokens_out
-            self.decode_us = smooth(self.decode_us, took_us)
-            self.decode_us_at[busy] = smooth(self.decode_us_at.get(busy, 0), took_us)
+            self.decode.learn(decode_ms, tokens_out)
+            self.decode_us = self.decode.us_per_token
+            self.decode_at.setdefault(busy, Pace()).learn(decode_ms, tokens_out)
             self.basis = "measured"
 
     def at(self, busy: int) -> Rates:
         """Tell the rates while so many tasks are decoded at once: measured there, else at the nearest number, else overall.
 
-        >>> Rates(1, 10, "measured", {1: 8, 4: 14}).at(3).decode_us
-        14
+        >>> rates = Rates(1); rates.learn(0, 0, 10, 80, 1); rates.learn(0, 0, 10, 140, 4); rates.at(3).decode_us
+        14000
         """
-        if not self.decode_us_at:
+        if not self.decode_at:
             return self
-        nearest = min(self.decode_us_at, key=lambda known: (abs(known - busy), known))
-        return Rates(self.prefill_us, self.decode_us_at[nearest], self.basis)
+        nearest = min(self.decode_at, key=lambda known: (abs(known - busy), known))
+        return Rates(self.prefill_us, self.decode_at[nearest].us_per_token, self.basis)
 
 
 def smooth(old: int, new: int) -> int:
@@ -80,18 +114,43 @@ def remaining_tokens(expected: int, spread: int, done: int, limit: int) -> int:
     return max(1, min(max(expected - done, spread), limit - done))
 
 
-def start_after_ms(slots_free_in_ms: Sequence[int], ahead: int, each_ms: int) -> int:
+class SlotFrees(NamedTuple):
+    """When a slot probably frees, and by how much that is usually missed; 0, 0 for a free one."""
+
+    in_ms: int
+    spread_ms: int
+
+
+def start_after_ms(slots: Sequence[SlotFrees], ahead: int, each_ms: int) -> int:
     """Predict when a slot is free for a newcomer behind `ahead` tasks that take `each_ms` on average.
 
-    1. Each of the first tasks ahead takes the slot that frees first.
-    2. What is left of a long queue is poured over the slots, the one that frees first filling up first.
+    Two ideas of the same queue are mixed. If every task takes just what is expected, each one ahead takes the slot that
+    frees first. If lengths are pure chance, some slot frees much sooner than any is expected to: a slot that should free in
+    R frees at a rate of 1/R, and rates add up. How far lengths are usually off says how much chance there is.
 
-    Shape: `slots_free_in_ms` one entry per slot, not empty.
+    Shape: `slots` not empty.
 
-    >>> start_after_ms([0, 500], 0, 100), start_after_ms([100, 500], 2, 150), start_after_ms([100, 500], 5, 200)
-    (0, 400, 700)
+    >>> start_after_ms([SlotFrees(0, 0), SlotFrees(500, 0)], 0, 100)
+    0
+    >>> start_after_ms([SlotFrees(100, 0), SlotFrees(500, 0)], 2, 150)
+    400
+    >>> start_after_ms([SlotFrees(300, 300)] * 3, 0, 300), start_after_ms([SlotFrees(300, 300)] * 3, 3, 300)
+    (100, 400)
     """
-    levels = sorted(slots_free_in_ms)
+    levels = sorted(slot.in_ms for slot in slots)
+    planned_ms = _in_turn(levels.copy(), ahead, each_ms)
+    if levels[0] == 0 and ahead == 0:
+        return 0
+    expected_ms = sum(levels)
+    chance_permille = min(1_000, sum(slot.spread_ms for slot in slots) * SPREAD_OF_CHANCE // max(1, expected_ms))
+    if not chance_permille:
+        return planned_ms
+    by_chance_ms = _by_chance(levels, ahead, each_ms)
+    return planned_ms + (by_chance_ms - planned_ms) * chance_permille // 1_000
+
+
+def _in_turn(levels: list[int], ahead: int, each_ms: int) -> int:
+    """Let each task ahead take the slot that frees first; a long queue's rest is poured over the slots."""
     stepped = min(ahead, STEPS_AT_MOST + len(levels))
     for _ in range(stepped):
         heapreplace(levels, levels[0] + each_ms)
@@ -103,6 +162,45 @@ def start_after_ms(slots_free_in_ms: Sequence[int], ahead: int, each_ms: int) ->
             return level + poured // count
         poured -= step
     raise AssertionError("no slot given")
+
+
+def _by_chance(levels: list[int], ahead: int, each_ms: int) -> int:
+    """Add up the mean times between slots that free at rates, the one that should free first renewed first."""
+    rates = [RATE_ONE // max(1, level) for level in levels]
+    fresh = RATE_ONE // max(1, each_ms)
+    together, waited = sum(rates), 0
+    for rate in rates[: ahead + 1]:
+        waited += RATE_ONE * 1_000 // together
+        together += fresh - rate
+    waited_ms = waited // 1_000
+    return waited_ms + max(0, ahead + 1 - len(rates)) * each_ms // len(rates)
+
+
+class Passers(NamedTuple):
+    """Work that is still to come and will pass: which part of the slots it takes, and at most how much of their time."""
+
+    permille: int
+    at_most_ms: int
+
+
+def passed_on_the_way(start_in_ms: int, passers: Sequence[Passers]) -> int:
+    """Put a start off by the work that comes and passes until then, as it has come lately.
+
+    While it waits a task is passed by each kind of work at its rate, up to its bound; the wait that this gives is the
+    least over which kinds reach their bound.
+
+    >>> passed_on_the_way(1_000, [Passers(500, 10_000)]), passed_on_the_way(1_000, [Passers(500, 300)])
+    (2000, 1300)
+    >>> passed_on_the_way(1_000, [Passers(500, 300), Passers(1_500, 2_000)]), passed_on_the_way(1_000, [])
+    (3300, 1000)
+    """
+    waits = []
+    for bounded in product((True, False), repeat=len(passers)):
+        slower = 1_000 - sum(one.permille for one, bound in zip(passers, bounded, strict=True) if not bound)
+        if slower > 0:
+            until_ms = start_in_ms + sum(one.at_most_ms for one, bound in zip(passers, bounded, strict=True) if bound)
+            waits.append(until_ms * 1_000 // slower)
+    return min(waits)
 
 
 class Readmission(msgspec.Struct):

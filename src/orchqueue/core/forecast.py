@@ -11,18 +11,28 @@ from typing import TypeAlias
 import msgspec
 
 from orchqueue.core.effects import Basis
-from orchqueue.core.estimate import Rates, remaining_tokens, service_ms, start_after_ms
+from orchqueue.core.estimate import (
+    Passers,
+    Rates,
+    SlotFrees,
+    passed_on_the_way,
+    remaining_tokens,
+    service_ms,
+    start_after_ms,
+)
 from orchqueue.core.ids import PoolId
+from orchqueue.core.queue import Ahead
 from orchqueue.core.ranks import Work
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.state import Attempt, Pool, Replica, State
 from orchqueue.core.task import Task
 
 FALLBACK_START_MS = 5_000
+NOW = SlotFrees(0, 0)
 DRAINED_RETRY_MS = 30_000
 CAUTION = {"measured": (5, 4), "selftest": (3, 2), "none": (2, 1)}
 
-FreeSlots: TypeAlias = dict[PoolId, list[int]]
+FreeSlots: TypeAlias = dict[PoolId, list[SlotFrees]]
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -65,10 +75,13 @@ def full(state: State, replica: Replica) -> int:
 
 def remaining_ms(state: State, attempt: Attempt, replica: Replica, now_ms: int) -> int:
     """Predict how long an attempt still holds its slot."""
+    return _remaining_ms(state, attempt, replica.rates.at(busy(state, replica)), now_ms)
+
+
+def _remaining_ms(state: State, attempt: Attempt, rates: Rates, now_ms: int) -> int:
     task = state.active.get(attempt.key)
     if task is None or task.attempt_id != attempt.attempt_id:
         return 0
-    rates = replica.rates.at(busy(state, replica))
     left = remaining_tokens(task.cost_tokens, task.spread_tokens, task.tokens_out, task.spec.max_tokens)
     if task.first_token_at_ms is not None:
         return service_ms(0, left, rates)
@@ -76,15 +89,19 @@ def remaining_ms(state: State, attempt: Attempt, replica: Replica, now_ms: int) 
     return service_ms(0, left, rates) + max(0, prefill_ms - (now_ms - attempt.started_at_ms))
 
 
-def slots_free_in_ms(state: State, pool: Pool, now_ms: int) -> list[int]:
-    """Predict for every slot of a pool when it frees; 0 for a free one. Empty when no replica is up."""
-    free: list[int] = []
+def slots_free(state: State, pool: Pool, now_ms: int) -> list[SlotFrees]:
+    """Predict for every slot of a pool when it frees. Empty when no replica is up."""
+    free: list[SlotFrees] = []
     for replica in pool.replicas.values():
         if not replica.ready:
             continue
-        free.extend(0 for _ in range(state.slots.free(replica.replica_id)))
-        holders = sorted(state.slots.holders(replica.replica_id))
-        free.extend(remaining_ms(state, state.attempts[a], replica, now_ms) for a in holders)
+        free.extend(NOW for _ in range(state.slots.free(replica.replica_id)))
+        rates = replica.rates.at(busy(state, replica))
+        for attempt_id in sorted(state.slots.holders(replica.replica_id)):
+            attempt = state.attempts[attempt_id]
+            task = state.active.get(attempt.key)
+            spread = 0 if task is None or task.attempt_id != attempt_id else task.spread_tokens
+            free.append(SlotFrees(_remaining_ms(state, attempt, rates, now_ms), service_ms(0, spread, rates)))
     return free
 
 
@@ -118,25 +135,53 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: Free
     """
     rates = pool_rates(state, pool)
     own_ms = service_ms(task.prompt_tokens, task.cost_tokens, rates)
-    ahead = pool.queue.ahead(task)
-    if ahead.tasks == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
+    ahead = pool.queue.look_ahead(task)
+    work = ahead.work
+    if work.tasks == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
         return Forecast(0, 0, own_ms, rates.basis)
     known = {} if free_in_ms is None else free_in_ms
     slots = _slots_once(state, pool, now_ms, known)
     for sibling in state.siblings(pool):
         if not len(sibling.queue) and sibling.dispatching and task.spec.placement.allows(sibling.pool_id):
-            slots = [*slots, *(wait for wait in _slots_once(state, sibling, now_ms, known) if wait == 0)]
+            slots = [*slots, *(wait for wait in _slots_once(state, sibling, now_ms, known) if wait == NOW)]
     if not slots:
-        slots = [comes_up_in_ms(pool, now_ms)]
-    each_ms = service_ms(ahead.prompts, ahead.tokens, rates) // max(1, ahead.tasks)
-    start_in_ms = start_after_ms(slots, ahead.tasks, each_ms)
-    return Forecast(ahead.tasks, start_in_ms, start_in_ms + own_ms, rates.basis)
+        slots = [SlotFrees(comes_up_in_ms(pool, now_ms), 0)]
+    each_ms = service_ms(work.prompts, work.tokens, rates) // max(1, work.tasks)
+    start_in_ms = start_after_ms(slots, work.tasks, each_ms)
+    start_in_ms = passed_on_the_way(start_in_ms, _passers(pool, task, ahead, rates, len(slots), now_ms, start_in_ms))
+    return Forecast(work.tasks, start_in_ms, start_in_ms + own_ms, rates.basis)
 
 
-def _slots_once(state: State, pool: Pool, now_ms: int, known: FreeSlots) -> list[int]:
+def arrive(state: State, pool: Pool, task: Task, now_ms: int) -> None:
+    """Count an arrival as demand."""
+    work_ms = service_ms(task.prompt_tokens, task.cost_tokens, pool_rates(state, pool))
+    pool.demand[task.spec.priority].add(task.tenant, work_ms, now_ms)
+
+
+def _passers(
+    pool: Pool, task: Task, ahead: Ahead, rates: Rates, slots: int, now_ms: int, ahead_ms: int
+) -> list[Passers]:
+    """List who may come later and still start before a task: other classes, and other tenants of its own.
+
+    Each other tenant of which no task stands behind this one passes until it has had what the task's own tenant has before it;
+    only half of what they send passes, because in a burst a tenant's tasks stand behind each other.
+    """
+    found = []
+    for name, tasks in ahead.to_come.items():
+        demand = pool.demand[name]
+        found.append(Passers(demand.permille(now_ms, slots, ahead_ms), tasks * demand.whole.each_ms // slots))
+    own_ms = service_ms(ahead.own.prompts, ahead.own.tokens, rates)
+    if own_ms and pool.queue.shares_tenants:
+        demand = pool.demand[task.spec.priority]
+        permille = demand.others_permille([task.tenant, *ahead.later], now_ms, slots, ahead_ms)
+        found.append(Passers(permille // 2, own_ms * (len(demand) - 1 - len(ahead.later)) // slots))
+    return found
+
+
+def _slots_once(state: State, pool: Pool, now_ms: int, known: FreeSlots) -> list[SlotFrees]:
     found = known.get(pool.pool_id)
     if found is None:
-        found = known[pool.pool_id] = sorted(slots_free_in_ms(state, pool, now_ms))
+        found = known[pool.pool_id] = slots_free(state, pool, now_ms)
     return found
 
 
@@ -149,14 +194,14 @@ def retry_after_full(state: State, pool: Pool, priority: str, now_ms: int) -> in
     Req: ORCH-4119
     """
     rates = pool_rates(state, pool)
-    slots = slots_free_in_ms(state, pool, now_ms) or [comes_up_in_ms(pool, now_ms)]
+    slots = slots_free(state, pool, now_ms) or [SlotFrees(comes_up_in_ms(pool, now_ms), 0)]
     waiting = Work()
     for line in pool.queue.lines.values():
         waiting = waiting.plus(line.arrivals.total)
     typical = waiting.part(1) if waiting.tasks else Work(1, 1, 0)
     times, over = CAUTION[rates.basis]
     interval = service_ms(typical.prompts, typical.tokens, rates) * times // (over * len(slots))
-    return pool.readmission[priority].promise(now_ms, min(slots), interval)
+    return pool.readmission[priority].promise(now_ms, min(slots).in_ms, interval)
 
 
 def end_of(state: State, task: Task, now_ms: int) -> int | None:

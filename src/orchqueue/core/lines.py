@@ -125,7 +125,14 @@ class Line:
         return self.ahead(task).tasks
 
     def ahead(self, task: Task) -> Work:
-        """Sum up what of the class starts before a task.
+        """Sum up what of the class starts before a task."""
+        own, others, _ = self.ahead_in_parts(task)
+        return own.plus(others)
+
+    def ahead_in_parts(self, task: Task) -> tuple[Work, Work, list[Tenant]]:
+        """Sum up what of the class starts before a task: of its tenant's own, and of all others.
+
+        The third part lists tenants of which some waiting task starts later: what else they send will start later too.
 
         Exact for the tenant's own; of each other tenant as many as fit before its tag, at its average cost; beyond
         `LOOKED_AT_MOST` tenants the rest counts like the average of those looked at.
@@ -134,11 +141,11 @@ class Line:
         own = self._own[task.tenant].ahead(task.seq)
         tag = turn.tag + self._charge(*own, task.weight)
         if len(self._order) == 1:
-            return own
+            return own, Work(), []
         if self.policy.charge(1, 1, 1) == 0:
-            return self.arrivals.ahead(task.seq)
+            return own, self.arrivals.ahead(task.seq).minus(own), []
         reached = bisect_left(self._order, Turn(tag, task.seq, task.tenant, 0))
-        found, looked, theirs = Work(), 0, Work()
+        found, looked, theirs, later = Work(), 0, Work(), list[Tenant]()
         for other in self._order[:reached]:
             if other.tenant == task.tenant:
                 continue
@@ -147,12 +154,15 @@ class Line:
             looked += 1
             total = self._own[other.tenant].total
             theirs = theirs.plus(total)
-            found = found.plus(total.part(self._before(other, total, tag, task.seq)))
+            before = self._before(other, total, tag, task.seq)
+            found = found.plus(total.part(before))
+            if before < total.tasks:
+                later.append(other.tenant)
         unseen = reached - (turn.number < task.seq) - looked
         if unseen > 0:
             left = len(self) - len(self._own[task.tenant]) - theirs.tasks
             found = found.plus(found.part(min(left, found.tasks * unseen // looked)))
-        return own.plus(found)
+        return own, found, later
 
     def _before(self, other: Turn, total: Work, tag: int, number: int) -> int:
         """Count how many of another tenant's tasks fit before a tag; an equal tag goes by acceptance."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from orchqueue.core.ids import Tenant
 from orchqueue.core.lines import Line
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.policies import POLICIES
@@ -25,6 +26,27 @@ class Full(msgspec.Struct, frozen=True):
     """There is no room."""
 
     outcome: Outcome
+
+
+class Ahead(msgspec.Struct, frozen=True):
+    """What stands before a waiting task: of its class its tenant's `own` and the `others`', and all by class.
+
+    `to_come`: how many more of each other class may start before it, though they are not here yet.
+    """
+
+    own: Work
+    others: Work
+    later: list[Tenant]
+    classes: dict[str, Work]
+    to_come: dict[str, int]
+
+    @property
+    def work(self) -> Work:
+        """Sum up."""
+        found = Work()
+        for work in self.classes.values():
+            found = found.plus(work)
+        return found
 
 
 class PoolQueue:
@@ -62,6 +84,11 @@ class PoolQueue:
 
     def __len__(self) -> int:
         return sum(len(line) for line in self.lines.values())
+
+    @property
+    def shares_tenants(self) -> bool:
+        """Tell whether tenants take turns; if not, a class goes by arrival."""
+        return self._policy.charge(1, 1, 1) > 0
 
     def turns(self) -> Sequence[str]:
         """Rank the classes that have something waiting, the next one first."""
@@ -134,24 +161,32 @@ class PoolQueue:
 
         Cost: O(log n).
         """
-        return self._counts(task, self.lines[task.spec.priority].position(task))
-
-    def _counts(self, task: Task, position: int) -> dict[str, int]:
-        own = self.lines[task.spec.priority]
-        weight = self.weights[task.spec.priority]
-        counts: dict[str, int] = {task.spec.priority: position}
-        for name, line in self.lines.items():
-            if line is not own and line.by_seq:
-                counts[name] = self._policy.passing(weight, self.weights[name], position, line.arrivals, task.seq)
-        return counts
+        ahead = self.look_ahead(task)
+        return {name: work.tasks for name, work in ahead.classes.items()}
 
     def ahead(self, task: Task) -> Work:
         """Sum up what will probably start before a task.
 
         Cost: O(log n).
         """
-        own = self.lines[task.spec.priority].ahead(task)
-        for name, count in self._counts(task, own.tasks).items():
-            if name != task.spec.priority:
-                own = own.plus(self.lines[name].arrivals.total.part(count))
-        return own
+        return self.look_ahead(task).work
+
+    def look_ahead(self, task: Task) -> Ahead:
+        """Tell what stands before a task, in parts.
+
+        Cost: O(log n).
+        """
+        name = task.spec.priority
+        own, others, later = self.lines[name].ahead_in_parts(task)
+        mine = own.plus(others)
+        classes, to_come = {str(name): mine}, dict[str, int]()
+        for other, line in self.lines.items():
+            if other == name:
+                continue
+            weights = self.weights[name], self.weights[other]
+            passing = 0
+            if line.by_seq:
+                passing = self._policy.passing(*weights, mine.tasks, line.arrivals, task.seq)
+                classes[other] = line.arrivals.total.part(passing)
+            to_come[other] = self._policy.to_come(*weights, mine.tasks, passing)
+        return Ahead(own, others, later, classes, to_come)

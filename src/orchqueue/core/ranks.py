@@ -30,6 +30,10 @@ class Work(NamedTuple):
         """Add up."""
         return Work(self.tasks + other.tasks, self.tokens + other.tokens, self.prompts + other.prompts)
 
+    def minus(self, other: Work) -> Work:
+        """Take a part away."""
+        return Work(self.tasks - other.tasks, self.tokens - other.tokens, self.prompts - other.prompts)
+
 
 class Ranks:
     """Numbers kept in order, in blocks, so that neither a long line nor a look into its middle is slow.

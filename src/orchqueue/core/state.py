@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from orchqueue.core.demand import Demand
 from orchqueue.core.effects import AnyEffect
 from orchqueue.core.estimate import Rates, Readmission
 from orchqueue.core.events import DeviceFigures, ReplicaFacts
@@ -90,6 +91,7 @@ class Pool:
         self.pool_id = settings.pool_id
         self.queue = PoolQueue(settings.capacity, settings.classes, settings.scheduling)
         self.habits = Habits()
+        self.demand: dict[str, Demand] = {c.name: Demand() for c in settings.classes}
         self.replicas = {r.replica_id: Replica(r, settings.pool_id) for r in settings.replicas}
         self.mode: PoolMode = "serving"
         self.drain_at_ms: int | None = None

@@ -23,7 +23,7 @@ from orchqueue.core.events import (
     PromptCounted,
     TaskSubmitted,
 )
-from orchqueue.core.forecast import expect, retry_after_full, start_of
+from orchqueue.core.forecast import arrive, expect, retry_after_full, start_of
 from orchqueue.core.ids import Tenant, task_key
 from orchqueue.core.outcome import MEANINGS, Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
@@ -202,6 +202,7 @@ def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
     # Whoever pages through the tasks relies on them standing in that order.
     state.tasks[task.key] = state.tasks.pop(task.key)
     pool.queue.push(task)
+    arrive(state, pool, task, now_ms)
     if task.session is not None:
         session = state.sessions.count_turn(task.session, now_ms)
         state.emit(SetTimer(("session", "/".join(task.session)), session.expires_at_ms))

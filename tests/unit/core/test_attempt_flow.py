@@ -55,7 +55,7 @@ def test_the_end_of_an_attempt_that_lost_its_task_teaches_rates_and_ends_nothing
     effects = core.handle(ev.AttemptCompleted(AttemptId(1), "stop", 10, 20, 10, 40))
     assert core.wanted(fx.Finish, effects) == []
     rates = core.core.state.replicas[ReplicaId("pr0")].rates
-    assert (rates.basis, rates.decode_us) == ("measured", 1_125)
+    assert (rates.basis, rates.decode_us) == ("measured", 2_000)
     assert core.task("t").ended is not None
 
 

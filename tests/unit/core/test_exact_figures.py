@@ -7,7 +7,7 @@ from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core import fairness
 from orchqueue.core.admission import Counted, Fit, count_prompt, fitting_pools
-from orchqueue.core.estimate import Rates, Readmission, smooth, start_after_ms
+from orchqueue.core.estimate import Pace, Rates, Readmission, SlotFrees, smooth, start_after_ms
 from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.request import Message, Sampling, TaskSpec
@@ -24,21 +24,30 @@ WEIGHTS = {"interactive": 8, "batch": 1}
 def test_a_rate_is_learned_from_tokens_and_time_only_where_there_are_both(
     tokens: int, ms: int, learned_us: int
 ) -> None:
-    """Whole microseconds a token; an eighth of the way from an older figure; no tokens or no time teach nothing."""
+    """Whole microseconds a token; no tokens or no time teach nothing."""
+    taught = bool(tokens and ms)
     rates = Rates(7, 7, "selftest")
     rates.learn(tokens, ms, 0, 0, 1)
-    assert rates == Rates(smooth(7, learned_us), 7, "selftest")
+    assert (rates.prefill_us, rates.decode_us, rates.basis) == (learned_us, 7, "selftest")
+    assert rates.decode_at == {}
     rates = Rates(7, 7, "selftest")
-    rates.learn(0, 0, tokens, ms, 1)
-    taught = bool(tokens and ms)
-    at = {1: learned_us} if taught else {}
-    assert rates == Rates(7, smooth(7, learned_us), "measured" if taught else "selftest", at)
-    fresh = Rates()
-    fresh.learn(3, 1, 3, 1, 1)
-    assert (fresh.prefill_us, fresh.decode_us) == (333, 333)
-    whole = Rates()
-    whole.learn(1, 1, 1, 1, 1)
-    assert (whole.prefill_us, whole.decode_us) == (1_000, 1_000)
+    rates.learn(0, 0, tokens, ms, 3)
+    assert (rates.prefill_us, rates.decode_us, rates.basis) == (7, learned_us, "measured" if taught else "selftest")
+    assert {busy: pace.us_per_token for busy, pace in rates.decode_at.items()} == ({3: learned_us} if taught else {})
+
+
+@pytest.mark.req("ORCH-4166")
+def test_a_pace_is_time_over_tokens_and_forgets() -> None:
+    """Long attempts count for as much as they took, and each new one takes a 32nd of what was before away."""
+    pace = Pace()
+    assert pace.us_per_token == 0
+    pace.learn(10, 1)
+    pace.learn(90, 99)
+    assert (pace.us, pace.tokens) == (10_000 + 90_000 - 312, 1_000 + 99_000 - 31)
+    assert pace.us_per_token == 997
+    for _ in range(400):
+        pace.learn(50, 10)
+    assert abs(pace.us_per_token - 5_000) <= 5
 
 
 @pytest.mark.req("ORCH-4166")
@@ -56,7 +65,7 @@ def test_each_task_ahead_takes_the_slot_that_frees_first(
     levels: list[int], ahead: int, each_ms: int, start_ms: int
 ) -> None:
     """The newcomer starts when everything ahead has begun, not when it has ended."""
-    assert start_after_ms(levels, ahead, each_ms) == start_ms
+    assert start_after_ms([SlotFrees(level, 0) for level in levels], ahead, each_ms) == start_ms
 
 
 @pytest.mark.req("ORCH-4119")

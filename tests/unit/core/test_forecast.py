@@ -56,9 +56,9 @@ def test_a_queue_is_predicted_at_the_rate_of_full_slots() -> None:
         core.handle(ev.AttemptCompleted(AttemptId(attempt + 1), "stop", 2, 100, 0, 3_000))
         core.close(attempt + 1)
     rates = state.replicas[ReplicaId("pr0")].rates
-    assert set(rates.decode_us_at) == {1, 2}
-    assert pool_rates(state, pool).decode_us == rates.decode_us_at[2]
-    assert rates.decode_us_at[1] < rates.decode_us < rates.decode_us_at[2]
+    assert set(rates.decode_at) == {1, 2}
+    assert pool_rates(state, pool).decode_us == rates.at(2).decode_us
+    assert rates.at(1).decode_us < rates.decode_us < rates.at(2).decode_us
 
 
 @pytest.mark.req("ORCH-3029")

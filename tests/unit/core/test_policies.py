@@ -31,6 +31,7 @@ def test_first_come_first_served_goes_by_arrival_over_all_classes() -> None:
     for number in (2, 5, 8):
         other.add(number, 1, 1)
     assert fifo.passing(8, 1, 0, other, 6) == 2
+    assert fifo.to_come(1, 8, 0, 0) == 0
     assert fifo.charge(3, 99, 1) == 0
 
 
@@ -43,6 +44,7 @@ def test_strict_priority_goes_by_weight_and_then_by_name() -> None:
     other = Ranks()
     other.add(2, 1, 1)
     assert [strict_priority.passing(4, weight, 0, other, 6) for weight in (3, 4, 5)] == [0, 0, 1]
+    assert [strict_priority.to_come(4, weight, 0, 0) for weight in (3, 4, 5)] == [0, 0, strict_priority.NO_END]
 
 
 @pytest.mark.req("ORCH-4360", "ORCH-4153")
@@ -56,4 +58,6 @@ def test_fair_and_round_robin_share_classes_alike_and_tenants_differently() -> N
         other.add(number, 1, 1)
     assert [fair.passing(8, 1, position, other, 0) for position in (7, 8, 15, 16)] == [0, 1, 1, 2]
     assert [fair.passing(1, 8, position, other, 0) for position in (0, 1, 2)] == [8, 16, 20]
+    assert [fair.to_come(8, 1, position, 1) for position in (7, 8, 16)] == [0, 0, 1]
+    assert fair.to_come(1, 8, 1, 5) == 11
     assert round_robin.pick(round_robin.new_state(WEIGHTS), WEIGHTS, HEADS) == ["interactive", "batch"]

@@ -43,5 +43,13 @@ def charge(count: int, units: int, weight: int) -> int:
 
 def passing(weight: int, other_weight: int, position: int, other: Ranks, number: int) -> int:
     """Let as many pass as the weights allow: a lighter class needs a whole round of this one for each of its starts."""
-    turns = position if other_weight < weight else position + 1
-    return min(len(other), turns * other_weight // weight)
+    return min(len(other), _turns(weight, other_weight, position))
+
+
+def to_come(weight: int, other_weight: int, position: int, passing: int) -> int:
+    """Let as many come and pass as the weights leave."""
+    return max(0, _turns(weight, other_weight, position) - passing)
+
+
+def _turns(weight: int, other_weight: int, position: int) -> int:
+    return (position if other_weight < weight else position + 1) * other_weight // weight

@@ -36,3 +36,8 @@ def charge(count: int, units: int, weight: int) -> int:
 def passing(weight: int, other_weight: int, position: int, other: Ranks, number: int) -> int:
     """Count those that came earlier."""
     return other.ahead(number).tasks
+
+
+def to_come(weight: int, other_weight: int, position: int, passing: int) -> int:
+    """Let nobody pass who comes later."""
+    return 0

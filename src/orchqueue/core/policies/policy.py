@@ -34,4 +34,7 @@ class Policy(Protocol):
         """Price some starts of a tenant: `count` tasks that take `units` tokens together."""
 
     def passing(self, weight: int, other_weight: int, position: int, other: Ranks, number: int) -> int:
-        """Count the tasks of another class that start before one that has `position` of its own class ahead."""
+        """Count the waiting tasks of another class that start before one that has `position` of its own class ahead."""
+
+    def to_come(self, weight: int, other_weight: int, position: int, passing: int) -> int:
+        """Count how many more of another class may start before it, of those that are still to come."""

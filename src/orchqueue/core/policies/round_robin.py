@@ -6,7 +6,8 @@ from orchqueue.core.policies import fair
 
 STARVES = False
 
-new_state, pick, serve, passing = fair.new_state, fair.pick, fair.serve, fair.passing
+new_state, pick, serve = fair.new_state, fair.pick, fair.serve
+passing, to_come = fair.passing, fair.to_come
 
 
 def charge(count: int, units: int, weight: int) -> int:

@@ -9,6 +9,7 @@ from orchqueue.core.policies import fifo
 from orchqueue.core.ranks import Ranks
 
 STARVES = True
+NO_END = 1 << 40
 
 new_state, serve, charge = fifo.new_state, fifo.serve, fifo.charge
 
@@ -25,3 +26,8 @@ def pick(state: ShareState, weights: dict[str, int], heads: Mapping[str, int]) -
 def passing(weight: int, other_weight: int, position: int, other: Ranks, number: int) -> int:
     """Let everything of a heavier class pass, and nothing of a lighter one."""
     return len(other) if other_weight > weight else 0
+
+
+def to_come(weight: int, other_weight: int, position: int, passing: int) -> int:
+    """Let everything of a heavier class pass."""
+    return NO_END if other_weight > weight else 0
