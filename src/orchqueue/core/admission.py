@@ -235,23 +235,16 @@ def no_turn_left(state: State, tenant: Tenant, spec: TaskSpec, now_ms: int) -> R
 
 
 def over_rate(pool: Pool, priority: str, now_ms: int) -> Refusal | None:
-    """Take a token from the class's bucket (one second of burst), or refuse.
+    """Refuse where the class's bucket (one second of burst) is empty; nothing is taken.
 
     Req: ORCH-4150
     """
     limit = pool.queue.classes[priority].rate_limit_rps
     if limit is None:
         return None
-    # In millionths of a task, so that every millisecond adds a whole number however slow the rate is.
-    per_ms = max(1, round(limit * 1000))
-    full = max(RATE_TOKEN_MICRO, per_ms * 1000)
-    since_ms = now_ms - pool.rate_refilled_at_ms.get(priority, now_ms)
-    level = min(full, pool.rate_tokens_micro.get(priority, full) + since_ms * per_ms)
-    pool.rate_refilled_at_ms[priority] = now_ms
+    level, per_ms = _rate_level(pool, priority, limit, now_ms)
     if level >= RATE_TOKEN_MICRO:
-        pool.rate_tokens_micro[priority] = level - RATE_TOKEN_MICRO
         return None
-    pool.rate_tokens_micro[priority] = level
     return Refusal(
         Outcome.REJECTED_RATE,
         f"more than {limit:g} {priority} tasks a second for pool {pool.pool_id}; slow down",
@@ -259,6 +252,29 @@ def over_rate(pool: Pool, priority: str, now_ms: int) -> Refusal | None:
         engine=pool.settings.engine,
         pool_id=pool.pool_id,
     )
+
+
+def take_rate(pool: Pool, priority: str, now_ms: int) -> None:
+    """Take an accepted task's token from its class's bucket.
+
+    Req: ORCH-4150, ORCH-4303
+    """
+    limit = pool.queue.classes[priority].rate_limit_rps
+    if limit is not None:
+        level, _ = _rate_level(pool, priority, limit, now_ms)
+        pool.rate_tokens_micro[priority] = level - RATE_TOKEN_MICRO
+        pool.rate_refilled_at_ms[priority] = now_ms
+
+
+def _rate_level(pool: Pool, priority: str, limit: float, now_ms: int) -> tuple[int, int]:
+    """Tell what is in the bucket, and what comes back each millisecond.
+
+    Units: millionths of a task, so that every millisecond adds a whole number however slow the rate is.
+    """
+    per_ms = max(1, round(limit * 1000))
+    full = max(RATE_TOKEN_MICRO, per_ms * 1000)
+    since_ms = now_ms - pool.rate_refilled_at_ms.get(priority, now_ms)
+    return min(full, pool.rate_tokens_micro.get(priority, full) + since_ms * per_ms), per_ms
 
 
 def _invalid(faults: list[Fault], outcome: Outcome = Outcome.INVALID) -> Refusal:

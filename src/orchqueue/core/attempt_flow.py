@@ -133,6 +133,7 @@ def fail_attempt(
     if task.charged:
         state.pools[task.charged_pool_id].queue.put_back(task)
     pool.queue.push(task)
+    state.ledger.wait_again(task.hold)
     state.emit(*(ClearTimer((kind, task.key)) for kind in ("wall", "idle", "first_token")))
     state.dirty = True
 

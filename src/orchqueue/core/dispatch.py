@@ -57,6 +57,7 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     pool = state.pool_of(replica)
     source.queue.start(task)
     task.charged_pool_id = source.pool_id
+    state.ledger.start(task.hold)
     task.tries = weighing.begun(state, task, replica, now_ms)
     attempt_id = state.next_attempt()
     state.slots.acquire(replica.replica_id, attempt_id)

@@ -5,7 +5,7 @@ Req: ORCH-3017, ORCH-4097, ORCH-4266, ORCH-4268, ORCH-4269, ORCH-4274, ORCH-4285
 
 from __future__ import annotations
 
-from orchqueue.core import labels
+from orchqueue.core import labels, quotas
 from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, Finish, Forget, Note, Observe, Record, SetTimer
 from orchqueue.core.events import AttemptCompleted
 from orchqueue.core.ids import ReplicaId, TaskKey
@@ -53,6 +53,7 @@ def end(
     state.emit(*(ClearTimer((kind, task.key)) for kind in TASK_TIMERS))
     _count(state, task, pool, ended)
     state.usage.end(task)
+    quotas.settle(state, task, now_ms)
     del state.active[task.key]
     state.followed.pop(task.key, None)
     retain(state, task, now_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchqueue.core import quotas
 from orchqueue.core.state import State
 from orchqueue.core.task_states import TaskState
 
@@ -39,4 +40,4 @@ def violations(state: State) -> list[str]:
         found.append("followed tasks are not those that are read")
     if set(state.active) | ended != set(state.tasks):
         found.append("some task is neither active nor ended")
-    return found
+    return found + quotas.disagreements(state)

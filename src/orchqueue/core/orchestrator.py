@@ -121,7 +121,7 @@ class Orchestrator:
             case ev.ModelVerified():
                 pool_flow.on_verified(state, event, now_ms)
             case ev.SettingsReplaced():
-                pool_flow.on_settings(state, event)
+                pool_flow.on_settings(state, event, now_ms)
             case ev.ShutdownBegan():
                 state.shutting_down = True
             case ev.JournalStalled():

@@ -5,6 +5,7 @@ Req: ORCH-4124, ORCH-4127
 
 from __future__ import annotations
 
+from orchqueue.core import quotas
 from orchqueue.core.effects import ClearTimer, Done, Note, Refuse, SetTimer, StartReplica, StopReplica, VerifyModel
 from orchqueue.core.ending import end
 from orchqueue.core.events import (
@@ -252,7 +253,7 @@ def go_on_after_stop(state: State, replica: Replica, now_ms: int) -> None:
         _launch(state, pool, replica, now_ms)
 
 
-def on_settings(state: State, event: SettingsReplaced) -> None:
+def on_settings(state: State, event: SettingsReplaced, now_ms: int) -> None:
     """Take new policies for the same pools and replicas, all at once.
 
     Req: ORCH-4205
@@ -260,6 +261,7 @@ def on_settings(state: State, event: SettingsReplaced) -> None:
     pools = {settings.pool_id: settings for settings in event.settings.pools}
     assert pools.keys() == state.pools.keys(), "pools cannot come and go while the daemon runs"
     state.settings = event.settings
+    quotas.reconfigure(state, now_ms)
     state.sessions.limits = event.settings.sessions
     for pool in state.pools.values():
         if pools[pool.pool_id].scheduling != pool.settings.scheduling:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchqueue.core import admission
+from orchqueue.core import admission, quotas
 from orchqueue.core.effects import (
     Accept,
     OpenStream,
@@ -44,6 +44,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     expect(pool, task)
     state.tasks[task.key] = state.active[task.key] = task
     state.usage.accept(task)
+    quotas.reserve(state, task, pool, task.accepted_at_ms)
     task.move(TaskTrigger.ADMIT)
     pool.queue.push(task)
     if task.session is not None and state.sessions.turns_left(task.session, task.accepted_at_ms) > 0:
@@ -74,6 +75,7 @@ def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
     state.tasks[task.key] = task
     state.usage.accept(task)
     state.usage.end(task)
+    quotas.restore(state, task, now_ms)
     retain(state, task, now_ms)
 
 

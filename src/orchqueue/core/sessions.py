@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
-from orchqueue.core.ids import ReplicaId, SessionKey
+from orchqueue.core.ids import ReplicaId, SessionKey, Tenant
 from orchqueue.core.settings import SessionLimits
 
 
@@ -29,6 +31,7 @@ class Sessions:
     def __init__(self, limits: SessionLimits) -> None:
         self.limits = limits
         self._sessions: dict[SessionKey, Session] = {}
+        self._by_tenant: dict[Tenant, set[SessionKey]] = {}
 
     def find(self, key: SessionKey, now_ms: int) -> Session | None:
         """Look a live session up.
@@ -55,6 +58,7 @@ class Sessions:
         session = self.find(key, now_ms)
         if session is None:
             session = self._sessions[key] = Session(now_ms + self.limits.ttl_ms)
+            self._by_tenant.setdefault(key[0], set()).add(key)
         assert session.turns < self.limits.max_turns, f"session {key[1]} has no turn left"
         session.turns += 1
         return session
@@ -69,17 +73,21 @@ class Sessions:
             return
         session.turns -= 1
         if session.turns <= 0:
-            del self._sessions[key]
+            self.evict(key)
 
     def evict(self, key: SessionKey) -> Session | None:
         """Forget a session."""
+        own = self._by_tenant.get(key[0], set())
+        own.discard(key)
+        if not own:
+            self._by_tenant.pop(key[0], None)
         return self._sessions.pop(key, None)
 
     def expire(self, key: SessionKey, now_ms: int) -> Session | None:
         """Forget a session if its time is over (a newer one of that name may live)."""
         session = self._sessions.get(key)
         if session is not None and now_ms >= session.expires_at_ms:
-            return self._sessions.pop(key)
+            return self.evict(key)
         return None
 
     def warm(self, key: SessionKey, replica_id: ReplicaId, cached_tokens: int, now_ms: int) -> None:
@@ -96,6 +104,16 @@ class Sessions:
         for session in self._sessions.values():
             if session.warm_on == replica_id:
                 session.warm_on, session.cached_tokens = None, 0
+
+    def live_of(self, tenant: Tenant, now_ms: int) -> Iterator[tuple[SessionKey, Session]]:
+        """Yield a tenant's live sessions.
+
+        Cost: walks that tenant's sessions.
+        """
+        for key in self._by_tenant.get(tenant, ()):
+            session = self._sessions[key]
+            if now_ms < session.expires_at_ms:
+                yield key, session
 
     def __len__(self) -> int:
         return len(self._sessions)

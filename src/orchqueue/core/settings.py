@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -104,26 +105,49 @@ class Retention(msgspec.Struct, frozen=True):
     max_bytes: int = 1 << 30
 
 
+class Quotas(msgspec.Struct, frozen=True):
+    """What one tenant or key may use at most. None means no limit.
+
+    Units: `kv_mb` counts 1 000 000 bytes each.
+    Req: ORCH-4151
+    """
+
+    requests_per_s: float | None = None
+    burst: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_tasks: int | None = None
+    queued_tasks: int | None = None
+    kv_mb: int | None = None
+
+
 class TenantSettings(msgspec.Struct, frozen=True):
-    """What one tenant may take. `weight`: its share against the other tenants of a class."""
+    """One tenant's share and quotas. `quotas_per_key` holds for each of its keys; `*` names every tenant not listed."""
 
     tenant: str
     weight: int = 1
+    quotas: Quotas = Quotas()
+    quotas_per_key: Quotas = Quotas()
 
 
-class Settings(msgspec.Struct, frozen=True):
+class Settings(msgspec.Struct, frozen=True, dict=True):
     """Everything the core is configured with."""
 
     pools: tuple[PoolSettings, ...]
-    tenants: tuple[TenantSettings, ...] = ()
     sessions: SessionLimits = SessionLimits()
     retention: Retention = Retention()
     disconnect_grace_ms: int = 10_000
     metrics_interval_ms: int = 1_000
     poison_kills: int = 3
     slo_first_token_ms: int = 900
+    tenants: tuple[TenantSettings, ...] = ()
+
+    @cached_property
+    def _tenants(self) -> dict[str, TenantSettings]:
+        return {entry.tenant: entry for entry in self.tenants}
 
     def tenant(self, name: str) -> TenantSettings:
-        """Look a tenant up: by its name, else the entry named `*`, else the defaults."""
-        found = {entry.tenant: entry for entry in self.tenants if entry.tenant in (name, "*")}
-        return found.get(name) or found.get("*") or TenantSettings(name)
+        """Look a tenant up: its own entry, else the one for all others, else defaults.
+
+        Cost: two look-ups.
+        """
+        return self._tenants.get(name) or self._tenants.get("*") or TenantSettings(name)

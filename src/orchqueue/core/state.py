@@ -16,6 +16,7 @@ from orchqueue.core.estimate import Rates, Readmission
 from orchqueue.core.events import DeviceFigures, ReplicaFacts
 from orchqueue.core.habits import Habits
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, SessionKey, TaskKey
+from orchqueue.core.ledger import Ledger
 from orchqueue.core.queue import PoolQueue
 from orchqueue.core.refusals import Refusals
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger, next_replica_state
@@ -124,6 +125,11 @@ class Pool:
         return ""
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """Tell what a token of context occupies, 0 where no engine tells."""
+        return next((r.facts.kv_bytes_per_token for r in self.replicas.values() if r.facts is not None), 0)
+
+    @property
     def set_key(self) -> tuple[str, ...]:
         """Identify the replica set: pools with equal keys give equal outputs.
 
@@ -195,6 +201,7 @@ class State:
         self.slots = Slots()
         self.sessions = Sessions(settings.sessions)
         self.usage = Usage()
+        self.ledger = Ledger(settings.tenants)
         self.refusals = Refusals()
         self.last_seq = 0
         self.last_attempt = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orchqueue.core import admission, labels, placement, weighing
+from orchqueue.core import admission, labels, placement, quotas, weighing
 from orchqueue.core.effects import (
     Accept,
     Count,
@@ -41,7 +41,7 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     2. Nothing new while the daemon stops or its journal stalls.
     3. Names, promise and session hold; some fitting pool serves.
     4. Prompt and max_tokens fit into ctx, by bound or by count.
-    5. The deadline is possible, the rate is kept, the queue has room.
+    5. The deadline is possible, rate and quotas are kept, the queue has room; only then is anything taken.
 
     Req: ORCH-3014, ORCH-4053
     """
@@ -162,6 +162,7 @@ def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, no
         or _no_turn(state, task.tenant, task.spec, now_ms)
         or admission.misses_deadline(state, pool, task.spec, counted.tokens)
         or admission.over_rate(pool, task.spec.priority, now_ms)
+        or quotas.over_quota(state, task, pool, now_ms)
     )
     if refusal is not None:
         _turn_away(state, task, pool, refusal, now_ms)
@@ -197,6 +198,8 @@ def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
     task.seq = state.next_seq()
     task.accepted_at_ms = now_ms
     task.model_ref = pool.model_ref
+    admission.take_rate(pool, task.spec.priority, now_ms)
+    quotas.reserve(state, task, pool, now_ms)
     state.usage.accept(task)
     state.refusals.forget(task.key)
     # Whoever pages through the tasks relies on them standing in that order.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from orchqueue.core.accounts import Hold
 from orchqueue.core.effects import Accept
 from orchqueue.core.events import CountBasis
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey, TaskId, TaskKey, Tenant, task_key
@@ -68,6 +69,7 @@ class Task(msgspec.Struct, gc=False):
     model_ref: str = ""
     considered: tuple[Candidate, ...] = ()
     tries: tuple[Try, ...] = ()
+    hold: Hold | None = None
 
     @property
     def key(self) -> TaskKey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchqueue.core import quotas
 from orchqueue.core.effects import (
     ClearTimer,
     Done,
@@ -96,6 +97,7 @@ def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> 
             end(state, task, Outcome.JOURNAL_DOWN, now_ms, "withdrawn: the journal could not be written")
         if task is not None:
             state.usage.withdraw(task)
+            quotas.withdraw(state, task, now_ms)
             text = "not accepted: the journal could not be written; send it again"
             state.refusals.note(key, Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000), now_ms)
         if key in state.retained:

@@ -1,0 +1,308 @@
+"""What tenants and keys may use and what they use now: one account for each tenant and each key that has limits.
+
+Whole numbers only. What was taken from a bucket comes back at a steady rate; what a task holds comes back at its end.
+
+Req: ORCH-4151, ORCH-4300, ORCH-4301, ORCH-4302
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from orchqueue.core.accounts import MB_BYTES, REQUEST_MICRO, TOKEN_UNITS, Account, Hold, Limits, limits_of
+from orchqueue.core.ids import Tenant
+from orchqueue.core.settings import TenantSettings
+
+Scope = Literal["tenant", "key"]
+QuotaName = Literal["requests_per_s", "tokens_per_minute", "concurrent_tasks", "queued_tasks", "kv_mb"]
+QUOTAS: tuple[QuotaName, ...] = ("requests_per_s", "tokens_per_minute", "concurrent_tasks", "queued_tasks", "kv_mb")
+AccountKey: TypeAlias = tuple[Tenant, str | None]
+
+
+class Demand(msgspec.Struct, frozen=True, gc=False):
+    """What a task would take. `cached_bytes`: what the tenant's warm sessions occupy already."""
+
+    tokens: int
+    kv_bytes: int = 0
+    cached_bytes: int = 0
+
+
+class Excess(msgspec.Struct, frozen=True):
+    """The first quota that a task would break. `wait_ms` None: the time does not follow from the account alone.
+
+    `never`: it would break it even if nothing else ran.
+    """
+
+    scope: Scope
+    quota: QuotaName
+    never: bool = False
+    wait_ms: int | None = None
+
+
+class QuotaUse(msgspec.Struct, frozen=True):
+    """One limit and what is in use of it, as its owner sees it."""
+
+    scope: Scope
+    quota: QuotaName
+    limit: int | float
+    in_use: int
+    burst: int | None = None
+
+
+class Terms(NamedTuple):
+    """The limits of a tenant and of each of its keys."""
+
+    tenant: Limits | None
+    key: Limits | None
+
+
+class Side(NamedTuple):
+    """One of the two accounts that a task counts for."""
+
+    scope: Scope
+    key: AccountKey
+    limits: Limits
+
+
+class Ledger:
+    """All accounts. Whoever has no limits has no account.
+
+    Bounded: an account of which nothing is held and nothing is missing goes, at the latest as others come.
+
+    Req: ORCH-4151
+    """
+
+    def __init__(self, tenants: Iterable[TenantSettings] = ()) -> None:
+        self.accounts: dict[AccountKey, Account] = {}
+        self._terms: dict[str, Terms | None] = {}
+        self._others: Terms | None = None
+        self.configure(tenants, 0)
+
+    def configure(self, tenants: Iterable[TenantSettings], now_ms: int) -> None:
+        """Take new limits. What was taken from buckets stays taken; what tasks hold is to be booked anew.
+
+        Req: ORCH-4304
+        """
+        old = {key: (account, self._limits(key)) for key, account in self.accounts.items()}
+        self._terms = {entry.tenant: _terms(entry) for entry in tenants}
+        self._others = self._terms.pop("*", None)
+        self.accounts = {}
+        for key, (account, limits) in old.items():
+            if self._limits(key) is not None and limits is not None:
+                _take_requests(account, limits, 0, now_ms)
+                _take_tokens(account, limits, 0, now_ms)
+                self.accounts[key] = Account(requests_taken=account.requests_taken, tokens_taken=account.tokens_taken)
+
+    def book(self, hold: Hold) -> None:
+        """Add what an accepted task holds already."""
+        for side in self._sides(hold.tenant, hold.key_id):
+            self._account(side, 0).enter(hold)
+
+    def terms(self, tenant: Tenant) -> Terms | None:
+        """Tell what a tenant may use; None when it has no limits.
+
+        Cost: on every submission; one look-up.
+        """
+        return self._terms.get(tenant, self._others)
+
+    def _limits(self, key: AccountKey) -> Limits | None:
+        terms = self.terms(key[0])
+        return None if terms is None else terms.tenant if key[1] is None else terms.key
+
+    def _sides(self, tenant: Tenant, key_id: str) -> list[Side]:
+        terms = self.terms(tenant)
+        sides = []
+        if terms is not None and terms.tenant is not None:
+            sides.append(Side("tenant", (tenant, None), terms.tenant))
+        if terms is not None and terms.key is not None:
+            sides.append(Side("key", (tenant, key_id), terms.key))
+        return sides
+
+    def _account(self, side: Side, now_ms: int) -> Account:
+        found = self.accounts.get(side.key)
+        if found is None:
+            self._sweep(now_ms)
+            found = self.accounts[side.key] = Account()
+        return found
+
+    def _sweep(self, now_ms: int) -> None:
+        """Look at the two that were looked at longest ago: they go, or wait for their next turn."""
+        for key in list(islice(self.accounts, 2)):
+            account, limits = self.accounts.pop(key), self._limits(key)
+            assert limits is not None, f"{key} has an account without limits"
+            if not account.is_idle(limits, now_ms):
+                self.accounts[key] = account
+
+    def excess(self, tenant: Tenant, key_id: str, demand: Demand, now_ms: int) -> Excess | None:
+        """Find the first quota of either account that a new task would break. Nothing is changed.
+
+        1. What could never run comes first.
+        2. Rates, then what is held; of each the tenant's before the key's.
+        """
+        sides = [(side, self.accounts.get(side.key) or Account()) for side in self._sides(tenant, key_id)]
+        for side, _ in sides:
+            if demand.tokens > (side.limits.tokens_per_minute or demand.tokens):
+                return Excess(side.scope, "tokens_per_minute", never=True)
+            if demand.kv_bytes > (side.limits.kv_bytes or demand.kv_bytes):
+                return Excess(side.scope, "kv_mb", never=True)
+        for quota in QUOTAS:
+            for side, account in sides:
+                wait_ms = _shortage(quota, side, account, demand, now_ms)
+                if wait_ms is not None:
+                    return Excess(side.scope, quota, wait_ms=wait_ms or None)
+        return None
+
+    def reserve(self, tenant: Tenant, key_id: str, demand: Demand, at_ms: int) -> Hold | None:
+        """Take what a task needs from both accounts, however much that is; None when neither has limits."""
+        sides = self._sides(tenant, key_id)
+        if not sides:
+            return None
+        hold = Hold(tenant, key_id, demand.tokens, demand.kv_bytes)
+        for side in sides:
+            account = self._account(side, at_ms)
+            account.enter(hold)
+            _take_requests(account, side.limits, 1, at_ms)
+            _take_tokens(account, side.limits, demand.tokens, at_ms)
+        return hold
+
+    def start(self, hold: Hold | None) -> None:
+        """Let a waiting task run."""
+        self._wait(hold, waiting=False)
+
+    def wait_again(self, hold: Hold | None) -> None:
+        """Let a task whose attempt failed wait; that is never refused."""
+        self._wait(hold, waiting=True)
+
+    def _wait(self, hold: Hold | None, *, waiting: bool) -> None:
+        if hold is None:
+            return
+        assert hold.waiting is not waiting, f"a task of {hold.tenant} moves from waiting {hold.waiting} to {waiting}"
+        hold.waiting = waiting
+        for side in self._sides(hold.tenant, hold.key_id):
+            self.accounts[side.key].waiting += 1 if waiting else -1
+
+    def settle(self, hold: Hold, used_tokens: int, now_ms: int) -> None:
+        """Give back at a task's end what it held, and of its tokens what it did not use."""
+        for side in self._sides(hold.tenant, hold.key_id):
+            account = self.accounts[side.key]
+            account.enter(hold, -1)
+            _take_tokens(account, side.limits, used_tokens - hold.tokens, now_ms)
+            self._drop_if_idle(side, now_ms)
+
+    def restore(self, tenant: Tenant, key_id: str, accepted_at_ms: int, used_tokens: int, ended_at_ms: int) -> None:
+        """Count what a task of an earlier life took, each at its own time.
+
+        Req: ORCH-4302
+        """
+        for side in self._sides(tenant, key_id):
+            account = self._account(side, ended_at_ms)
+            _take_requests(account, side.limits, 1, accepted_at_ms)
+            _take_tokens(account, side.limits, used_tokens, ended_at_ms)
+
+    def withdraw(self, tenant: Tenant, key_id: str, used_tokens: int, now_ms: int) -> None:
+        """Give back what an ended task took that never counted."""
+        for side in self._sides(tenant, key_id):
+            account = self.accounts.get(side.key)
+            if account is not None:
+                _take_requests(account, side.limits, -1, now_ms)
+                _take_tokens(account, side.limits, -used_tokens, now_ms)
+                self._drop_if_idle(side, now_ms)
+
+    def _drop_if_idle(self, side: Side, now_ms: int) -> None:
+        if self.accounts[side.key].is_idle(side.limits, now_ms):
+            del self.accounts[side.key]
+
+    def uses(
+        self, entry: TenantSettings, tenant: Tenant, key_id: str, cached_bytes: int, now_ms: int
+    ) -> tuple[QuotaUse, ...]:
+        """Show every limit of a tenant and of one of its keys with what is in use, rounded up.
+
+        Req: ORCH-4305
+        """
+        found: list[QuotaUse] = []
+        for side in self._sides(tenant, key_id):
+            quotas = entry.quotas if side.scope == "tenant" else entry.quotas_per_key
+            cached = cached_bytes if side.scope == "tenant" else 0
+            account = self.accounts.get(side.key) or Account()
+            for quota in QUOTAS:
+                limit = getattr(quotas, quota)
+                if limit is not None:
+                    burst = side.limits.burst_micro // REQUEST_MICRO if quota == "requests_per_s" else None
+                    in_use = _in_use(quota, side.limits, account, cached, now_ms)
+                    found.append(QuotaUse(side.scope, quota, limit, in_use, burst))
+        return tuple(found)
+
+    def disagreements(self, holds: Sequence[Hold]) -> list[str]:
+        """List the accounts whose sums are not those of what the accepted tasks hold.
+
+        Cost: walks all of them; not for the hot path.
+        """
+        sums: dict[AccountKey, Account] = {}
+        for hold in holds:
+            for side in self._sides(hold.tenant, hold.key_id):
+                sums.setdefault(side.key, Account()).enter(hold)
+        found = []
+        for key in sums.keys() | self.accounts.keys():
+            held, booked = (_held(accounts.get(key) or Account()) for accounts in (sums, self.accounts))
+            if held != booked:
+                found.append(f"the account of {key} has booked {booked}, its tasks hold {held}")
+        return sorted(found)
+
+
+def _terms(entry: TenantSettings) -> Terms | None:
+    tenant, key = limits_of(entry.quotas), limits_of(entry.quotas_per_key)
+    return None if tenant is None and key is None else Terms(tenant, key)
+
+
+def _held(account: Account) -> tuple[int, int, int, int]:
+    return account.tasks, account.waiting, account.tokens, account.kv_bytes
+
+
+def _take_requests(account: Account, limits: Limits, requests: int, at_ms: int) -> None:
+    if limits.request_micro_per_ms is not None:
+        account.requests_taken.take(requests * REQUEST_MICRO, limits.request_micro_per_ms, at_ms)
+
+
+def _take_tokens(account: Account, limits: Limits, tokens: int, at_ms: int) -> None:
+    if limits.tokens_per_minute is not None:
+        account.tokens_taken.take(tokens * TOKEN_UNITS, limits.tokens_per_minute, at_ms)
+
+
+def _shortage(quota: QuotaName, side: Side, account: Account, demand: Demand, now_ms: int) -> int | None:
+    """Tell how long it takes until a quota allows the task; 0 when nobody can say here, None when it allows it now."""
+    limits = side.limits
+    match quota:
+        case "requests_per_s":
+            per_ms = limits.request_micro_per_ms
+            missing = account.requests_taken.taken_at(per_ms or 0, now_ms) + REQUEST_MICRO - limits.burst_micro
+        case "tokens_per_minute":
+            per_ms = limits.tokens_per_minute
+            full = (per_ms or 0) * TOKEN_UNITS
+            missing = account.tokens_taken.taken_at(per_ms or 0, now_ms) + demand.tokens * TOKEN_UNITS - full
+        case "concurrent_tasks":
+            return None if limits.tasks is None or account.tasks < limits.tasks else 0
+        case "queued_tasks":
+            return None if limits.waiting is None or account.waiting < limits.waiting else 0
+        case _:
+            cached = demand.cached_bytes if side.scope == "tenant" else 0
+            fits = limits.kv_bytes is None or account.kv_bytes + cached + demand.kv_bytes <= limits.kv_bytes
+            return None if fits else 0
+    return None if per_ms is None or missing <= 0 else -(-missing // per_ms)
+
+
+def _in_use(quota: QuotaName, limits: Limits, account: Account, cached_bytes: int, now_ms: int) -> int:
+    match quota:
+        case "requests_per_s":
+            return -(-account.requests_taken.taken_at(limits.request_micro_per_ms or 0, now_ms) // REQUEST_MICRO)
+        case "tokens_per_minute":
+            return -(-account.tokens_taken.taken_at(limits.tokens_per_minute or 0, now_ms) // TOKEN_UNITS)
+        case "concurrent_tasks":
+            return account.tasks
+        case "queued_tasks":
+            return account.waiting
+        case _:
+            return -(-(account.kv_bytes + cached_bytes) // MB_BYTES)
