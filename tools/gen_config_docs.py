@@ -36,7 +36,8 @@ own directory. Aliases (`*name`) work, merging (`<<`) and tags do not.
 
 Some rules join several fields: a pool needs `devices` or `allow_cpu: true`; `determinism: strict` needs `slots: 1`;
 `tensor_split` has one ratio for each device and sums to 1; a class's `queue_capacity` is at most `queue.capacity`; an
-external pool has one of `urls` for each replica; any `server.host` that others can reach needs `auth.keys_file`.
+external pool has one of `urls` for each replica; any `server.host` that others can reach needs `auth.keys_file`;
+`burst` needs `requests_per_s`.
 
 Without a file the daemon serves the embedded default:
 

@@ -9,7 +9,7 @@ import msgspec
 from orchqueue.config.document import Value
 from orchqueue.config.types import Config, Pool
 
-LIVE_SECTIONS = ("retention", "sessions")
+LIVE_SECTIONS = ("retention", "sessions", "tenants")
 LIVE_POOL_SECTIONS = ("queue", "admission", "timeouts", "supervision", "retry", "sampler_profile_version")
 
 

@@ -82,6 +82,7 @@ class Rules:
             self._check_args(pool, (*path, "launch", "args"))
             self._check_devices(pool, path)
             self._check_policies(pool, path)
+        self._check_tenants()
         self._check_server()
         return self._problems
 
@@ -222,6 +223,17 @@ class Rules:
         if backoff.initial_ms > backoff.max_ms:
             message = f"{backoff.initial_ms} is more than max_ms {backoff.max_ms}"
             self._say((*where, "initial_ms"), message, "make it at most max_ms", (*where, "max_ms"))
+
+    def _check_tenants(self) -> None:
+        self._check_unique([tenant.id for tenant in self._config.tenants], "tenants")
+        for index, tenant in enumerate(self._config.tenants):
+            for name, quotas in (("quotas", tenant.quotas), ("quotas_per_key", tenant.quotas_per_key)):
+                where = ("tenants", index, name)
+                if quotas.burst is not None and quotas.requests_per_s is None:
+                    fix = "add requests_per_s, or remove it"
+                    self._say(
+                        (*where, "burst"), "has no effect without requests_per_s", fix, (*where, "requests_per_s")
+                    )
 
     def _check_server(self) -> None:
         server, auth = self._config.server, self._config.auth

@@ -6,17 +6,19 @@ from hashlib import sha256
 
 import msgspec
 
-from orchqueue.config.types import Config, Pool, PriorityClass
+from orchqueue.config.types import Config, Pool, PriorityClass, QuotasSection
 from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.request import Priority
 from orchqueue.core.settings import (
     ClassSettings,
     PoolSettings,
+    Quotas,
     ReplicaSettings,
     Retention,
     SessionLimits,
     Settings,
     Supervision,
+    TenantSettings,
     Timeouts,
 )
 
@@ -31,6 +33,21 @@ def to_settings(config: Config) -> Settings:
         pools=tuple(_pool_settings(pool) for pool in config.pools),
         sessions=SessionLimits(config.sessions.ttl_ms, config.sessions.max_turns),
         retention=Retention(kept.interactive_s * 1000, kept.batch_s * 1000, kept.max_bytes),
+        tenants=tuple(
+            TenantSettings(entry.id, entry.weight, _quotas(entry.quotas), _quotas(entry.quotas_per_key))
+            for entry in config.tenants
+        ),
+    )
+
+
+def _quotas(told: QuotasSection) -> Quotas:
+    return Quotas(
+        requests_per_s=told.requests_per_s,
+        burst=told.burst,
+        tokens_per_minute=told.tokens_per_minute,
+        concurrent_tasks=told.concurrent_tasks,
+        queued_tasks=told.queued_tasks,
+        kv_mb=told.kv_mb,
     )
 
 

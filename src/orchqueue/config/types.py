@@ -292,6 +292,64 @@ class Logging(Section, frozen=True):
     format: Annotated[Literal["json", "text"], Meta(description="json: one object a line. text: for people.")] = "json"
 
 
+class QuotasSection(Section, frozen=True):
+    """What one account may use at most. A field that is not there is no limit."""
+
+    requests_per_s: (
+        Annotated[float, Meta(gt=0, le=1_000_000, description="Accepted tasks a second; none by default.")] | None
+    ) = None
+    burst: (
+        Annotated[
+            int, Meta(ge=1, le=1_000_000, description="Tasks accepted at once; default one second's worth, at least 1.")
+        ]
+        | None
+    ) = None
+    tokens_per_minute: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=1_000_000_000,
+                description="Prompt and output; prompt and max_tokens are taken at once, what is not used comes back.",
+            ),
+        ]
+        | None
+    ) = None
+    concurrent_tasks: Annotated[int, Meta(ge=1, le=1_000_000, description="Tasks accepted and not ended.")] | None = (
+        None
+    )
+    queued_tasks: Annotated[int, Meta(ge=1, le=1_000_000, description="Tasks that wait.")] | None = None
+    kv_mb: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=1_000_000_000,
+                description="Megabytes of context of tasks and sessions, where the engine tells its size.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class TenantSection(Section, frozen=True):
+    """One tenant's share and quotas.
+
+    Req: ORCH-4309
+    """
+
+    id: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z0-9_.-]{1,64}|\*)$",
+            description="The tenant's name as its keys have it; `*` is every tenant that is not listed.",
+        ),
+    ]
+    weight: Annotated[int, Meta(ge=1, le=1000, description="Share of a class against other tenants.")] = 1
+    quotas: Annotated[QuotasSection, Meta(description="Of the tenant as a whole.")] = QuotasSection()
+    quotas_per_key: Annotated[QuotasSection, Meta(description="Of each of its keys.")] = QuotasSection()
+
+
 class Config(Section, frozen=True):
     """The whole file.
 
@@ -304,6 +362,7 @@ class Config(Section, frozen=True):
     journal: JournalSection = JournalSection()
     retention: RetentionSection = RetentionSection()
     sessions: Sessions = Sessions()
+    tenants: tuple[TenantSection, ...] = ()
     logging: Logging = Logging()
     model_dir: Annotated[PathText | None, Meta(description="Where sha256: model references are looked up.")] = None
     compat: Annotated[bool, Meta(description="Log unknown fields instead of refusing them.")] = False

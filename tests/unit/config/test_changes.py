@@ -22,10 +22,15 @@ def test_policies_change_live_and_structure_waits() -> None:
         .replace("capacity: 256", "capacity: 9")
         .replace("replicas: 2", "replicas: 3")
         .replace("wall_ms: 300000", "wall_ms: 1234")
-        + "server: {port: 9999}\nsessions: {max_turns: 3}\n"
+        + "server: {port: 9999}\nsessions: {max_turns: 3}\ntenants: [{id: a, quotas: {kv_mb: 3}}]\n"
     )
     changes = merge(old, new)
-    assert changes.applied == ("/pools/0/queue/capacity", "/pools/0/timeouts/wall_ms", "/sessions/max_turns")
+    assert changes.applied == (
+        "/pools/0/queue/capacity",
+        "/pools/0/timeouts/wall_ms",
+        "/sessions/max_turns",
+        "/tenants",
+    )
     assert changes.needs_restart == ("/pools/0/replicas", "/server/port")
     assert changes.config.pools[0].queue.capacity == 9
     assert changes.config.pools[0].replicas == 2

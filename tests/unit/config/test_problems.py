@@ -79,6 +79,34 @@ sevrer: 3
     ]
 
 
+@pytest.mark.req("ORCH-4309")
+def test_faults_of_tenants_are_told() -> None:
+    """Names twice or impossible, limits out of range, and a burst of nothing."""
+    assert told(
+        f"""\
+pools: [{POOL % ""}]
+tenants:
+  - {{id: a, quotas: {{burst: 3}}, quotas_per_key: {{burst: 3, requests_per_s: 1}}}}
+  - {{id: a, weight: 0, quotas_per_key: {{concurrent_tasks: 0, burst: 2, requests_per_s: 0}}}}
+  - id: "*"
+  - id: "*"
+"""
+    ) == [
+        "3:29 tenants[0].quotas.burst: has no effect without requests_per_s",
+        "4:10 tenants[1].id: 'a' is also tenants[0]",
+        "4:21 tenants[1].weight: is out of range, got 0",
+        "4:59 tenants[1].quotas_per_key.concurrent_tasks: is out of range, got 0",
+        "4:88 tenants[1].quotas_per_key.requests_per_s: is out of range, got 0",
+        "6:9 tenants[3].id: '*' is also tenants[2]",
+    ]
+    wrong = "tenants: [{id: a b, quotas: {tokens: 3, kv_mb: x}}]"
+    assert told(f"pools: [{POOL % ''}]\n{wrong}\n") == [
+        "2:16 tenants[0].id: has a form that is not allowed, got 'a b'",
+        "2:30 tenants[0].quotas.tokens: unknown field",
+        "2:48 tenants[0].quotas.kv_mb: must be a whole number, got 'x'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "fix"),
     [

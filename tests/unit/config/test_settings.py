@@ -16,7 +16,7 @@ from orchqueue.config.problems import ConfigError
 from orchqueue.config.rules import ENGINE_ARGS
 from orchqueue.config.settings import launch_digest, to_settings
 from orchqueue.config.types import Config, Pool
-from orchqueue.core.settings import ClassSettings, Settings
+from orchqueue.core.settings import ClassSettings, Quotas, Settings, TenantSettings
 from tools.gen_config_schema import config_schema
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -152,6 +152,25 @@ def test_what_cannot_change_the_output_leaves_the_launch_digest_alone() -> None:
     one = pool_of(", launch: {args: {threads: 1, n_batch: 2}}")
     two = pool_of(", launch: {args: {n_batch: 2, threads: 1}}")
     assert launch_digest(one) == launch_digest(two)
+
+
+@pytest.mark.req("ORCH-4309")
+def test_tenants_come_with_weight_and_quotas() -> None:
+    """Every field reaches the core; what is not told is no limit."""
+    rest = """
+tenants:
+  - id: acme
+    weight: 3
+    quotas:
+      {requests_per_s: 2.5, burst: 7, tokens_per_minute: 100, concurrent_tasks: 4, queued_tasks: 3, kv_mb: 50}
+    quotas_per_key: {requests_per_s: 1}
+  - id: "*"
+"""
+    settings = to_settings(config_of(rest=rest))
+    acme = TenantSettings("acme", 3, Quotas(2.5, 7, 100, 4, 3, 50), Quotas(requests_per_s=1))
+    assert settings.tenants == (acme, TenantSettings("*"))
+    assert settings.tenant("acme") == acme
+    assert "burst: 7" in render_yaml(config_of(rest=rest))
 
 
 @pytest.mark.req("ORCH-3031", "ORCH-4196")
