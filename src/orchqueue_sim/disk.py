@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from orchqueue.adapters.journals.usage_rows import UsageRows
 from orchqueue.core.ids import TaskKey, task_key
 from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Forgotten
 from orchqueue_sim.agenda import Agenda
@@ -19,6 +20,7 @@ class Disk:
         self.bound: dict[TaskKey, int] = {}
         self.ever_accepted: set[TaskKey] = set()
         self.ever_ended: dict[TaskKey, str] = {}
+        self.usage = UsageRows()
 
     def commit(self, records: list[AnyRecord]) -> None:
         """Make records durable."""
@@ -37,6 +39,7 @@ class Disk:
                     self.accepted.pop(key, None)
                     self.ended.pop(key, None)
                     self.bound.pop(key, None)
+                    self.usage.apply(record)
 
     def unfinished(self) -> list[tuple[Accepted, bool]]:
         """List accepted tasks without an end, in order of acceptance."""

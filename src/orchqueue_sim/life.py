@@ -59,6 +59,7 @@ class Life:
 
     def boot(self) -> None:
         """Feed back what the disk kept, then start the replicas."""
+        self.handle(ev.UsageBooked(self._disk.usage.since_ms, tuple(self._disk.usage.rows())))
         for accepted, ended in self._disk.finished():
             self.handle(ev.TaskRestored(accepted, ended))
         for accepted, was_bound in self._disk.unfinished():

@@ -11,8 +11,7 @@ DETAILS = """examples:
   orchq usage --from-day 2026-11-01 --to-day 2026-11-30
   orchq usage --json | jq '[.rows[].tokens_out] | add'
 
-Days are UTC. After a restart of the server only what its journal still keeps is counted of the time before; a note says
-so."""
+Days are UTC. Where a part of the days is not wholly counted, a note says since when all is."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:

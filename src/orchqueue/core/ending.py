@@ -181,8 +181,14 @@ def retain(state: State, task: Task, now_ms: int) -> None:
         forget(state, next(iter(state.retained)))
 
 
-def forget(state: State, key: TaskKey) -> None:
-    """Drop an ended task for good."""
+def forget(state: State, key: TaskKey, *, counted: bool = True) -> None:
+    """Drop an ended task for good; what it used is booked by the same record, unless it never counted.
+
+    Req: ORCH-4308
+    """
     task = state.tasks.pop(key)
     state.retained_bytes -= state.retained.pop(key)
-    state.emit(Record(Forgotten(task.tenant, task.task_id)), Forget(task.key), ClearTimer(("retention", task.key)))
+    usage = state.usage
+    booked = usage.bookings(task) if counted else ()
+    forgotten = Forgotten(task.tenant, task.task_id, booked, usage.take_dropped_days(), usage.since_ms)
+    state.emit(Record(forgotten), Forget(task.key), ClearTimer(("retention", task.key)))

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey, TaskId, TaskKey, Tenant, TimerKey
-from orchqueue.core.records import Accepted, Ended
+from orchqueue.core.records import Accepted, Booking, Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.settings import Settings
 
@@ -262,6 +262,16 @@ class TaskRestored(Event, frozen=True):
     ended: Ended
 
 
+class UsageBooked(Event, frozen=True):
+    """Usage of forgotten tasks was found in the journal; comes before any task.
+
+    Units: `since_ms` unix milliseconds, None when the journal does not know since when it is whole.
+    """
+
+    since_ms: int | None
+    rows: tuple[tuple[Tenant, Booking], ...]
+
+
 RareEvent: TypeAlias = (
     ReplicaReady
     | ReplicaLost
@@ -279,6 +289,7 @@ RareEvent: TypeAlias = (
     | AcceptsWithdrawn
     | TaskRecovered
     | TaskRestored
+    | UsageBooked
 )
 
 AnyEvent: TypeAlias = (

@@ -137,5 +137,7 @@ class Orchestrator:
                 recovery_flow.on_recovered(state, event, now_ms)
             case ev.TaskRestored():
                 recovery_flow.on_restored(state, event, now_ms)
+            case ev.UsageBooked():
+                recovery_flow.on_usage_booked(state, event)
             case _:
                 assert_never(event)

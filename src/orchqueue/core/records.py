@@ -82,11 +82,37 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", omit_defaults=True, gc=Fal
     text: str = ""
 
 
+class Booking(msgspec.Struct, frozen=True, gc=False):
+    """What is added to the usage of one key and model on one day.
+
+    Units: days from 1970-01-01 UTC.
+    """
+
+    day: int
+    key_id: str
+    model_ref: str
+    accepted: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    canceled: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    decode_ms: int = 0
+
+
 class Forgotten(msgspec.Struct, frozen=True, tag="forgotten", gc=False):
-    """An ended task's retention is over; nothing of it is kept."""
+    """An ended task's retention is over; of it nothing is kept but what it used, which is booked at once.
+
+    `dropped_days` are days whose usage goes first; what is kept of the rest is whole since `usage_since_ms`.
+
+    Req: ORCH-4089, ORCH-4308
+    """
 
     tenant: Tenant
     task_id: TaskId
+    booked: tuple[Booking, ...] = ()
+    dropped_days: tuple[int, ...] = ()
+    usage_since_ms: int = 0
 
 
 AnyRecord: TypeAlias = Accepted | Bound | Ended | Forgotten

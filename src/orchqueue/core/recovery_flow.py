@@ -12,6 +12,7 @@ from orchqueue.core.ending import end, retain
 from orchqueue.core.events import (
     TaskRecovered,
     TaskRestored,
+    UsageBooked,
 )
 from orchqueue.core.forecast import expect, start_of
 from orchqueue.core.ids import ReplyId
@@ -77,6 +78,17 @@ def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
     state.usage.end(task)
     quotas.restore(state, task, now_ms)
     retain(state, task, now_ms)
+
+
+def on_usage_booked(state: State, event: UsageBooked) -> None:
+    """Go on counting from what was booked when tasks were forgotten.
+
+    Req: ORCH-4089, ORCH-4308
+    """
+    if event.since_ms is not None:
+        state.usage.resume(event.since_ms)
+    for tenant, booking in event.rows:
+        state.usage.book(tenant, booking)
 
 
 def _from_record(state: State, accepted: Accepted) -> Task:

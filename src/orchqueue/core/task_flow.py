@@ -101,4 +101,4 @@ def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> 
             text = "not accepted: the journal could not be written; send it again"
             state.refusals.note(key, Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000), now_ms)
         if key in state.retained:
-            forget(state, key)
+            forget(state, key, counted=False)

@@ -1,7 +1,7 @@
 """Who used what: counts by tenant, key, model and UTC day.
 
-It lives in memory. After a restart it is counted anew from the tasks that the journal still keeps, so only what happened
-since `since_ms` is certain to be whole.
+It lives in memory. After a restart it is counted anew from what the journal keeps: what forgotten tasks used, booked day by
+day as each was forgotten, and the tasks that it still has. What happened since `since_ms` is certain to be whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from orchqueue.core.ids import Tenant
 from orchqueue.core.outcome import CANCELED, Outcome
-from orchqueue.core.records import Ended
+from orchqueue.core.records import Booking, Ended
 from orchqueue.core.task import Task
 
 DAY_MS = 86_400_000
@@ -92,7 +92,7 @@ class Usage:
     """All amounts, bounded: the oldest days go after `DAYS_AT_MOST`, and whole days when there are too many rows.
 
     Units: days are counted from 1970-01-01 UTC.
-    Req: ORCH-4004, ORCH-4088
+    Req: ORCH-4004, ORCH-4088, ORCH-4089
     """
 
     def __init__(self, days_at_most: int = DAYS_AT_MOST, rows_at_most: int = ROWS_AT_MOST) -> None:
@@ -101,19 +101,56 @@ class Usage:
         self._days: dict[int, dict[Tenant, dict[Account, Amounts]]] = {}
         self._days_at_most = days_at_most
         self._rows_at_most = rows_at_most
+        self._resumed = False
+        self._dropped_days: list[int] = []
+
+    def resume(self, since_ms: int) -> None:
+        """Take over what an earlier life kept whole since then."""
+        self.since_ms = max(self.since_ms, since_ms)
+        self._resumed = True
 
     def begin(self, now_ms: int) -> None:
         """Count on from here: whatever happens from now on is counted."""
-        self.since_ms = max(self.since_ms, now_ms)
+        if not self._resumed:
+            self.since_ms = max(self.since_ms, now_ms)
+
+    def book(self, tenant: Tenant, booking: Booking) -> None:
+        """Count what was booked for tasks that are forgotten."""
+        amounts = Amounts(
+            booking.accepted,
+            booking.succeeded,
+            booking.failed,
+            booking.canceled,
+            booking.tokens_in,
+            booking.tokens_out,
+            booking.decode_ms,
+        )
+        account = Account(booking.key_id, booking.model_ref)
+        self._add(tenant, account, booking.day, amounts, (booking.day + 1) * DAY_MS)
+
+    def bookings(self, task: Task) -> tuple[Booking, ...]:
+        """Tell what an ended task added, day by day."""
+        assert task.ended is not None, f"{task.key} has not ended"
+        accepted, ended = Amounts(accepted=1), of_end(task.ended)
+        first, last = task.accepted_at_ms // DAY_MS, task.ended.ended_at_ms // DAY_MS
+        if first == last:
+            accepted.add(ended)
+            return (_booking(task, first, accepted),)
+        return _booking(task, first, accepted), _booking(task, last, ended)
+
+    def take_dropped_days(self) -> tuple[int, ...]:
+        """Give the days that were dropped since it was asked last, for the journal to drop them too."""
+        days, self._dropped_days = tuple(self._dropped_days), []
+        return days
 
     def accept(self, task: Task) -> None:
         """Count a task on the day of its admission."""
-        self._add(task, task.accepted_at_ms, Amounts(accepted=1))
+        self._count(task, task.accepted_at_ms, Amounts(accepted=1))
 
     def end(self, task: Task) -> None:
         """Count a task's end, and what it used, on the day of its end."""
         assert task.ended is not None, f"{task.key} has not ended"
-        self._add(task, task.ended.ended_at_ms, of_end(task.ended))
+        self._count(task, task.ended.ended_at_ms, of_end(task.ended))
 
     def withdraw(self, task: Task) -> None:
         """Take an ended task back that never counted: its acceptance could not be made durable."""
@@ -135,8 +172,10 @@ class Usage:
         complete = from_day * DAY_MS >= self.since_ms
         return UsagePicture(from_day, to_day, self.since_ms, complete, rows)
 
-    def _add(self, task: Task, at_ms: int, amounts: Amounts) -> None:
-        day = at_ms // DAY_MS
+    def _count(self, task: Task, at_ms: int, amounts: Amounts) -> None:
+        self._add(task.tenant, Account(task.client_id, task.model_ref), at_ms // DAY_MS, amounts, at_ms)
+
+    def _add(self, tenant: Tenant, account: Account, day: int, amounts: Amounts, at_ms: int) -> None:
         if day not in self._days:
             self._days[day] = {}
             self._drop_old(at_ms)
@@ -144,8 +183,7 @@ class Usage:
         tenants = self._days.get(day)
         if tenants is None:
             return
-        accounts = tenants.setdefault(task.tenant, {})
-        account = Account(task.client_id, task.model_ref)
+        accounts = tenants.setdefault(tenant, {})
         row = accounts.get(account)
         if row is None:
             row = accounts[account] = Amounts()
@@ -173,4 +211,20 @@ class Usage:
     def _drop(self, day: int, at_ms: int) -> None:
         """Forget a whole day; what is left is whole only after it, or after now where it is today."""
         self.rows -= sum(len(accounts) for accounts in self._days.pop(day).values())
+        self._dropped_days.append(day)
         self.since_ms = max(self.since_ms, min((day + 1) * DAY_MS, at_ms))
+
+
+def _booking(task: Task, day: int, amounts: Amounts) -> Booking:
+    return Booking(
+        day,
+        task.client_id,
+        task.model_ref,
+        amounts.accepted,
+        amounts.succeeded,
+        amounts.failed,
+        amounts.canceled,
+        amounts.tokens_in,
+        amounts.tokens_out,
+        amounts.decode_ms,
+    )

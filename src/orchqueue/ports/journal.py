@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from orchqueue.core.records import Accepted, AnyRecord, Ended
+from orchqueue.core.ids import Tenant
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Ended
 
 
 class JournalWatcher(Protocol):
@@ -36,6 +37,17 @@ class Recovered(Protocol):
 
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:
         """Yield ended tasks that are still kept, oldest first."""
+        ...
+
+    def usage(self) -> Iterator[tuple[Tenant, Booking]]:
+        """Yield what forgotten tasks used, one row for each day, tenant, key and model, the oldest day first.
+
+        Req: ORCH-4308
+        """
+        ...
+
+    def usage_since_ms(self) -> int | None:
+        """Tell since when usage is whole, None when that is not known."""
         ...
 
 

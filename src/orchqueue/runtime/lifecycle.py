@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from orchqueue.core.events import AnyEvent, ShutdownBegan, TaskRecovered, TaskRestored, Ticked
+from orchqueue.core.events import AnyEvent, ShutdownBegan, TaskRecovered, TaskRestored, Ticked, UsageBooked
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.settings import Settings
 from orchqueue.core.task_states import TaskState
@@ -86,7 +86,9 @@ class Runtime:
         """
         recovered = self._resources.journal.recover()
         finished, unfinished = list(recovered.finished()), list(recovered.unfinished())
+        booked = UsageBooked(recovered.usage_since_ms(), tuple(recovered.usage()))
         self._resources.journal.open(self.loop)
+        self.loop.deliver(booked)
         for accepted, ended in finished:
             self.streams.restore(accepted, ended)
             self.loop.deliver(TaskRestored(accepted, ended))

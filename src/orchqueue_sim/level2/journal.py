@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
+from orchqueue.core.ids import Tenant
 from orchqueue.core.outcome import MEANINGS
-from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended
 from orchqueue.ports.errors import JournalError
 from orchqueue.ports.journal import JournalWatcher
 from orchqueue_sim.disk import Disk
@@ -43,6 +44,14 @@ class Kept:
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:
         """Yield ended tasks."""
         return iter(self._disk.finished())
+
+    def usage(self) -> Iterator[tuple[Tenant, Booking]]:
+        """Yield what forgotten tasks used."""
+        return self._disk.usage.rows()
+
+    def usage_since_ms(self) -> int | None:
+        """Tell since when usage is whole."""
+        return self._disk.usage.since_ms
 
 
 class SimulatedJournal:

@@ -155,7 +155,8 @@ def recovery_forgets_one() -> Planted:
     def recover(self: SimulatedJournal) -> object:
         kept = real(self)
         unfinished = list(kept.unfinished())[:-1]
-        return mock.Mock(finished=kept.finished, unfinished=lambda: iter(unfinished))
+        usage = {"usage": kept.usage, "usage_since_ms": kept.usage_since_ms}
+        return mock.Mock(finished=kept.finished, unfinished=lambda: iter(unfinished), **usage)
 
     return mock.patch.object(SimulatedJournal, "recover", recover)
 

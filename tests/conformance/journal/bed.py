@@ -11,7 +11,7 @@ from orchqueue.adapters.journals.memory import MemoryDisk, MemoryJournal
 from orchqueue.adapters.journals.sqlite import SqliteJournal
 from orchqueue.core.ids import PoolId, ReplicaId, TaskId, Tenant
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.records import Accepted, Bound, Ended, Forgotten
+from orchqueue.core.records import Accepted, Booking, Bound, Ended, Forgotten
 from orchqueue.core.request import TaskSpec
 from orchqueue.ports.journal import Journal
 from tests.waiting import until_async
@@ -35,9 +35,9 @@ def ended(name: str, text: str = "an answer") -> Ended:
     return Ended(TENANT, TaskId(name), Outcome.COMPLETED, 2000, 3000, tokens_out=2, text=text)
 
 
-def forgotten(name: str) -> Forgotten:
-    """Make a forgetting."""
-    return Forgotten(TENANT, TaskId(name))
+def forgotten(name: str, *booked: Booking, dropped_days: tuple[int, ...] = (), since_ms: int = 0) -> Forgotten:
+    """Make a forgetting, with what is booked for it."""
+    return Forgotten(TENANT, TaskId(name), booked, dropped_days, since_ms)
 
 
 class Watcher:

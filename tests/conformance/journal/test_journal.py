@@ -6,9 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from orchqueue.core.ids import Tenant
+from orchqueue.core.records import Booking
 from orchqueue.core.request import Message, PlacementWish, Sampling, TaskSpec
 from orchqueue.ports.errors import JournalError
 from tests.conformance.journal.bed import (
+    TENANT,
     Bed,
     MemoryBed,
     SqliteBed,
@@ -137,6 +140,46 @@ async def test_ended_tasks_are_kept_whole_in_order_of_their_end_until_forgotten(
         (accepted("a"), ended("a", "first 🙂")),
     ]
     later.close()
+
+
+@pytest.mark.req("ORCH-4089", "ORCH-4308")
+async def test_what_forgotten_tasks_used_is_added_up_and_survives(bed: Bed) -> None:
+    """By day, tenant, key and model; days that are dropped go, and the latest time since when it is whole is kept."""
+    one = Booking(7, "k", "m", 1, 1, 0, 0, 5, 6, 7)
+    other = msgspec.structs.replace(forgotten("d", one), tenant=Tenant("beta"))
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    soon_ms = 1 << 50
+    last = journal.append(
+        [
+            *(accepted(name) for name in "abc"),
+            forgotten("a", Booking(3, "k", "m", 1), Booking(7, "k", "m", 0, 1, 2, 3, 4, 5, 6), since_ms=soon_ms),
+            forgotten("b", Booking(7, "k", "m", 1, 1, 1, 1, 1, 1, 1), one),
+            forgotten("c", Booking(7, "l", "m", 1), Booking(7, "k", "n", 1), since_ms=soon_ms - 5),
+            other,
+        ]
+    )
+    await watcher.reach(last)
+    journal.close()
+    assert last == 7, "one number a record, whatever it books"
+    later, watcher = bed.journal(), Watcher()
+    recovered = later.recover()
+    assert list(recovered.usage()) == [
+        (TENANT, Booking(3, "k", "m", 1)),
+        (TENANT, Booking(7, "k", "m", 2, 3, 3, 4, 10, 12, 14)),
+        (TENANT, Booking(7, "k", "n", 1)),
+        (TENANT, Booking(7, "l", "m", 1)),
+        (Tenant("beta"), one),
+    ]
+    assert recovered.usage_since_ms() == soon_ms
+    assert list(recovered.unfinished()) == []
+    later.open(watcher)
+    await watcher.reach(later.append([forgotten("e", Booking(3, "x", "m", 9), dropped_days=(3, 4, 7))]))
+    later.close()
+    last_one = bed.journal()
+    assert list(last_one.recover().usage()) == [(TENANT, Booking(3, "x", "m", 9))]
+    last_one.close()
 
 
 async def test_a_name_that_was_forgotten_can_be_accepted_again_at_the_back(bed: Bed) -> None:

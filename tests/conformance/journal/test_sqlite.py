@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,34 @@ async def test_a_record_that_cannot_be_decoded_names_its_task(tmp_path: Path) ->
     journal.close()
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.req("ORCH-4185", "ORCH-4308")
+async def test_a_journal_of_the_first_schema_is_taken_over_with_its_tasks(tmp_path: Path) -> None:
+    """Its tasks stay, usage is whole from then on, and it is done once."""
+    path = tmp_path / "journal.sqlite"
+    await _filled(path, "a", "b")
+    with sqlite3.connect(path) as connection:
+        for table in ("usage", "usage_since"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("UPDATE schema_version SET version = 1")
+    connection.close()
+    before_ms = int(time.time() * 1000)
+    since = set()
+    for _ in range(2):
+        journal = _journal(path)
+        recovered = journal.recover()
+        assert [task.task_id for task, _ in recovered.unfinished()] == ["a", "b"]
+        assert list(recovered.usage()) == []
+        since.add(recovered.usage_since_ms())
+        journal.close()
+    (since_ms,) = since
+    assert since_ms is not None
+    assert before_ms <= since_ms <= time.time() * 1000 + 1000
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(2,)]
+    connection.close()
+
+
+@pytest.mark.parametrize("version", [0, 3])
 @pytest.mark.req("ORCH-4185")
 async def test_another_schema_is_refused(tmp_path: Path, version: int) -> None:
     """A journal of a release with another schema is left alone."""
@@ -184,7 +212,7 @@ async def test_another_schema_is_refused(tmp_path: Path, version: int) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_version SET version = ?", (version,))
     connection.close()
-    with pytest.raises(JournalError, match=rf"schema {version}, this one knows 1"):
+    with pytest.raises(JournalError, match=rf"schema {version}, this one knows 2"):
         _journal(path).recover()
 
 

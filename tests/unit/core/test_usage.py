@@ -8,8 +8,9 @@ import pytest
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import PoolId, TaskId, Tenant, task_key
+from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.records import Accepted, Ended
+from orchqueue.core.records import Accepted, Booking, Ended, Forgotten
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.usage import DAY_MS, Amounts, Usage
 from tests.unit.core.driving import TENANT, Driver, both_classes, key, pool_settings
@@ -97,7 +98,7 @@ def test_a_withdrawn_acceptance_was_never_used(*, ended: bool) -> None:
 
 
 @pytest.mark.req("ORCH-4089")
-def test_after_a_restart_it_counts_what_the_journal_keeps_and_says_so() -> None:
+def test_without_a_word_of_the_journal_it_is_whole_from_the_start_on() -> None:
     """Restored and recovered tasks are counted; only days that began after the start are complete."""
     core = Driver(up=False)
     spec = TaskSpec(prompt="hi", seed=1)
@@ -115,6 +116,81 @@ def test_after_a_restart_it_counts_what_the_journal_keeps_and_says_so() -> None:
     usage = core.core.state.usage
     assert usage.since_ms == 1_000_000
     assert [usage.picture(TENANT, day, 5).complete for day in (0, 1)] == [False, True]
+
+
+@pytest.mark.req("ORCH-4089", "ORCH-4308")
+def test_what_a_task_used_is_booked_as_it_is_forgotten_and_counts_after_a_restart() -> None:
+    """On the days of its acceptance and of its end, once, with since when all is whole."""
+    core = Driver()
+    core.now_ms = 3 * DAY_MS - 1
+    submit(core, "t")
+    core.handle(ev.AttemptCompleted(core.wanted(fx.StartAttempt)[0].attempt_id, "stop", 5, 7, 1, 9), after_ms=1)
+    submit(core, "same day", key_id="k2")
+    core.cancel("same day")
+    before = used(core)
+    for name in ("t", "same day"):
+        core.handle(ev.TimerFired(("retention", key(name))), after_ms=600_000)
+    assert used(core) == before
+    records = [e.record for e in core.wanted(fx.Record) if isinstance(e.record, Forgotten)]
+    accepted, ended = Booking(2, "k1", "m", 1), Booking(3, "k1", "m", 0, 1, 0, 0, 5, 7, 1)
+    canceled = Booking(3, "k2", "m", 1, 0, 0, 1)
+    assert records == [
+        Forgotten(TENANT, TaskId("t"), (accepted, ended), (), 1_000_000),
+        Forgotten(TENANT, TaskId("same day"), (canceled,), (), 1_000_000),
+    ]
+    later = Orchestrator(core.core.state.settings)
+    rows = tuple((TENANT, booking) for booking in (accepted, ended, canceled))
+    assert later.handle(4 * DAY_MS, ev.UsageBooked(1_000_000, rows)) == []
+    later.begin(4 * DAY_MS)
+    later.handle(4 * DAY_MS, ev.UsageBooked(None, ()))
+    picture = later.state.usage.picture(TENANT, 0, 9)
+    assert {(row.day, *row.account): row.amounts for row in picture.rows} == before
+    assert (picture.since_ms, later.state.usage.rows) == (1_000_000, 3)
+    assert later.state.usage.picture(OTHER, 0, 9).rows == ()
+
+
+@pytest.mark.req("ORCH-4189", "ORCH-4308")
+def test_what_never_counted_is_not_booked() -> None:
+    """A withdrawn task is forgotten without a trace."""
+    core = Driver()
+    submit(core, "t")
+    core.handle(ev.JournalStalled("disk full"))
+    core.handle(ev.AcceptsWithdrawn((key("t"),)))
+    (record,) = (e.record for e in core.wanted(fx.Record) if isinstance(e.record, Forgotten))
+    assert record.booked == ()
+
+
+@pytest.mark.req("ORCH-4089")
+def test_an_earlier_life_knows_since_when_it_is_whole() -> None:
+    """Its word holds, unless a day was dropped since; without one counting begins at the start."""
+    usage = Usage(days_at_most=3)
+    usage.resume(5)
+    usage.begin(1_000)
+    assert usage.since_ms == 5
+    for day in (1, 9):
+        usage.book(TENANT, Booking(day, "k", "m", 1))
+    assert usage.since_ms == 2 * DAY_MS
+    usage.resume(5)
+    assert usage.since_ms == 2 * DAY_MS
+    fresh = Usage()
+    fresh.begin(1_000)
+    assert fresh.since_ms == 1_000
+
+
+@pytest.mark.req("ORCH-4088", "ORCH-4308")
+def test_days_that_were_dropped_are_told_to_the_journal_once() -> None:
+    """With the next task that is forgotten."""
+    core = Driver()
+    core.core.state.usage = Usage(days_at_most=2)
+    for name, day in (("a", 5), ("b", 6), ("c", 7), ("d", 8)):
+        core.now_ms = day * DAY_MS
+        submit(core, name)
+        core.cancel(name)
+    for name in "ab":
+        core.handle(ev.TimerFired(("retention", key(name))), after_ms=600_000)
+    records = [e.record for e in core.wanted(fx.Record) if isinstance(e.record, Forgotten)]
+    assert [record.dropped_days for record in records] == [(5, 6), ()]
+    assert records[0].usage_since_ms == 7 * DAY_MS
 
 
 @pytest.mark.req("ORCH-4088")

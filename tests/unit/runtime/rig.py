@@ -7,7 +7,7 @@ from typing import cast
 
 from orchqueue.core.events import AnyEvent, AttemptFailure, ReplicaFacts, ReplicaReady
 from orchqueue.core.ids import PoolId, ReplicaId, SessionKey, TaskId, TaskKey, Tenant, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Ended
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Ended
 from orchqueue.core.request import TaskSpec, with_seed
 from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
 from orchqueue.ports.engine import AttemptSink, Completion, Replica
@@ -47,6 +47,12 @@ class ManualJournal:
 
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:
         return iter(())
+
+    def usage(self) -> Iterator[tuple[Tenant, Booking]]:
+        return iter(())
+
+    def usage_since_ms(self) -> int | None:
+        return None
 
     def open(self, watcher: JournalWatcher) -> None:
         self._watcher = watcher

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from orchqueue.core.ids import TaskKey, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Forgotten
+from orchqueue.adapters.journals.usage_rows import UsageRows
+from orchqueue.core.ids import TaskKey, Tenant, task_key
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Forgotten
 from orchqueue.ports.errors import JournalError
 from orchqueue.ports.journal import JournalWatcher, Schedule
 
@@ -29,6 +30,7 @@ class MemoryDisk:
     def __init__(self) -> None:
         self._rows: dict[TaskKey, _Row] = {}
         self._ended: dict[TaskKey, None] = {}
+        self._usage = UsageRows()
 
     def apply(self, record: AnyRecord) -> None:
         """Put one record into effect."""
@@ -47,6 +49,7 @@ class MemoryDisk:
                     self._ended[key] = None
             case Forgotten():
                 self._remove(key)
+                self._usage.apply(record)
 
     def unfinished(self) -> Iterator[tuple[Accepted, bool]]:
         """Yield accepted tasks without an end, in order of acceptance, and whether each had been bound."""
@@ -56,6 +59,14 @@ class MemoryDisk:
         """Yield ended tasks that are still kept, oldest first."""
         rows = [self._rows[key] for key in self._ended]
         return ((row.accepted, row.ended) for row in rows if row.ended is not None)
+
+    def usage(self) -> Iterator[tuple[Tenant, Booking]]:
+        """Yield what forgotten tasks used, the oldest day first."""
+        return self._usage.rows()
+
+    def usage_since_ms(self) -> int | None:
+        """Tell since when usage is whole."""
+        return self._usage.since_ms
 
     def _remove(self, key: TaskKey) -> None:
         self._rows.pop(key, None)

@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from orchqueue.adapters.journals.sqlite_file import Connect, JournalFile, Statement, connect, statement_of
-from orchqueue.core.records import Accepted, AnyRecord, Ended
+from orchqueue.adapters.journals.sqlite_file import Connect, JournalFile, Statement, connect, statements_of
+from orchqueue.core.ids import Tenant
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Ended
 from orchqueue.ports.errors import JournalError
 from orchqueue.ports.journal import JournalWatcher
 
@@ -41,7 +42,7 @@ class SqliteJournal:
         self._watcher: JournalWatcher | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
-        self._pending: list[Statement] = []
+        self._pending: list[Sequence[Statement]] = []
         self._last_seq = 0
         self._committed_seq = 0
         self._close_by_s: float | None = None
@@ -70,10 +71,10 @@ class SqliteJournal:
         """
         if self._thread is None or self._closed:
             raise JournalError(f"the journal {self._path} is not open; records cannot be appended")
-        statements = [statement_of(record) for record in records]
+        encoded = [statements_of(record) for record in records]
         with self._changed:
-            self._pending += statements
-            self._last_seq += len(statements)
+            self._pending += encoded
+            self._last_seq += len(encoded)
             self._changed.notify()
         return self._last_seq
 
@@ -109,7 +110,7 @@ class SqliteJournal:
             self._committed_seq += len(batch)
             self._tell_committed(self._committed_seq)
 
-    def _commit_until_done(self, batch: Sequence[Statement]) -> bool:
+    def _commit_until_done(self, batch: Sequence[Sequence[Statement]]) -> bool:
         """Commit a batch, again and again if it must be. False: closed before it could be done."""
         delay_s = RETRY_FIRST_S
         failed = False
@@ -117,7 +118,7 @@ class SqliteJournal:
             try:
                 if failed:
                     self._file.reopen()
-                self._file.commit(batch)
+                self._file.commit([statement for record in batch for statement in record])
             except sqlite3.Error as error:
                 self._failure = f"{error} ({getattr(error, 'sqlite_errorname', 'sqlite')})"
                 if not failed:
@@ -171,6 +172,14 @@ class _Recovered:
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:
         """Yield ended tasks that are still kept, oldest first."""
         return self._guarded().finished()
+
+    def usage(self) -> Iterator[tuple[Tenant, Booking]]:
+        """Yield what forgotten tasks used, the oldest day first."""
+        return self._guarded().usage()
+
+    def usage_since_ms(self) -> int | None:
+        """Tell since when usage is whole."""
+        return self._guarded().usage_since_ms()
 
     def _guarded(self) -> JournalFile:
         if not self._is_readable():

@@ -10,19 +10,19 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from orchqueue.core.ids import TaskKey, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Forgotten
+from orchqueue.core.ids import TaskKey, Tenant, task_key
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Forgotten
 from orchqueue.ports.errors import JournalError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x4F51_4A31
 
 Connect: TypeAlias = Callable[[str], sqlite3.Connection]
-Statement: TypeAlias = tuple[str, tuple[str | bytes, ...]]
+Statement: TypeAlias = tuple[str, tuple[str | bytes | int, ...]]
 
 _SCHEMA = """
 CREATE TABLE schema_version (version INTEGER NOT NULL);
@@ -36,6 +36,25 @@ CREATE TABLE tasks (
 );
 CREATE INDEX tasks_by_end ON tasks (ended_number) WHERE ended_number IS NOT NULL;
 """
+# Since version 2. What was used before the tables were made is not in them: usage is whole from the next second on.
+_USAGE = """
+CREATE TABLE usage (
+  day INTEGER NOT NULL,
+  tenant TEXT NOT NULL,
+  key_id TEXT NOT NULL,
+  model_ref TEXT NOT NULL,
+  accepted INTEGER NOT NULL,
+  succeeded INTEGER NOT NULL,
+  failed INTEGER NOT NULL,
+  canceled INTEGER NOT NULL,
+  tokens_in INTEGER NOT NULL,
+  tokens_out INTEGER NOT NULL,
+  decode_ms INTEGER NOT NULL,
+  PRIMARY KEY (day, tenant, key_id, model_ref)
+) WITHOUT ROWID;
+CREATE TABLE usage_since (since_ms INTEGER NOT NULL);
+INSERT INTO usage_since VALUES ((CAST(strftime('%s', 'now') AS INTEGER) + 1) * 1000);
+"""
 _ACCEPT = "INSERT OR REPLACE INTO tasks (key, accepted) VALUES (?, ?)"
 _BIND = "UPDATE tasks SET bound = 1 WHERE key = ?"
 _END = (
@@ -43,6 +62,15 @@ _END = (
     " WHERE ended_number IS NOT NULL) WHERE key = ?"
 )
 _DELETE = "DELETE FROM tasks WHERE key = ?"
+_DROP_DAY = "DELETE FROM usage WHERE day = ?"
+_SINCE = "UPDATE usage_since SET since_ms = max(since_ms, ?)"
+_BOOK = (
+    "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+    " accepted = accepted + excluded.accepted, succeeded = succeeded + excluded.succeeded,"
+    " failed = failed + excluded.failed, canceled = canceled + excluded.canceled,"
+    " tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out,"
+    " decode_ms = decode_ms + excluded.decode_ms"
+)
 
 R = TypeVar("R")
 
@@ -59,21 +87,34 @@ def connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
 
 
-def statement_of(record: AnyRecord) -> Statement:
-    """Encode a record as the statement that puts it into effect.
+def statements_of(record: AnyRecord) -> Sequence[Statement]:
+    """Encode a record as the statements that put it into effect.
 
     Cost: once per record; about 2 µs for a short prompt.
     """
     key: TaskKey = task_key(record.tenant, record.task_id)
     match record:
         case Accepted():
-            return _ACCEPT, (key, _encode(record))
+            return ((_ACCEPT, (key, _encode(record))),)
         case Bound():
-            return _BIND, (key,)
+            return ((_BIND, (key,)),)
         case Ended():
-            return _END, (_encode(record), key)
+            return ((_END, (_encode(record), key)),)
         case Forgotten():
-            return _DELETE, (key,)
+            return _forget(key, record)
+
+
+def _forget(key: TaskKey, record: Forgotten) -> Sequence[Statement]:
+    """Delete the task and book what it used, as one with it.
+
+    Req: ORCH-4308
+    """
+    return (
+        (_DELETE, (key,)),
+        *((_DROP_DAY, (day,)) for day in record.dropped_days),
+        *((_BOOK, (b.day, record.tenant, *msgspec.structs.astuple(b)[1:])) for b in record.booked),
+        (_SINCE, (record.usage_since_ms,)),
+    )
 
 
 class JournalFile:
@@ -139,6 +180,21 @@ class JournalFile:
                 _decoded(_decode_ended, self._path, key, ended),
             )
 
+    def usage(self) -> Iterator[tuple[Tenant, Booking]]:
+        """Yield what forgotten tasks used, the oldest day first.
+
+        Errors: JournalError.
+        """
+        for day, tenant, *amounts in self._rows("SELECT * FROM usage ORDER BY day, tenant, key_id, model_ref"):
+            yield Tenant(tenant), Booking(day, *amounts)
+
+    def usage_since_ms(self) -> int | None:
+        """Tell since when usage is whole.
+
+        Errors: JournalError.
+        """
+        return next((since_ms for (since_ms,) in self._rows("SELECT since_ms FROM usage_since")), None)
+
     def drop(self) -> None:
         """Let go of the connection whatever state it is in; an unfinished transaction is undone."""
         connection, self._connection = self._connection, None
@@ -146,7 +202,7 @@ class JournalFile:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _rows(self, sql: str) -> Iterator[tuple[str, bytes, bytes | int]]:
+    def _rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._open_connection().execute(sql)
         except sqlite3.Error as error:
@@ -173,7 +229,7 @@ class JournalFile:
     def _check_or_create(self, connection: sqlite3.Connection) -> None:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
-            connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; {_SCHEMA}")
+            connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; {_SCHEMA} {_USAGE}")
             connection.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
             connection.execute("COMMIT")
             return
@@ -181,7 +237,7 @@ class JournalFile:
         if application != APPLICATION_ID or "schema_version" not in tables:
             raise JournalError(f"{self._path} is a database of some other program; name another journal.path")
         (version,) = connection.execute("SELECT max(version) FROM schema_version").fetchone()
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             message = (
                 f"the journal {self._path} was written by another release (schema {version}, this one knows"
                 f" {SCHEMA_VERSION}); start that release, or use another data directory"
@@ -190,6 +246,10 @@ class JournalFile:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise JournalError(_damaged(self._path, str(verdict)))
+        if version == 1:
+            connection.executescript(f"BEGIN IMMEDIATE; {_USAGE}")
+            connection.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION,))
+            connection.execute("COMMIT")
 
 
 def _decoded(decode: Callable[[bytes], R], path: str, key: str, data: bytes | int) -> R:
