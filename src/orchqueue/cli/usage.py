@@ -21,9 +21,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 async def execute(context: Context, args: Namespace) -> int:
-    """Print the usage by day, key and model.
+    """Print the usage by day, key and model, then each limit with what is in use of it.
 
-    Req: ORCH-4004
+    Req: ORCH-4004, ORCH-4305
     """
     async with context.client() as client:
         usage = await client.usage(args.from_day, args.to_day)
@@ -48,6 +48,11 @@ async def execute(context: Context, args: Namespace) -> int:
             for row in usage.rows
         ],
     )
+    if usage.limits:
+        context.output.table(
+            ("LIMIT OF", "QUOTA", "LIMIT", "IN USE"),
+            [(one.scope, one.quota, f"{one.limit:g}", one.in_use) for one in usage.limits],
+        )
     if not usage.complete:
         context.output.note(f"complete only since {_instant(usage.since_ms)}")
     return 0
@@ -59,4 +64,6 @@ def _instant(unix_ms: int) -> str:
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")
 
 
-COMMANDS = (("usage", "show what your tenant used, by day, key and model", DETAILS, add_arguments, execute),)
+COMMANDS = (
+    ("usage", "show what your tenant used, by day, key and model, and its limits", DETAILS, add_arguments, execute),
+)

@@ -8,6 +8,7 @@ from typing import Protocol
 from orchqueue.core.effects import Accept, Done
 from orchqueue.core.explanation import Explanation
 from orchqueue.core.ids import PoolId, SessionKey, TaskId, TaskKey, Tenant
+from orchqueue.core.ledger import QuotaUse
 from orchqueue.core.outcome import Fault, Refusal
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.snapshots import PoolPicture, SessionPicture, TaskPicture
@@ -60,6 +61,10 @@ class Gateway(Protocol):
 
     async def usage(self, tenant: Tenant, from_day: int, to_day: int) -> UsagePicture:
         """Look at a tenant's usage in some days, both counted."""
+        ...
+
+    async def quotas(self, tenant: Tenant, key_id: str) -> Sequence[QuotaUse]:
+        """Look at the limits of a tenant and of one of its keys, with what is in use."""
         ...
 
     async def session(self, key: SessionKey) -> SessionPicture | None:

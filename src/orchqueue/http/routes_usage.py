@@ -17,16 +17,18 @@ DAYS_UNASKED = 30
 class UsageRoutes:
     """Handler of `/v1/usage`.
 
-    Req: ORCH-4004
+    Req: ORCH-4004, ORCH-4305
     """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     async def look(self, request: Request) -> Response:
-        """Tell a tenant its own usage."""
+        """Tell a tenant its own usage and limits."""
         from_day, to_day = self._days(request)
-        return Response(200, encode(usage(await self._gateway.usage(request.caller_tenant, from_day, to_day))))
+        picture = await self._gateway.usage(request.caller_tenant, from_day, to_day)
+        limits = await self._gateway.quotas(request.caller_tenant, request.client_id)
+        return Response(200, encode(usage(picture, limits)))
 
     def _days(self, request: Request) -> tuple[int, int]:
         """Read the days asked for.

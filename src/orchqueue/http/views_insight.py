@@ -5,11 +5,13 @@ Req: ORCH-4004
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 from msgspec import UNSET, UnsetType
 
 from orchqueue.core.explanation import Explanation, Waiting
+from orchqueue.core.ledger import QuotaUse
 from orchqueue.core.outcome import MEANINGS, Refusal
 from orchqueue.core.records import Ended
 from orchqueue.core.usage import UsagePicture, UsageRow
@@ -21,14 +23,18 @@ State = Literal["queued", "running", "succeeded", "failed", "canceled", "refused
 Priority = Literal["interactive", "batch"]
 
 
-def usage(picture: UsagePicture) -> data.Usage:
-    """Tell a tenant what it used."""
+def usage(picture: UsagePicture, limits: Sequence[QuotaUse]) -> data.Usage:
+    """Tell a tenant what it used, and its limits with what is in use."""
     return data.Usage(
         from_day=day_name(picture.from_day),
         to_day=day_name(picture.to_day),
         since_ms=picture.since_ms,
         complete=picture.complete,
         rows=[_row(row) for row in picture.rows],
+        limits=[
+            data.QuotaUse(scope=one.scope, quota=one.quota, limit=one.limit, in_use=one.in_use, burst=_some(one.burst))
+            for one in limits
+        ],
     )
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from orchqueue.core import views
+from orchqueue.core import quotas, views
 from orchqueue.core.effects import Accept, Done
 from orchqueue.core.events import (
     AnyEvent,
@@ -29,6 +29,7 @@ from orchqueue.core.events import (
 from orchqueue.core.explain import explain
 from orchqueue.core.explanation import Explanation
 from orchqueue.core.ids import PoolId, ReplyId, SessionKey, TaskId, TaskKey, Tenant
+from orchqueue.core.ledger import QuotaUse
 from orchqueue.core.outcome import Fault, Outcome, Refusal
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.settings import Settings
@@ -180,6 +181,15 @@ class Gate:
         picture = self._loop.core.state.usage.picture(tenant, from_day, to_day)
         await self._barrier()
         return picture
+
+    async def quotas(self, tenant: Tenant, key_id: str) -> tuple[QuotaUse, ...]:
+        """Look at the limits of a tenant and of one of its keys, with what is in use.
+
+        Req: ORCH-4305
+        """
+        found = quotas.uses(self._loop.core.state, tenant, key_id, self.now_ms())
+        await self._barrier()
+        return found
 
     async def session(self, key: SessionKey) -> SessionPicture | None:
         """Look at a session."""

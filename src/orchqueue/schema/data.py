@@ -577,6 +577,41 @@ Priority: TypeAlias = Annotated[
 ]
 
 
+class QuotaUse(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    One limit, and what is in use of it now.
+    """
+
+    scope: Annotated[
+        Literal["tenant", "key"],
+        Meta(description="Whose it is: the tenant's as a whole, or the caller's key's."),
+    ]
+    quota: Annotated[
+        Literal["requests_per_s", "tokens_per_minute", "concurrent_tasks", "queued_tasks", "kv_mb"],
+        Meta(description="What is limited."),
+    ]
+    limit: Annotated[float, Meta(description="As configured.", ge=0.0, le=1000000000.0)]
+    in_use: Annotated[
+        int,
+        Meta(
+            description="What counts against it now. requests_per_s: accepted tasks of the burst that are not made up for yet; tokens_per_minute: tokens taken that are not made up for yet, which may be more than the limit; concurrent_tasks: accepted and not ended; queued_tasks: those that wait; kv_mb: megabytes of context of tasks and sessions, rounded up.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    burst: (
+        Annotated[
+            int,
+            Meta(
+                description="With `requests_per_s`: how many tasks may be accepted at once.",
+                ge=1,
+                le=1000000,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class Receipt(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """
     What an output can be checked against.
@@ -1073,7 +1108,7 @@ class Usage(Wire, frozen=True, kw_only=True, omit_defaults=True):
     since_ms: Annotated[
         int,
         Meta(
-            description="Everything since then is counted; of what was before, only what the journal still kept at the daemon's start.",
+            description="Everything since then is counted; of what was before, only a part.",
             ge=0,
             le=9007199254740991,
         ),
@@ -1089,6 +1124,16 @@ class Usage(Wire, frozen=True, kw_only=True, omit_defaults=True):
             max_length=100000,
         ),
     ]
+    limits: (
+        Annotated[
+            list[QuotaUse],
+            Meta(
+                description="Each limit of the tenant, then of the key; none where nothing is limited.",
+                max_length=10,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class UsageRow(Wire, frozen=True, kw_only=True, omit_defaults=True):

@@ -13,6 +13,7 @@ from tests.contract.consumer.shapes import CORRELATION, NAME, OTHER_TASK_ID, POO
 
 _READY: dict[str, dict[str, object]] = {"a ready pool": {}}
 _ENDED: dict[str, dict[str, object]] = {"a task that succeeded": {"task_id": TASK_ID, "texts": list(TEXTS)}}
+_LIMITED: dict[str, dict[str, object]] = {"a tenant with quotas": {"concurrent_tasks": 9, "key_burst": 10}}
 _WAITING: dict[str, dict[str, object]] = {"a task that waits": {"task_id": TASK_ID}}
 _CANDIDATE = {
     "pool_id": match.regex(POOL_ID, regex=f"^{NAME}$"),
@@ -42,6 +43,15 @@ async def _explain_ended(client: AsyncClient) -> None:
 async def _usage(client: AsyncClient) -> None:
     usage = await client.usage()
     assert sum(row.succeeded for row in usage.rows) == 1
+
+
+async def _limits(client: AsyncClient) -> None:
+    usage = await client.usage()
+    assert usage.limits
+    assert [(one.scope, one.quota) for one in usage.limits] == [
+        ("tenant", "concurrent_tasks"),
+        ("key", "requests_per_s"),
+    ]
 
 
 async def _usage_backwards(client: AsyncClient) -> None:
@@ -185,6 +195,27 @@ USAGE = (
                 },
                 min=1,
             ),
+        },
+    ),
+    Interaction(
+        "one's own usage with limits",
+        _LIMITED,
+        "GET",
+        "/v1/usage",
+        200,
+        _limits,
+        req=("ORCH-4305",),
+        headers=CORRELATION,
+        body={
+            "from_day": match.regex("2026-10-24", regex=r"^\d{4}-\d{2}-\d{2}$"),
+            "to_day": match.regex("2026-11-23", regex=r"^\d{4}-\d{2}-\d{2}$"),
+            "since_ms": match.integer(1764000000000),
+            "complete": match.boolean(False),
+            "rows": [],
+            "limits": [
+                {"scope": "tenant", "quota": "concurrent_tasks", "limit": 9, "in_use": 0},
+                {"scope": "key", "quota": "requests_per_s", "limit": 2.5, "burst": 10, "in_use": 0},
+            ],
         },
     ),
     Interaction(

@@ -13,6 +13,7 @@ from orchqueue.core.effects import Accept, Done, EmitStarted
 from orchqueue.core.events import ReplicaFacts
 from orchqueue.core.explanation import Explanation
 from orchqueue.core.ids import PoolId, ReplicaId, ReplyId, SessionKey, TaskId, TaskKey, Tenant, task_key
+from orchqueue.core.ledger import QuotaUse
 from orchqueue.core.outcome import CANCELED, Fault, Outcome, Refusal
 from orchqueue.core.records import Accepted, Ended, Receipt
 from orchqueue.core.request import TaskSpec, canonical_digest
@@ -44,6 +45,7 @@ class Runtime:
         self.sessions: dict[SessionKey, SessionPicture] = {}
         self.explanations: dict[TaskKey, Explanation] = {}
         self.used = Usage()
+        self.limits: dict[tuple[Tenant, str], tuple[QuotaUse, ...]] = {}
         self.usage_asked: list[tuple[Tenant, int, int]] = []
         self.refusal: Refusal | None = None
         self.control_refusal: Refusal | None = None
@@ -119,6 +121,9 @@ class Runtime:
     async def usage(self, tenant: Tenant, from_day: int, to_day: int) -> UsagePicture:
         self.usage_asked.append((tenant, from_day, to_day))
         return self.used.picture(tenant, from_day, to_day)
+
+    async def quotas(self, tenant: Tenant, key_id: str) -> tuple[QuotaUse, ...]:
+        return self.limits.get((tenant, key_id), ())
 
     async def session(self, key: SessionKey) -> SessionPicture | None:
         return self.sessions.get(key)

@@ -8,6 +8,7 @@ import pytest
 from orchqueue.core.events import TimerFired
 from orchqueue.core.explain import explain
 from orchqueue.core.ids import TaskId, Tenant, task_key
+from orchqueue.core.ledger import QuotaUse
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.request import PlacementWish, Sampling
 from orchqueue.core.usage import DAY_MS
@@ -148,6 +149,22 @@ def test_a_tenant_reads_its_own_usage(guarded: Stage) -> None:
     (row,) = httpx.get(f"{guarded.url}/v1/usage", headers=bearer("beta-key")).json()["rows"]
     assert row["key_id"] == "key-of-beta"
     assert httpx.get(f"{guarded.url}/v1/usage", headers=bearer("ops-key")).status_code == 403
+
+
+@pytest.mark.req("ORCH-4305")
+def test_a_caller_reads_its_own_limits(guarded: Stage) -> None:
+    """Those of its tenant and of its key, with what is in use; none where there are none."""
+    guarded.runtime.limits[Tenant("acme"), "k1"] = (
+        QuotaUse("tenant", "kv_mb", 7, 3),
+        QuotaUse("key", "requests_per_s", 0.5, 2, 4),
+    )
+    response = httpx.get(f"{guarded.url}/v1/usage", headers=bearer("acme-key"))
+    check_declared(response, "getUsage")
+    assert response.json()["limits"] == [
+        {"scope": "tenant", "quota": "kv_mb", "limit": 7, "in_use": 3},
+        {"scope": "key", "quota": "requests_per_s", "limit": 0.5, "in_use": 2, "burst": 4},
+    ]
+    assert httpx.get(f"{guarded.url}/v1/usage", headers=bearer("beta-key")).json()["limits"] == []
 
 
 @pytest.mark.req("ORCH-4004")

@@ -119,13 +119,13 @@ class Deployment:
 
     # configuration
 
-    def _write_config(self, pool: str) -> None:
-        text = "pools:\n" + pool_text(self.engine, pool_id=POOL_ID, more=pool)
+    def _write_config(self, pool: str, tenants: str = "") -> None:
+        text = "pools:\n" + pool_text(self.engine, pool_id=POOL_ID, more=pool) + tenants
         self._config.write_text(f"{text}auth: {{keys_file: '{self._keys_file}'}}\n")
 
-    def configure(self, pool: str) -> None:
-        """Give the running daemon other policies for its pool."""
-        self._write_config(pool)
+    def configure(self, pool: str, tenants: str = "") -> None:
+        """Give the running daemon other policies for its pool, and limits for tenants."""
+        self._write_config(pool, tenants)
         self.control("/v1/config/reload").raise_for_status()
 
     def break_config(self, pool: str) -> None:

@@ -137,6 +137,14 @@ class ProviderStates:
         at.break_config("    replicaz: 1\n")
         self._reconfigured = True
 
+    def a_tenant_with_quotas(self, params: Params) -> None:
+        """Limit the caller's tenant and each of its keys."""
+        at, caller = self._enter(SERVING)
+        limits = f"quotas: {{concurrent_tasks: {params['concurrent_tasks']}}}"
+        per_key = f"quotas_per_key: {{requests_per_s: 2.5, burst: {params['key_burst']}}}"
+        at.configure("", f"tenants: [{{id: {caller.tenant}, {limits}, {per_key}}}]\n")
+        self._reconfigured = True
+
     # keys
 
     def keys_are_required(self, params: Params) -> None:
@@ -263,6 +271,7 @@ STATES: dict[str, Callable[[ProviderStates, Params], None]] = {
     "a pool whose queue is full": ProviderStates.a_pool_whose_queue_is_full,
     "a pool that was reloaded": ProviderStates.a_pool_that_was_reloaded,
     "a configuration file with a fault": ProviderStates.a_configuration_file_with_a_fault,
+    "a tenant with quotas": ProviderStates.a_tenant_with_quotas,
     "keys are required": ProviderStates.keys_are_required,
     "a key": ProviderStates.a_key,
     "a task of another body": ProviderStates.a_task_of_another_body,

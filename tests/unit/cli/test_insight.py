@@ -46,6 +46,10 @@ USAGE = {
             "decode_ms": 4210,
         }
     ],
+    "limits": [
+        {"scope": "tenant", "quota": "kv_mb", "limit": 9000, "in_use": 3},
+        {"scope": "key", "quota": "requests_per_s", "limit": 2.5, "burst": 10, "in_use": 4},
+    ],
 }
 
 
@@ -55,6 +59,7 @@ USAGE = {
     [
         ("explain ID", EXPLANATION, "/v1/tasks/ID/explain", [f"task {TASK_ID}: queued", "It waits for a slot"]),
         ("usage", USAGE, "/v1/usage", ["2026-11-23", "k7", "bundled:m", "12  9  2  1", "371  802  4210"]),
+        ("usage", USAGE, "/v1/usage", ["tenant  kv_mb           9000  3", "key     requests_per_s  2.5   4"]),
         (
             "usage --from-day 2026-11-01 --to-day 2026-11-23",
             USAGE,
