@@ -14,6 +14,7 @@ from orchqueue.core import events as ev
 from orchqueue.core.ids import ReplyId, TaskId, TaskKey, Tenant, task_key
 from orchqueue.core.request import PlacementWish, TaskSpec, with_seed
 from orchqueue_sim.agenda import Agenda
+from orchqueue_sim.bookkeeper import key_of
 from orchqueue_sim.life import Life
 from orchqueue_sim.plan import Plan
 
@@ -122,7 +123,7 @@ class Crowd:
         reply = self._reply()
         life = self._life()
         if life is not None:
-            life.handle(ev.TaskSubmitted(reply, wish.task_id, wish.tenant, spec))
+            life.handle(ev.TaskSubmitted(reply, wish.task_id, wish.tenant, spec, key_of(wish.task_id)))
         return reply
 
     def _ask_otherwise(self, wish: Wish, other: TaskSpec) -> None:

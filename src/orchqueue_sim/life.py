@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from random import Random
 from typing import Protocol
 
@@ -15,6 +16,7 @@ import msgspec
 
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
+from orchqueue.core import quotas
 from orchqueue.core.ids import ReplyId, TaskKey, TimerKey, task_key
 from orchqueue.core.invariants import violations
 from orchqueue.core.orchestrator import Orchestrator
@@ -22,6 +24,7 @@ from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import AnyRecord, Ended
 from orchqueue_sim.agenda import Agenda
 from orchqueue_sim.auditor import Auditor, Violation
+from orchqueue_sim.bookkeeper import KEYS, TENANTS, Bookkeeper
 from orchqueue_sim.disk import Disk, Writer
 from orchqueue_sim.plan import Plan
 
@@ -44,6 +47,7 @@ class Life:
     ) -> None:
         self._plan, self._agenda, self._rng, self._disk, self._audit = plan, agenda, rng, disk, audit
         self.core = Orchestrator(plan.settings)
+        self.books = Bookkeeper(plan.settings)
         self.writer = Writer(disk, agenda, rng, plan.disk_ms if plan.has("slow_disk") else 1, fails)
         self.writer.on_committed, self.writer.on_stalled = self._release, self._stalled
         self.writer.on_healed = self._healed
@@ -78,6 +82,9 @@ class Life:
             self.trace("event", event)
         effects = self.core.handle(self._agenda.now_ms, event)
         self._audit.decided(event, effects)
+        wrong = self.books.decided(self._agenda.now_ms, event, effects)
+        if wrong:
+            raise Violation(wrong)
         self._carry_out(effects)
         self._since_check += 1
         if self._since_check >= CHECK_EVERY:
@@ -89,6 +96,11 @@ class Life:
         found = violations(self.core.state)
         if found:
             raise Violation(f"invariant broken: {found[0]}")
+        for tenant, key_id in product(TENANTS[: self._plan.tenants], KEYS):
+            told = quotas.uses(self.core.state, tenant, key_id, self._agenda.now_ms)
+            wrong = self.books.compare(tenant, key_id, told, self._agenda.now_ms)
+            if wrong:
+                raise Violation(wrong)
 
     def _carry_out(self, effects: list[fx.AnyEffect]) -> None:
         for effect in effects:

@@ -13,18 +13,22 @@ from unittest import mock
 
 import msgspec
 
-from orchqueue.core import attempt_flow, ending, fairness, placement, recovery_flow, submit_flow, task_flow
+from orchqueue.core import attempt_flow, ending, fairness, placement, quotas, recovery_flow, submit_flow, task_flow
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
+from orchqueue.core.accounts import Hold
+from orchqueue.core.ids import Tenant
+from orchqueue.core.ledger import Demand, Excess, Ledger
 from orchqueue.core.lines import Line
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.outcome import CANCELED, Outcome, Refusal
 from orchqueue.core.queue import PoolQueue, Room
-from orchqueue.core.records import Accepted, Ended
+from orchqueue.core.records import Accepted, Booking, Ended
 from orchqueue.core.sessions import Session, Sessions
 from orchqueue.core.state import Pool, State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState
+from orchqueue.core.usage import Usage
 from orchqueue_sim.life import Life
 
 VICTIMS = (Outcome.DROPPED_VICTIM, Outcome.SHED_VICTIM)
@@ -228,6 +232,74 @@ def pin_ignored() -> AbstractContextManager[object]:
     return mock.patch.object(placement, "_may_run", may_run)
 
 
+def no_refund_on_cancel() -> AbstractContextManager[object]:
+    """Keep all tokens that were taken for a task that is canceled."""
+    real = quotas._used_tokens  # noqa: SLF001 - a mutant works from the inside
+
+    def used(task: Task) -> int:
+        canceled = task.ended is not None and task.ended.outcome in CANCELED
+        return task.hold.tokens if canceled and task.hold is not None else real(task)
+
+    return mock.patch.object(quotas, "_used_tokens", used)
+
+
+def settle_twice() -> AbstractContextManager[object]:
+    """Give back what a task did not use, and then once more."""
+    real = Ledger.settle
+
+    def settle(self: Ledger, hold: Hold, used_tokens: int, now_ms: int) -> None:
+        real(self, hold, 2 * used_tokens - hold.tokens, now_ms)
+
+    return mock.patch.object(Ledger, "settle", settle)
+
+
+def reservation_lost_in_recovery() -> AbstractContextManager[object]:
+    """Let tasks of an earlier life run without an account."""
+    without = mock.Mock(wraps=quotas)
+    without.reserve_again = lambda _state, _task, _pool: None
+    return mock.patch.object(recovery_flow, "quotas", without)
+
+
+def fresh_minute_after_a_crash() -> AbstractContextManager[object]:
+    """Forget what ended tasks of an earlier life used."""
+    return mock.patch.object(Ledger, "restore", return_value=None)
+
+
+def quota_of_keys_ignored() -> AbstractContextManager[object]:
+    """Ask for the tenant's limits alone."""
+    real = Ledger.excess
+
+    def excess(self: Ledger, tenant: Tenant, key_id: str, demand: Demand, now_ms: int) -> Excess | None:
+        found = real(self, tenant, key_id, demand, now_ms)
+        return None if found is not None and found.scope == "key" else found
+
+    return mock.patch.object(Ledger, "excess", excess)
+
+
+def refusals_cost_a_request() -> AbstractContextManager[object]:
+    """Take a request from both accounts for a task that is refused."""
+    real = Ledger.excess
+
+    def excess(self: Ledger, tenant: Tenant, key_id: str, demand: Demand, now_ms: int) -> Excess | None:
+        found = real(self, tenant, key_id, demand, now_ms)
+        if found is not None:
+            self.restore(tenant, key_id, now_ms, 0, now_ms)
+        return found
+
+    return mock.patch.object(Ledger, "excess", excess)
+
+
+def usage_booked_twice() -> AbstractContextManager[object]:
+    """Count what was booked of forgotten tasks once more when the daemon starts."""
+    real = Usage.book
+
+    def book(self: Usage, tenant: Tenant, booking: Booking) -> None:
+        real(self, tenant, booking)
+        real(self, tenant, booking)
+
+    return mock.patch.object(Usage, "book", book)
+
+
 MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     mutant.__name__: mutant
     for mutant in (
@@ -248,5 +320,12 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
         started_twice,
         withdrawal_ignored,
         pin_ignored,
+        no_refund_on_cancel,
+        settle_twice,
+        reservation_lost_in_recovery,
+        fresh_minute_after_a_crash,
+        quota_of_keys_ignored,
+        refusals_cost_a_request,
+        usage_booked_twice,
     )
 }

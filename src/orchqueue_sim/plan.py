@@ -11,11 +11,13 @@ from orchqueue.core.settings import (
     ClassSettings,
     FullPolicy,
     PoolSettings,
+    Quotas,
     ReplicaSettings,
     Retention,
     SessionLimits,
     Settings,
     Supervision,
+    TenantSettings,
     Timeouts,
 )
 
@@ -92,7 +94,7 @@ def draw(seed: int) -> Plan:
     return Plan(
         seed=seed,
         faults=faults,
-        settings=_settings(rng),
+        settings=msgspec.structs.replace(_settings(rng), tenants=_tenants(Random(f"quotas {seed}"))),
         tasks=rng.choice((6, 12, 25, 60)),
         span_ms=span_ms,
         peak_ms=rng.randint(0, span_ms),
@@ -111,6 +113,25 @@ def _settings(rng: Random) -> Settings:
         sessions=SessionLimits(ttl_ms=rng.choice((2_000, 600_000)), max_turns=rng.choice((2, 8))),
         retention=Retention(60_000, 120_000, rng.choice((1 << 30, 20_000))),
         disconnect_grace_ms=rng.choice((100, 2_000)),
+    )
+
+
+def _tenants(rng: Random) -> tuple[TenantSettings, ...]:
+    """Draw who has quotas, and how tight ones: nobody in two thirds of the runs."""
+    if rng.random() < 0.67:
+        return ()
+    names = rng.choice((("t0",), ("t0", "t1"), ("*",), ("t1", "*")))
+    return tuple(TenantSettings(name, 1, _quotas(rng), _quotas(rng)) for name in names)
+
+
+def _quotas(rng: Random) -> Quotas:
+    rate = rng.choice((None, None, 0.5, 5))
+    return Quotas(
+        requests_per_s=rate,
+        burst=None if rate is None else rng.choice((None, 2, 8)),
+        tokens_per_minute=rng.choice((None, None, 150, 600, 5_000)),
+        concurrent_tasks=rng.choice((None, None, 2, 6, 20)),
+        queued_tasks=rng.choice((None, None, 1, 3, 10)),
     )
 
 

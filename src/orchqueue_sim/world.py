@@ -15,6 +15,7 @@ import msgspec
 from orchqueue.core import events as ev
 from orchqueue_sim.agenda import BEGIN_MS, Agenda
 from orchqueue_sim.auditor import Auditor, Violation
+from orchqueue_sim.bookkeeper import compare_usage
 from orchqueue_sim.crowd import Crowd
 from orchqueue_sim.disk import Disk
 from orchqueue_sim.fleet import Fleet
@@ -167,6 +168,7 @@ class World:
             "tasks": list(state.tasks),
             "attempts": list(state.attempts),
             "sessions": len(state.sessions),
+            "reservations": life.books.left(),
             "retained bytes": state.retained_bytes,
             "engine runs": list(fleet.runs),
             "timers": list(life.timers),
@@ -178,6 +180,9 @@ class World:
         for what, found in left.items():
             if found:
                 raise Violation(f"left in the end: {what}: {found}")
+        wrong = compare_usage(state.usage, self.disk.usage)
+        if wrong:
+            raise Violation(wrong)
         self.audit.life_over()
 
 

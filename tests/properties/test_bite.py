@@ -12,6 +12,7 @@ from orchqueue.core import dispatch, placement
 from orchqueue.core.state import Pool, Replica, State
 from orchqueue_sim.mutants import MUTANTS
 from tests.properties.test_fairness import FairnessMachine
+from tests.properties.test_ledger import LedgerMachine
 from tests.properties.test_life import LifeMachine
 from tests.properties.test_placement import PlacementMachine
 from tests.properties.test_queue import QueueMachine
@@ -75,6 +76,12 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[object]]] = MUTANTS | {
         (LifeMachine, "cancel_not_recorded"),
         (LifeMachine, "started_twice"),
         (LifeMachine, "withdrawal_ignored"),
+        (LedgerMachine, "no_refund_on_cancel"),
+        (LedgerMachine, "settle_twice"),
+        (LedgerMachine, "reservation_lost_in_recovery"),
+        (LedgerMachine, "fresh_minute_after_a_crash"),
+        (LedgerMachine, "quota_of_keys_ignored"),
+        (LedgerMachine, "refusals_cost_a_request"),
     ],
 )
 @pytest.mark.req("ORCH-4236")

@@ -71,7 +71,7 @@ class Side(NamedTuple):
 class Ledger:
     """All accounts. Whoever has no limits has no account.
 
-    Bounded: an account of which nothing is held and nothing is missing goes, at the latest as others come.
+    Bounded: an account of which nothing is held and nothing is missing goes as tasks come.
 
     Req: ORCH-4151
     """
@@ -100,7 +100,7 @@ class Ledger:
     def book(self, hold: Hold) -> None:
         """Add what an accepted task holds already."""
         for side in self._sides(hold.tenant, hold.key_id):
-            self._account(side, 0).enter(hold)
+            self._account(side).enter(hold)
 
     def terms(self, tenant: Tenant) -> Terms | None:
         """Tell what a tenant may use; None when it has no limits.
@@ -122,15 +122,18 @@ class Ledger:
             sides.append(Side("key", (tenant, key_id), terms.key))
         return sides
 
-    def _account(self, side: Side, now_ms: int) -> Account:
+    def _account(self, side: Side) -> Account:
         found = self.accounts.get(side.key)
         if found is None:
-            self._sweep(now_ms)
             found = self.accounts[side.key] = Account()
         return found
 
-    def _sweep(self, now_ms: int) -> None:
-        """Look at the two that were looked at longest ago: they go, or wait for their next turn."""
+    def sweep(self, now_ms: int) -> None:
+        """Drop idle accounts among the two that were looked at longest ago.
+
+        Called before each reservation, which opens two at most. Not while an earlier life is told of: what is told next
+        may lie before the instant at which an account seemed idle.
+        """
         for key in list(islice(self.accounts, 2)):
             account, limits = self.accounts.pop(key), self._limits(key)
             assert limits is not None, f"{key} has an account without limits"
@@ -163,7 +166,7 @@ class Ledger:
             return None
         hold = Hold(tenant, key_id, demand.tokens, demand.kv_bytes)
         for side in sides:
-            account = self._account(side, at_ms)
+            account = self._account(side)
             account.enter(hold)
             _take_requests(account, side.limits, 1, at_ms)
             _take_tokens(account, side.limits, demand.tokens, at_ms)
@@ -191,7 +194,6 @@ class Ledger:
             account = self.accounts[side.key]
             account.enter(hold, -1)
             _take_tokens(account, side.limits, used_tokens - hold.tokens, now_ms)
-            self._drop_if_idle(side, now_ms)
 
     def restore(self, tenant: Tenant, key_id: str, accepted_at_ms: int, used_tokens: int, ended_at_ms: int) -> None:
         """Count what a task of an earlier life took, each at its own time.
@@ -199,7 +201,7 @@ class Ledger:
         Req: ORCH-4302
         """
         for side in self._sides(tenant, key_id):
-            account = self._account(side, ended_at_ms)
+            account = self._account(side)
             _take_requests(account, side.limits, 1, accepted_at_ms)
             _take_tokens(account, side.limits, used_tokens, ended_at_ms)
 
@@ -210,11 +212,6 @@ class Ledger:
             if account is not None:
                 _take_requests(account, side.limits, -1, now_ms)
                 _take_tokens(account, side.limits, -used_tokens, now_ms)
-                self._drop_if_idle(side, now_ms)
-
-    def _drop_if_idle(self, side: Side, now_ms: int) -> None:
-        if self.accounts[side.key].is_idle(side.limits, now_ms):
-            del self.accounts[side.key]
 
     def uses(
         self, entry: TenantSettings, tenant: Tenant, key_id: str, cached_bytes: int, now_ms: int

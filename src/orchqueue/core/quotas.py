@@ -129,10 +129,19 @@ def _room_in_ms(state: State, task: Task, pool: Pool, excess: Excess, now_ms: in
     return min(session.expires_at_ms for session, _ in _warm(state, task.tenant, now_ms)) - now_ms
 
 
-def reserve(state: State, task: Task, pool: Pool, at_ms: int) -> None:
-    """Take what a task needs, as of an instant."""
+def reserve(state: State, task: Task, pool: Pool, now_ms: int) -> None:
+    """Take what a new task needs."""
     if state.ledger.terms(task.tenant) is not None:
-        task.hold = state.ledger.reserve(task.tenant, task.client_id, _demand(task, pool), at_ms)
+        state.ledger.sweep(now_ms)
+        reserve_again(state, task, pool)
+
+
+def reserve_again(state: State, task: Task, pool: Pool) -> None:
+    """Take what an accepted task needs as of its acceptance, however much that is.
+
+    Req: ORCH-4302
+    """
+    task.hold = state.ledger.reserve(task.tenant, task.client_id, _demand(task, pool), task.accepted_at_ms)
 
 
 def settle(state: State, task: Task, now_ms: int) -> None:

@@ -45,7 +45,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     expect(pool, task)
     state.tasks[task.key] = state.active[task.key] = task
     state.usage.accept(task)
-    quotas.reserve(state, task, pool, task.accepted_at_ms)
+    quotas.reserve_again(state, task, pool)
     task.move(TaskTrigger.ADMIT)
     pool.queue.push(task)
     if task.session is not None and state.sessions.turns_left(task.session, task.accepted_at_ms) > 0:
