@@ -79,7 +79,7 @@ class Bookkeeper:
                 case fx.Record(record=Accepted() as record):
                     self._accepted(now_ms, record)
                 case fx.Record(record=Forgotten() as forgotten):
-                    problem = problem or self._forgotten(forgotten, withdrawn=isinstance(event, ev.AcceptsWithdrawn))
+                    problem = problem or self._forgotten(forgotten, event)
                 case fx.CountPrompt() if isinstance(event, ev.TaskSubmitted):
                     self._counting[effect.key] = _pending(event)
                 case fx.StartAttempt():
@@ -167,7 +167,8 @@ class Bookkeeper:
             case ev.SettingsReplaced() if any(isinstance(e, fx.Done) for e in effects):
                 self._settings = event.settings
             case ev.AcceptsWithdrawn():
-                for key in event.keys:
+                # Those that ended before come first.
+                for key in sorted(event.keys, key=lambda key: key in self._entries and not self._entries[key].ended):
                     self._withdrawn(now_ms, key, event)
 
     def _wait_again(self, lost: object) -> None:
@@ -205,9 +206,11 @@ class Bookkeeper:
         self._move(entry.accepted, "requests_per_s", now_ms, -1)
         self._move(entry.accepted, "tokens_per_minute", now_ms, -entry.used)
 
-    def _forgotten(self, record: Forgotten, *, withdrawn: bool) -> str:
+    def _forgotten(self, record: Forgotten, event: ev.AnyEvent) -> str:
         """Check that what a task used is booked as it goes, once, and nothing for one that never counted."""
-        entry = self._entries.pop(task_key(record.tenant, record.task_id))
+        key = task_key(record.tenant, record.task_id)
+        entry = self._entries.pop(key)
+        withdrawn = isinstance(event, ev.AcceptsWithdrawn) and key in event.keys
         booked = [(b.accepted, b.tokens_in + b.tokens_out) for b in record.booked]
         found = tuple(map(sum, zip(*booked, strict=True))) if booked else (0, 0)
         right = (0, 0) if withdrawn else (1, entry.used)

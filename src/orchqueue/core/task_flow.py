@@ -87,9 +87,11 @@ def on_session_delete(state: State, event: SessionDeleteRequested) -> None:
 def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> None:
     """Take back acceptances that nobody was told of, because the journal could not commit them.
 
+    Those that have ended come first: the end of another may need their room, and would have them forgotten as if they counted.
+
     Req: ORCH-4013, ORCH-4189
     """
-    for key in event.keys:
+    for key in sorted(event.keys, key=state.active.__contains__):
         task = state.tasks.get(key)
         if task is not None and task.session is not None:
             state.sessions.take_turn_back(task.session)

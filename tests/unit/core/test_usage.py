@@ -12,6 +12,7 @@ from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.records import Accepted, Booking, Ended, Forgotten
 from orchqueue.core.request import TaskSpec
+from orchqueue.core.settings import Retention
 from orchqueue.core.usage import DAY_MS, Amounts, Usage
 from tests.unit.core.driving import TENANT, Driver, both_classes, key, pool_settings
 
@@ -158,6 +159,20 @@ def test_what_never_counted_is_not_booked() -> None:
     core.handle(ev.AcceptsWithdrawn((key("t"),)))
     (record,) = (e.record for e in core.wanted(fx.Record) if isinstance(e.record, Forgotten))
     assert record.booked == ()
+
+
+@pytest.mark.req("ORCH-4189", "ORCH-4308")
+def test_a_withdrawn_task_is_not_booked_for_the_room_that_another_needs() -> None:
+    """One that had ended goes first, though it was accepted later and little may be kept."""
+    core = Driver(retention=Retention(max_bytes=1))
+    submit(core, "runs")
+    submit(core, "ended")
+    core.cancel("ended")
+    core.handle(ev.JournalStalled("disk full"))
+    core.handle(ev.AcceptsWithdrawn((key("runs"), key("ended"))))
+    records = [e.record for e in core.wanted(fx.Record) if isinstance(e.record, Forgotten)]
+    assert [(record.task_id, record.booked) for record in records] == [("ended", ()), ("runs", ())]
+    assert used(core) == {}
 
 
 @pytest.mark.req("ORCH-4089")
