@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from benchmarks.figures import Report, command, median, quantile
-from orchqueue.core.effects import AnyEffect, StartAttempt
+from orchqueue.core.effects import AnyEffect, LogDecision, StartAttempt
 from orchqueue.core.events import (
     AttemptClosed,
     AttemptCompleted,
@@ -31,6 +31,7 @@ from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, TaskId, Ta
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.request import TaskSpec, with_seed
 from orchqueue.core.settings import ClassSettings, PoolSettings, ReplicaSettings, Settings
+from orchqueue.runtime.decision_log import DecisionLog
 
 TENANT = Tenant("acme")
 TOKENS = 32
@@ -63,6 +64,7 @@ class Bench:
         self.core.handle(self.now_ms, ReplicaReady(ReplicaId("r0"), facts))
         self._ids = Random(1)
         self._prompt = "Why is the sky blue? " * 4
+        self.log: DecisionLog | None = None
 
     def new_task(self, number: int) -> tuple[TaskKey, TaskSubmitted]:
         """Build a submission as the HTTP layer does."""
@@ -86,8 +88,13 @@ class Bench:
         return key, took
 
     def note_starts(self, effects: list[AnyEffect]) -> None:
-        """Remember which attempts the core started."""
+        """Remember which attempts the core started, and log decisions where that is asked for."""
         self.started.extend(e.attempt_id for e in effects if type(e) is StartAttempt)
+
+        if self.log is not None:
+            for effect in effects:
+                if type(effect) is LogDecision:
+                    self.log.append(effect.decision)
 
     def finish(self, attempt_id: AttemptId) -> tuple[int, int]:
         """Complete and close an attempt.
@@ -205,9 +212,10 @@ def rss_bytes() -> int:
     raise OSError("no VmRSS in /proc/self/status")
 
 
-def bytes_per_waiting_task(depth: int, traced: bool) -> float:
-    """Weigh a waiting task, by what Python allocated or by what the process grew."""
+def bytes_per_waiting_task(depth: int, traced: bool, logged: bool = False) -> float:
+    """Weigh a waiting task, by what Python allocated or by what the process grew; `logged` with its decisions."""
     bench = Bench(8)
+    bench.log = DecisionLog() if logged else None
     for number in range(1_000):
         bench.submit(number)
     gc.collect()
@@ -221,6 +229,23 @@ def bytes_per_waiting_task(depth: int, traced: bool) -> float:
     if traced:
         tracemalloc.stop()
     return grown / depth
+
+
+def log_us(decisions: int) -> float:
+    """Time what it takes to keep one decision.
+
+    Units: microseconds.
+    """
+    bench = Bench(8)
+    made = []
+    for number in range(decisions):
+        effects = bench.core.handle(bench.now_ms, bench.new_task(number)[1])
+        made += [effect.decision for effect in effects if type(effect) is LogDecision]
+    log = DecisionLog()
+    begun = perf_counter_ns()
+    for decision in made:
+        log.append(decision)
+    return (perf_counter_ns() - begun) / len(made) / 1000
 
 
 def in_own_process(depth: int) -> float:
@@ -241,7 +266,11 @@ def measure(quick: bool) -> Report:
     report.add("token", median([token_us(tasks * 32) for _ in range(rounds)]), "µs")
     deep(report, depth, samples)
     report.add("submit, 256 slots taken", many_slots(256, samples), "µs")
-    report.add("memory of a waiting task, allocated", bytes_per_waiting_task(min(depth, 20_000), traced=True), "bytes")
+    alone = bytes_per_waiting_task(min(depth, 20_000), traced=True)
+    with_log = bytes_per_waiting_task(min(depth, 20_000), traced=True, logged=True)
+    report.add("memory of a waiting task, allocated", alone, "bytes")
+    report.add("its decisions in the log, allocated", with_log - alone, "bytes")
+    report.add("keep one decision in the log", log_us(tasks), "µs")
     report.add("memory of a waiting task, resident", in_own_process(depth), "bytes")
     report.detail["rounds_events_per_s"] = rates
     report.detail["depth"] = depth

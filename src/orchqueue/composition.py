@@ -17,6 +17,7 @@ from pathlib import Path
 import uvloop
 
 from orchqueue import __version__
+from orchqueue.adapters.decision_file import DecisionFile
 from orchqueue.adapters.journals.memory import MemoryJournal
 from orchqueue.adapters.journals.sqlite import SqliteJournal
 from orchqueue.adapters.keys import KeyRing, KeyStore
@@ -41,6 +42,7 @@ from orchqueue.http.server import EdgeServer, bind, tls_context
 from orchqueue.ports.errors import CannotListen
 from orchqueue.ports.journal import Journal
 from orchqueue.ports.process import ReplicaHost
+from orchqueue.runtime.decision_log import DecisionLog
 from orchqueue.runtime.gate import NewSettings
 from orchqueue.runtime.lifecycle import Resources, Runtime
 from orchqueue.runtime.supervision import Supervision
@@ -119,6 +121,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
                 readers_per_task=config.server.limits.readers_per_task,
                 stalled_reader_ms=config.server.limits.stalled_reader_ms,
                 heartbeat_ms=config.server.limits.heartbeat_ms,
+                decisions=_decisions(config, telemetry, stack),
             ),
         )
         stack.push_async_callback(runtime.stop)
@@ -245,6 +248,25 @@ def _journal(config: Config, data: DataDirectory, telemetry: MetricsTelemetry) -
     path = config.journal.path or data.file("journal.sqlite")
     telemetry.log("info", "journal", {"detail": path})
     return SqliteJournal(path, loop.call_soon_threadsafe)
+
+
+def _decisions(config: Config, telemetry: MetricsTelemetry, stack: AsyncExitStack) -> DecisionLog:
+    """Open the log of decisions; a file that cannot be written is told of and left out, for nothing rests on it.
+
+    Req: ORCH-4326
+    """
+
+    def on_problem(text: str) -> None:
+        telemetry.log("error", "decision_file_off", {"detail": text})
+
+    keeper, wanted = None, config.explain
+    if wanted.file is not None:
+        try:
+            keeper = DecisionFile(wanted.file, wanted.file_bytes, on_problem)
+            stack.callback(keeper.close)
+        except OSError as error:
+            on_problem(f"{wanted.file} cannot be opened ({error.strerror}); decisions are kept in memory only")
+    return DecisionLog(wanted.entries, wanted.bytes, keeper)
 
 
 def _edge_limits(config: Config) -> EdgeLimits:

@@ -15,6 +15,7 @@ from orchqueue.core.ids import AttemptId, ReplicaId, TaskKey, task_key, tenant_o
 from orchqueue.core.outcome import MEANINGS, Outcome, Refusal
 from orchqueue.core.records import Accepted, Ended
 from orchqueue.core.request import TaskSpec
+from orchqueue_sim.chronicle import Chronicle
 from orchqueue_sim.disk import Disk
 from orchqueue_sim.order import DROPPING, Order
 from orchqueue_sim.turns import Turns
@@ -47,6 +48,7 @@ class Auditor:
         self._disk = disk
         self._order = order
         self._turns = turns
+        self._chronicle = Chronicle()
         self.tracks: dict[TaskKey, Track] = {}
         self.told_accepted: set[TaskKey] = set()
         self.told_ended: dict[TaskKey, Outcome] = {}
@@ -66,6 +68,9 @@ class Auditor:
     def decided(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> None:
         """See one event and its effects."""
         self._order.begin()
+        problem = self._chronicle.decided(event, effects)
+        if problem:
+            raise Violation(problem)
         self._happened(event, effects)
         for effect in effects:
             self._decided_one(event, effect)
@@ -301,6 +306,7 @@ class Auditor:
         self._cancel_replies.clear()
         self._counting.clear()
         self._restored.clear()
+        self._chronicle.life_over()
         self._order.life_over()
         self._turns.life_over()
 

@@ -193,7 +193,7 @@ class Life:
                 self._set_timer(effect)
             case fx.ClearTimer():
                 self.timers.pop(effect.key, None)
-            case fx.Count() | fx.Observe() | fx.Note() | fx.EmitMetrics():
+            case fx.Count() | fx.Observe() | fx.Note() | fx.LogDecision() | fx.EmitMetrics():
                 pass
             case _:
                 self._engine(effect)

@@ -13,11 +13,22 @@ from unittest import mock
 
 import msgspec
 
-from orchqueue.core import attempt_flow, ending, fairness, placement, quotas, recovery_flow, submit_flow, task_flow
+from orchqueue.core import (
+    attempt_flow,
+    ending,
+    fairness,
+    log_entries,
+    placement,
+    quotas,
+    recovery_flow,
+    submit_flow,
+    task_flow,
+)
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.accounts import Hold
-from orchqueue.core.ids import Tenant
+from orchqueue.core.decisions import Bound
+from orchqueue.core.ids import TaskKey, Tenant
 from orchqueue.core.ledger import Demand, Excess, Ledger
 from orchqueue.core.lines import Line
 from orchqueue.core.orchestrator import Orchestrator
@@ -173,6 +184,32 @@ def cancel_not_recorded() -> AbstractContextManager[object]:
     return mock.patch.object(Orchestrator, "_taken", taken)
 
 
+def start_not_logged() -> AbstractContextManager[object]:
+    """Keep second attempts out of the decision log."""
+    real = Orchestrator._taken  # noqa: SLF001 - a mutant works from the inside
+
+    def taken(self: Orchestrator) -> list[fx.AnyEffect]:
+        return [
+            e
+            for e in real(self)
+            if not (isinstance(e, fx.LogDecision) and isinstance(e.decision, Bound) and e.decision.attempt > 1)
+        ]
+
+    return mock.patch.object(Orchestrator, "_taken", taken)
+
+
+def refusal_logged_as_another() -> AbstractContextManager[object]:
+    """Log that a full queue was an invalid request."""
+    real = log_entries.log_refused
+
+    def log_refused(state: State, key: TaskKey, refusal: Refusal, now_ms: int, *facts: object) -> None:
+        if refusal.outcome is Outcome.REJECTED_FULL:
+            refusal = msgspec.structs.replace(refusal, outcome=Outcome.INVALID)
+        real(state, key, refusal, now_ms, *facts)  # type: ignore[arg-type]
+
+    return mock.patch.object(submit_flow, "log_refused", log_refused)
+
+
 def token_gap() -> AbstractContextManager[object]:
     """Pass on only the first piece of what one wake-up brought."""
     real = attempt_flow.on_chunks
@@ -314,6 +351,8 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
         count_turn_twice,
         drop_recovered_order,
         cancel_not_recorded,
+        start_not_logged,
+        refusal_logged_as_another,
         token_gap,
         refusal_counted_twice,
         room_without_bounds,

@@ -8,7 +8,7 @@ from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue_sim.agenda import BEGIN_MS
 
-SILENT = (fx.Count, fx.Observe, fx.Note, fx.ClearTimer, fx.EmitMetrics, ev.ReplicaScraped, ev.Ticked)
+SILENT = (fx.Count, fx.Observe, fx.Note, fx.LogDecision, fx.ClearTimer, fx.EmitMetrics, ev.ReplicaScraped, ev.Ticked)
 LEADS = {"event": "->", "effect": "      ", "done": "   =>"}
 LONGEST = 220
 

@@ -8,9 +8,14 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from orchqueue.core import dispatch, placement
+from orchqueue.core import dispatch, placement, submit_flow
+from orchqueue.core.decisions import Dropped
+from orchqueue.core.ids import PoolId, TaskKey
+from orchqueue.core.log_entries import log_request
+from orchqueue.core.request import TaskSpec
 from orchqueue.core.state import Pool, Replica, State
 from orchqueue_sim.mutants import MUTANTS
+from tests.properties.test_decisions import DecisionMachine
 from tests.properties.test_fairness import FairnessMachine
 from tests.properties.test_ledger import LedgerMachine
 from tests.properties.test_life import LifeMachine
@@ -51,8 +56,22 @@ def busiest_first() -> AbstractContextManager[object]:
     return mock.patch.object(placement, "free_replicas", busiest)
 
 
+def newcomer_named() -> AbstractContextManager[object]:
+    """Tell a task that was dropped for whom."""
+    newest: list[str] = []
+
+    def dropped(at_ms: int, key: str, pool_id: PoolId, policy: str, by_priority: str) -> Dropped:
+        return Dropped(at_ms, key, pool_id, f"{policy} for {newest[-1]}", by_priority)
+
+    def note(state: State, key: TaskKey, client_id: str, spec: TaskSpec, now_ms: int) -> None:
+        newest.append(key)
+        log_request(state, key, client_id, spec, now_ms)
+
+    return mock.patch.multiple(submit_flow, Dropped=dropped, log_request=note)
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[object]]] = MUTANTS | {
-    planted.__name__: planted for planted in (passed_for_ever, wait_without_end, busiest_first)
+    planted.__name__: planted for planted in (passed_for_ever, wait_without_end, busiest_first, newcomer_named)
 }
 
 
@@ -82,6 +101,9 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[object]]] = MUTANTS | {
         (LedgerMachine, "fresh_minute_after_a_crash"),
         (LedgerMachine, "quota_of_keys_ignored"),
         (LedgerMachine, "refusals_cost_a_request"),
+        (DecisionMachine, "start_not_logged"),
+        (DecisionMachine, "refusal_logged_as_another"),
+        (DecisionMachine, "newcomer_named"),
     ],
 )
 @pytest.mark.req("ORCH-4236")

@@ -9,7 +9,7 @@ from orchqueue.cli.context import Context
 from orchqueue.cli.exit_codes import ExitCode, UsageError, code_of
 
 if TYPE_CHECKING:
-    from orchqueue.client.types import TaskInfo, TaskSummary
+    from orchqueue.client.types import Moment, TaskInfo, TaskSummary
 
 TASK_DETAILS = """examples:
   orchq task 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11
@@ -24,8 +24,10 @@ TASKS_DETAILS = """examples:
 EXPLAIN_DETAILS = """examples:
   orchq explain 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11
   orchq explain --json 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11 | jq .waiting
+  orchq explain --json 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11 | jq '.attempts[].candidates'
 
-Why a task waits and for what, why it went where it went, every attempt, and why it ended or was refused."""
+Why a task waits and for what, why it went where it went, every attempt, why it ended or was refused, and then every
+decision about it with the time since the first."""
 
 CANCEL_DETAILS = """examples:
   orchq cancel 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11
@@ -112,7 +114,15 @@ async def execute_explain(context: Context, args: Namespace) -> int:
         context.output.line(f"task {found.task_id}: {found.state}")
         for line in found.story:
             context.output.line(f"  {line}")
+        if found.timeline:
+            context.output.line("decisions about it:")
+            context.output.table(("  AFTER", "KIND", "DECISION"), _decisions(found.timeline))
     return 0
+
+
+def _decisions(timeline: list[Moment]) -> list[tuple[str, str, str]]:
+    begin_ms = timeline[0].at_ms
+    return [(f"  {one.at_ms - begin_ms} ms", one.kind, one.text) for one in timeline]
 
 
 def add_cancel_arguments(parser: ArgumentParser) -> None:

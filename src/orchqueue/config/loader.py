@@ -123,6 +123,7 @@ def with_absolute_paths(config: Config, base_dir: str) -> Config:
         server=replace(config.server, tls=tls),
         auth=replace(config.auth, keys_file=resolve(config.auth.keys_file)),
         journal=replace(config.journal, path=resolve(config.journal.path)),
+        explain=replace(config.explain, file=resolve(config.explain.file)),
         model_dir=resolve(config.model_dir),
     )
 

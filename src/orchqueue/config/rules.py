@@ -84,6 +84,7 @@ class Rules:
             self._check_policies(pool, path)
         self._check_tenants()
         self._check_server()
+        self._check_decision_file()
         return self._problems
 
     def _say(self, path: Path, message: str, fix: str, *reads: Path) -> None:
@@ -234,6 +235,17 @@ class Rules:
                     self._say(
                         (*where, "burst"), "has no effect without requests_per_s", fix, (*where, "requests_per_s")
                     )
+
+    def _check_decision_file(self) -> None:
+        """Keep decisions out of files that hold something else."""
+        config, where = self._config, ("explain", "file")
+        others: tuple[tuple[str | None, Path], ...] = (
+            (config.journal.path, ("journal", "path")),
+            (config.auth.keys_file, _KEYS_FILE),
+        )
+        for path, other in others:
+            if config.explain.file is not None and path in (config.explain.file, f"{config.explain.file}.1"):
+                self._say(where, f"is the file of {'.'.join(map(str, other))} too", "name a file of its own", other)
 
     def _check_server(self) -> None:
         server, auth = self._config.server, self._config.auth

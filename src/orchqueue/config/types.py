@@ -350,6 +350,24 @@ class TenantSection(Section, frozen=True):
     quotas_per_key: Annotated[QuotasSection, Meta(description="Of each of its keys.")] = QuotasSection()
 
 
+class ExplainSection(Section, frozen=True):
+    """The log of decisions, from which tasks are explained."""
+
+    entries: Annotated[int, Meta(ge=1, le=100_000_000, description="Decisions of all tasks; the oldest go first.")] = (
+        200_000
+    )
+    bytes: Annotated[int, Meta(ge=4096, le=1 << 36, description="What they may take of memory, about.")] = 64 << 20
+    file: Annotated[
+        PathText | None,
+        Meta(
+            description="File to which they are appended too, a line of JSON each, without any text; none by default."
+        ),
+    ] = None
+    file_bytes: Annotated[
+        int, Meta(ge=4096, le=1 << 40, description="At that size the file becomes FILE.1, and FILE begins anew.")
+    ] = 256 << 20
+
+
 class Config(Section, frozen=True):
     """The whole file.
 
@@ -364,5 +382,6 @@ class Config(Section, frozen=True):
     sessions: Sessions = Sessions()
     tenants: tuple[TenantSection, ...] = ()
     logging: Logging = Logging()
+    explain: ExplainSection = ExplainSection()
     model_dir: Annotated[PathText | None, Meta(description="Where sha256: model references are looked up.")] = None
     compat: Annotated[bool, Meta(description="Log unknown fields instead of refusing them.")] = False

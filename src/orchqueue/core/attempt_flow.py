@@ -5,12 +5,13 @@ Req: ORCH-4173, ORCH-4274
 
 from __future__ import annotations
 
-from orchqueue.core import labels, weighing
-from orchqueue.core.effects import ClearTimer, Count, EmitTokens, Note, Observe, ProbeReplica, SetTimer
+from orchqueue.core import decisions, labels
+from orchqueue.core.effects import ClearTimer, Count, EmitTokens, LogDecision, Note, Observe, ProbeReplica, SetTimer
 from orchqueue.core.ending import end, task_fields
 from orchqueue.core.events import AttemptClosed, AttemptCompleted, AttemptFailed, AttemptFailure, ChunksArrived
 from orchqueue.core.forecast import busy
 from orchqueue.core.ids import ReplicaId
+from orchqueue.core.log_entries import log_replica
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
 from orchqueue.core.retry import after_failure
@@ -91,9 +92,11 @@ def on_failed(state: State, event: AttemptFailed, now_ms: int) -> None:
     replica = state.replicas[attempt.replica_id]
     if event.failure == "lost" and replica.state is ReplicaState.READY:
         replica.move(ReplicaTrigger.SUSPECT)
+        log_replica(state, replica, now_ms)
         state.emit(ProbeReplica(replica.replica_id))
     if event.failure == "overloaded":
         replica.cooling = True
+        log_replica(state, replica, now_ms)
         state.emit(SetTimer(("cool", replica.replica_id), now_ms + COOL_OFF_MS))
     task = state.active.get(attempt.key)
     if task is not None and task.attempt_id == event.attempt_id:
@@ -109,7 +112,6 @@ def fail_attempt(
     Req: ORCH-4271
     """
     task.tried = task.tried | {replica_id}
-    task.tries = weighing.failed(task, failure, now_ms)
     if failure == "lost":
         task.kills += 1
     pool = state.pools[task.pool_id]
@@ -120,6 +122,7 @@ def fail_attempt(
         if r.state not in (ReplicaState.BROKEN, ReplicaState.DOWN, ReplicaState.STOPPING)
     }
     verdict = after_failure(task, failure, live, pool.settings.max_attempts, state.settings.poison_kills)
+    state.emit(LogDecision(decisions.AttemptFailed(now_ms, task.key, task.attempts, replica_id, failure, verdict)))
     fields = task_fields(state, task) | {"replica_id": replica_id, "failure": failure, "detail": detail}
     state.emit(Note("warning", "attempt_failed", fields))
     if failure == "lost":

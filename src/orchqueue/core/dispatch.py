@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from orchqueue.core import labels, weighing
 from orchqueue.core.admission import determinism_of
-from orchqueue.core.effects import Count, EmitStarted, Observe, Record, SetTimer, StartAttempt
+from orchqueue.core.decisions import PassCause, PassedOver
+from orchqueue.core.effects import Count, EmitStarted, LogDecision, Observe, Record, SetTimer, StartAttempt
 from orchqueue.core.forecast import busy
 from orchqueue.core.placement import WARM_WAIT_MS, Match, WarmWait, choose
 from orchqueue.core.records import Bound
 from orchqueue.core.state import Attempt, State
+from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskTrigger
 
 
@@ -31,6 +33,8 @@ def dispatch(state: State, now_ms: int) -> None:
             _wait_for_warmth(state, passed, now_ms)
             return
         for warm in passed:
+            if not warm.task.passes:
+                _note_pass(state, warm.task, "let_pass", now_ms)
             warm.task.passes += 1
         _bind(state, match, now_ms)
 
@@ -43,7 +47,16 @@ def _wait_for_warmth(state: State, passed: list[WarmWait], now_ms: int) -> None:
     for task in {warm.task.key: warm.task for warm in passed}.values():
         if not task.warm_wait_begun:
             task.warm_wait_begun = True
+            _note_pass(state, task, "left_free", now_ms, now_ms + WARM_WAIT_MS)
             state.emit(SetTimer(("warm", task.key), now_ms + WARM_WAIT_MS))
+
+
+def _note_pass(state: State, task: Task, cause: PassCause, now_ms: int, until_ms: int | None = None) -> None:
+    """Note once for a task and a cause that it waits for its session's replica."""
+    session = None if task.session is None else state.sessions.find(task.session, now_ms)
+    warm_on = None if session is None else session.warm_on
+    assert warm_on is not None, f"{task.key} waits for a warmth that is not there"
+    state.emit(LogDecision(PassedOver(now_ms, task.key, warm_on, cause, until_ms)))
 
 
 def _bind(state: State, match: Match, now_ms: int) -> None:
@@ -55,10 +68,10 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     """
     task, source, replica = match.task, match.source, match.replica
     pool = state.pool_of(replica)
+    state.emit(LogDecision(weighing.bound(state, task, source, replica, now_ms)))
     source.queue.start(task)
     task.charged_pool_id = source.pool_id
     state.ledger.start(task.hold)
-    task.tries = weighing.begun(state, task, replica, now_ms)
     attempt_id = state.next_attempt()
     state.slots.acquire(replica.replica_id, attempt_id)
     state.attempts[attempt_id] = Attempt(attempt_id, task.key, replica.replica_id, now_ms, busy(state, replica))

@@ -11,12 +11,14 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from orchqueue.core import decisions
+from orchqueue.core.decisions import AnyDecision
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey, TaskKey, TimerKey
 from orchqueue.core.outcome import Refusal
 from orchqueue.core.records import AnyRecord, Ended
 from orchqueue.core.request import Determinism, TaskSpec
 
-Basis = Literal["measured", "selftest", "none"]
+Basis: TypeAlias = decisions.Basis
 
 
 class Effect(msgspec.Struct, frozen=True, gc=False):
@@ -217,6 +219,12 @@ class Note(Effect, frozen=True):
     fields: dict[str, str | int | float | bool | None]
 
 
+class LogDecision(Effect, frozen=True):
+    """Keep a decision in the log, for explanations and replay. Never on the path of a token."""
+
+    decision: AnyDecision
+
+
 BEHIND_BARRIER = (Accept, Refuse, Done, OpenStream, EmitStarted, Finish, Forget, StartAttempt, AbortAttempt)
 
 AnyEffect: TypeAlias = (
@@ -243,4 +251,5 @@ AnyEffect: TypeAlias = (
     | Count
     | Observe
     | Note
+    | LogDecision
 )

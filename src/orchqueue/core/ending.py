@@ -5,8 +5,19 @@ Req: ORCH-3017, ORCH-4097, ORCH-4266, ORCH-4268, ORCH-4269, ORCH-4274, ORCH-4285
 
 from __future__ import annotations
 
-from orchqueue.core import labels, quotas
-from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, Finish, Forget, Note, Observe, Record, SetTimer
+from orchqueue.core import decisions, labels, quotas
+from orchqueue.core.effects import (
+    AbortAttempt,
+    ClearTimer,
+    Count,
+    Finish,
+    Forget,
+    LogDecision,
+    Note,
+    Observe,
+    Record,
+    SetTimer,
+)
 from orchqueue.core.events import AttemptCompleted
 from orchqueue.core.ids import ReplicaId, TaskKey
 from orchqueue.core.outcome import CANCELED, MEANINGS, Outcome
@@ -45,7 +56,7 @@ def end(
     task.move(TaskTrigger.END)
     ended = _describe(state, task, pool, outcome, now_ms, message, completed, replica_id, retry_after_ms)
     task.ended = ended
-    state.emit(Record(ended))
+    state.emit(Record(ended), LogDecision(_decision(task, ended, completed)))
     if attempt is not None and completed is None and not attempt.aborting:
         attempt.aborting = True
         state.emit(AbortAttempt(attempt.attempt_id))
@@ -104,6 +115,23 @@ def _describe(
             model_digest=facts.model_digest if facts else pool.model_digest,
             attempts=task.attempts,
         ),
+    )
+
+
+def _decision(task: Task, ended: Ended, completed: AttemptCompleted | None) -> decisions.Ended:
+    return decisions.Ended(
+        ended.ended_at_ms,
+        task.key,
+        ended.outcome,
+        task.pool_id,
+        ended.replica_id,
+        task.attempts,
+        ended.tokens_in,
+        ended.tokens_out,
+        ended.decode_ms,
+        task.first_token_at_ms,
+        completed.prefill_ms if completed else 0,
+        completed.cached_tokens if completed else 0,
     )
 
 

@@ -1,70 +1,95 @@
 """Why a task waits, was placed where it is, ended as it did, or was refused.
 
-Req: ORCH-4086
+Made of the decisions that were logged about the task, and of the live state where it still waits or runs.
+
+Req: ORCH-4086, ORCH-4323
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 import msgspec
 
+from orchqueue.core import chapter
+from orchqueue.core import decisions as dc
 from orchqueue.core.explain_words import story_of
-from orchqueue.core.explanation import Ahead, Explanation, Timer, TimerName, Waiting, WaitsFor
+from orchqueue.core.explanation import Ahead, Explanation, Timer, Waiting, WaitsFor
 from orchqueue.core.forecast import start_of
 from orchqueue.core.ids import TaskKey, task_id_of
+from orchqueue.core.moments import timeline
 from orchqueue.core.outcome import Outcome
+from orchqueue.core.placement import WARM_WAIT_MS
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.state import Pool, State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState
 from orchqueue.core.views import ended_state
 
-FIRED: dict[Outcome, TimerName] = {
+FIRED: dict[Outcome, dc.TimerName] = {
     Outcome.DEADLINE_PASSED: "deadline",
     Outcome.WALL_TIMEOUT: "wall",
     Outcome.IDLE_TIMEOUT: "idle",
     Outcome.FIRST_TOKEN_TIMEOUT: "first_token",
+    Outcome.CANCELED_ON_DISCONNECT: "disconnect",
 }
 
 
-def explain(state: State, key: TaskKey, now_ms: int) -> Explanation | None:
-    """Explain a task, or one of the latest refusals; None when nothing of that key is known.
+def explain(state: State, key: TaskKey, log: Sequence[dc.AnyDecision], now_ms: int) -> Explanation | None:
+    """Explain a task, or a refusal that is still in the log; None when nothing of that key is known.
 
-    Cost: while it waits, the tasks ahead of it.
+    Shape: `log` holds the decisions of that key, oldest first.
+    Cost: the decisions given; while it waits, the tasks ahead of it.
     Req: ORCH-4003
     """
     task = state.tasks.get(key)
     if task is not None and task.state is not TaskState.COUNTING:
-        found = _of_task(state, task, now_ms)
+        found = _of_task(state, task, chapter.of_known(log), now_ms)
     else:
-        refused = state.refusals.find(key)
-        if refused is None:
+        log = chapter.of_refused(log)
+        if not log:
             return None
-        found = Explanation(
-            task_id_of(key),
-            "refused",
-            pool_id=refused.refusal.pool_id,
-            refused_at_ms=refused.refused_at_ms,
-            refusal=refused.refusal,
-        )
+        found = _of_refusal(key, log)
     return msgspec.structs.replace(found, story=story_of(found))
 
 
-def _of_task(state: State, task: Task, now_ms: int) -> Explanation:
+def _of_refusal(key: TaskKey, log: Sequence[dc.AnyDecision]) -> Explanation:
+    refused = log[-1]
+    assert isinstance(refused, dc.Refused), f"the log of {key} ends with {refused}"
+    return Explanation(
+        task_id_of(key),
+        "refused",
+        pool_id=refused.refusal.pool_id,
+        candidates=chapter.candidates(log),
+        refused_at_ms=refused.at_ms,
+        refusal=refused.refusal,
+        timeline=timeline(log),
+        complete=chapter.is_complete(log),
+    )
+
+
+def _of_task(state: State, task: Task, log: Sequence[dc.AnyDecision], now_ms: int) -> Explanation:
     waiting = _waiting(state, task, now_ms) if task.state is TaskState.WAITING else None
     started = task.first_bound_at_ms
+    admitted = [decision for decision in log if isinstance(decision, dc.Admitted)]
+    dropped = [decision for decision in log if isinstance(decision, dc.Dropped)]
     return Explanation(
         task_id=task.task_id,
         state="queued" if waiting else "running" if task.ended is None else ended_state(task.ended),
         pool_id=task.pool_id,
         waiting=waiting,
-        candidates=task.considered,
-        attempts=task.tries,
+        candidates=chapter.candidates(log),
+        attempts=chapter.tries(log),
         attempts_total=_attempts(task),
         queue_time_ms=None if started is None else max(0, started - task.accepted_at_ms),
-        timers=tuple(_timers(state, task)),
+        timers=tuple(_timers(state, task, log)),
         ended=task.ended,
+        dropped=dropped[-1] if dropped else None,
+        displaced=admitted[-1].displaced if admitted else None,
+        timeline=timeline(log),
+        complete=chapter.is_complete(log),
+        recovered=any(isinstance(decision, dc.Recovered) for decision in log),
     )
 
 
@@ -120,24 +145,43 @@ def _waits_for(state: State, pool: Pool, task: Task) -> WaitsFor:
     return "warm_replica" if task.warm_wait_begun and not task.warm_wait_over else "other_replica"
 
 
-def _timers(state: State, task: Task) -> list[Timer]:
-    limits = state.pools[task.pool_id].settings.timeouts if task.pool_id in state.pools else None
-    fired = FIRED.get(task.ended.outcome) if task.ended is not None else None
-    running = task.state in (TaskState.BOUND, TaskState.STREAMING)
-    begun = task.bound_at_ms if running else None
-    found: list[tuple[TimerName, int | None, int | None]] = [
+def _timers(state: State, task: Task, log: Sequence[dc.AnyDecision]) -> list[Timer]:
+    """List the limits on a task's time: those that were reached as they were then, the others as they are now."""
+    fired = {decision.timer: decision for decision in log if isinstance(decision, dc.TimerFired)}
+    # Where the decision has fallen out of the log, or was another life's, the end still tells which one it was.
+    ended_by = FIRED.get(task.ended.outcome) if task.ended is not None else None
+    found = []
+    for name, limit_ms, since_ms in _limits(state, task, log):
+        reached = fired.get(name)
+        if reached is not None:
+            limit_ms = reached.limit_ms
+        if limit_ms is not None:
+            due_at_ms = None if since_ms is None or reached is not None else since_ms + limit_ms
+            at_ms = None if reached is None else reached.at_ms
+            found.append(Timer(name, limit_ms, reached is not None or name == ended_by, due_at_ms, at_ms))
+    return found
+
+
+def _limits(
+    state: State, task: Task, log: Sequence[dc.AnyDecision]
+) -> list[tuple[dc.TimerName, int | None, int | None]]:
+    """Give each limit and since when it runs, where it does."""
+    found: list[tuple[dc.TimerName, int | None, int | None]] = [
         ("deadline", task.spec.deadline_ms, None if task.ended is not None else task.accepted_at_ms)
     ]
-    if limits is not None:
-        first = begun if task.state is TaskState.BOUND else None
-        last = task.last_token_at_ms if task.state is TaskState.STREAMING else None
+    if task.pool_id in state.pools:
+        limits = state.pools[task.pool_id].settings.timeouts
+        running = task.state in (TaskState.BOUND, TaskState.STREAMING)
         found += [
-            ("wall", limits.wall_ms, begun),
-            ("first_token", limits.first_token_ms, first),
-            ("idle", limits.idle_ms, last),
+            ("wall", limits.wall_ms, task.bound_at_ms if running else None),
+            ("first_token", limits.first_token_ms, task.bound_at_ms if task.state is TaskState.BOUND else None),
+            ("idle", limits.idle_ms, task.last_token_at_ms if task.state is TaskState.STREAMING else None),
         ]
-    return [
-        Timer(name, limit_ms, name == fired, None if since_ms is None else since_ms + limit_ms)
-        for name, limit_ms, since_ms in found
-        if limit_ms is not None
-    ]
+    if task.reader_seen and task.spec.cancels_on_disconnect:
+        unread = task.ended is None and task.readers == 0
+        found.append(("disconnect", state.settings.disconnect_grace_ms, task.unread_since_ms if unread else None))
+    begun = [d.at_ms for d in log if isinstance(d, dc.PassedOver) and d.cause == "left_free"]
+    if begun:
+        runs = task.state is TaskState.WAITING
+        found.append(("warm", WARM_WAIT_MS, begun[0] if runs else None))
+    return found

@@ -5,12 +5,11 @@ Req: ORCH-4003
 
 from __future__ import annotations
 
-from typing import assert_never
-
-from orchqueue.core.explanation import Explanation, Timer, Waiting, WaitsFor
+from orchqueue.core.decisions import Candidate, Choice, ReplicaCandidate, ReplicaStanding, Standing
+from orchqueue.core.explanation import Explanation, Timer, Try, Waiting, WaitsFor
+from orchqueue.core.moments import FAILED
 from orchqueue.core.outcome import MEANINGS, Outcome, Refusal
 from orchqueue.core.records import Ended
-from orchqueue.core.traces import Candidate, Choice, Standing, Try
 
 OUTCOMES: dict[Outcome, str] = {
     Outcome.COMPLETED: "It ran to its end.",
@@ -71,6 +70,19 @@ STANDINGS: dict[Standing, str] = {
     "more_loaded": "had more work for each slot",
     "later_in_name": "stood equal and comes later by name",
 }
+REPLICA_STANDINGS: dict[ReplicaStanding, str] = {
+    "chosen": "was chosen",
+    "not_ready": "was not up",
+    "cooling": "was just overloaded and took nothing for a moment",
+    "no_free_slot": "had no free slot",
+    "not_strict": "had not proven equal outputs",
+    "tried": "had been tried before",
+    "other_pool": "belongs to the pool where it waited, which was asked later",
+    "not_warm": "did not hold the session's context",
+    "busier": "had more of its slots taken",
+    "less_memory": "had less free memory",
+    "later_in_name": "stood equal and comes later by name",
+}
 CHOICES: dict[Choice, str] = {
     "only_free": "the only one with a free slot",
     "least_busy": "the least busy of those with a free slot",
@@ -81,16 +93,18 @@ CHOICES: dict[Choice, str] = {
 def story_of(found: Explanation) -> tuple[str, ...]:
     """Tell an explanation: what is, then where, then what was tried, then what limits it."""
     if found.refusal is not None:
-        return tuple(_refused(found.refusal))
+        return (*_refused(found.refusal), *(_pools(found) if found.candidates else ()))
     lines: list[str] = []
     if found.waiting is not None:
         lines += _waiting(found, found.waiting)
     elif found.ended is not None:
-        lines += _ended(found.ended)
+        lines += _ended(found, found.ended)
     else:
         lines.append(f"It runs on replica {found.attempts[-1].replica_id}." if found.attempts else "It runs.")
     lines += _placed(found)
-    lines += [_attempt(number, one) for number, one in enumerate(found.attempts, _first_number(found))]
+    lines += [_attempt(one) for one in found.attempts]
+    if found.attempts:
+        lines += _last_choice(found.attempts[-1])
     if found.attempts_total > len(found.attempts):
         lines.append(f"{_counted(found.attempts_total, 'attempt')} in all; of the earlier ones no more is known.")
     lines += [_timer(timer) for timer in found.timers]
@@ -99,10 +113,6 @@ def story_of(found: Explanation) -> tuple[str, ...]:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _first_number(found: Explanation) -> int:
-    return max(0, found.attempts_total - len(found.attempts)) + 1
 
 
 def _refused(refusal: Refusal) -> list[str]:
@@ -134,8 +144,11 @@ def _waiting(found: Explanation, waiting: Waiting) -> list[str]:
     ]
 
 
-def _ended(ended: Ended) -> list[str]:
+def _ended(found: Explanation, ended: Ended) -> list[str]:
     lines = [OUTCOMES[ended.outcome]]
+    if found.dropped is not None:
+        what = f"The policy {found.dropped.policy} of pool {found.dropped.pool_id} gave its place to"
+        lines.append(f"{what} a new {found.dropped.by_priority} task.")
     if ended.message:
         lines.append(ended.message)
     if ended.started_at_ms is None:
@@ -147,37 +160,49 @@ def _ended(ended: Ended) -> list[str]:
 
 def _placed(found: Explanation) -> list[str]:
     waited = [] if found.queue_time_ms is None else [f"It waited {found.queue_time_ms} ms for its first start."]
+    gave_way = [] if found.displaced is None else [f"A waiting {found.displaced} task had to give way to it."]
     if not found.candidates:
-        lost = f"Why pool {found.pool_id} was chosen is not known any more: the daemon was restarted since."
-        return [lost, *waited]
+        return [_lost(found), *gave_way, *waited]
+    lines = _pools(found)
+    if found.pool_id != found.candidates[0].pool_id:
+        lines.append(f"Pool {found.pool_id} of the same replica set took it over.")
+    return [*lines, *gave_way, *waited]
+
+
+def _lost(found: Explanation) -> str:
+    why = "its decisions are no longer in the log, or the daemon was restarted since"
+    if found.recovered:
+        why = "the daemon was restarted since"
+    return f"Why pool {found.pool_id} was chosen is not known any more: {why}."
+
+
+def _pools(found: Explanation) -> list[str]:
     chosen, *others = found.candidates
     how = "the only pool" if not others else f"chosen among {len(found.candidates)} pools"
-    lines = [f"Pool {chosen.pool_id} was {how}; {_load(chosen)} when the task was admitted."]
-    lines += [f"Pool {one.pool_id}: {STANDINGS[one.standing]} ({_load(one)})." for one in others]
-    if found.pool_id != chosen.pool_id:
-        lines.append(f"Pool {found.pool_id} of the same replica set took it over.")
-    return [*lines, *waited]
+    lines = [f"Pool {chosen.pool_id} was {how}; {_load(chosen)} when it was chosen."]
+    return [*lines, *(f"Pool {one.pool_id}: {STANDINGS[one.standing]} ({_load(one)})." for one in others)]
 
 
 def _load(one: Candidate) -> str:
     return f"{_counted(one.load, 'task')} ran or waited there on {_counted(one.slots, 'slot')}"
 
 
-def _attempt(number: int, one: Try) -> str:
-    line = f"Attempt {number} went to replica {one.replica_id}, {CHOICES[one.choice]}"
-    match one.failure:
-        case None:
-            return f"{line}."
-        case "lost":
-            return f"{line}; the connection to its engine was lost."
-        case "rejected":
-            return f"{line}; its engine refused the request."
-        case "overloaded":
-            return f"{line}; its engine was overloaded."
-        case "engine_error":
-            return f"{line}; its engine failed."
-        case _:
-            assert_never(one.failure)
+def _attempt(one: Try) -> str:
+    line = f"Attempt {one.number} went to replica {one.replica_id}, {CHOICES[one.choice]}"
+    return f"{line}." if one.failure is None else f"{line}; {FAILED[one.failure]}."
+
+
+def _last_choice(last: Try) -> list[str]:
+    """Tell of the latest attempt how the others stood; of the earlier ones the data tells it."""
+    lines = [_replica(one) for one in last.candidates[1:]]
+    waited = [f"{one.waiting} {one.priority} (weight {one.weight})" for one in last.shares if one.waiting]
+    if len(waited) > 1:
+        lines.append(f"It was the turn of class {last.turn}; there waited: {', '.join(waited)}.")
+    return lines
+
+
+def _replica(one: ReplicaCandidate) -> str:
+    return f"Replica {one.replica_id} {REPLICA_STANDINGS[one.standing]} ({one.busy} of {_counted(one.slots, 'slot')} taken)."
 
 
 def _timer(timer: Timer) -> str:
@@ -186,6 +211,9 @@ def _timer(timer: Timer) -> str:
         "wall": "Decoding may take",
         "idle": "Between two tokens there may be",
         "first_token": "The first token may take",
+        "disconnect": "Without a reader it goes on for",
+        "warm": "For its session's replica it waits at most",
     }[timer.name]
     since = " from admission" if timer.name == "deadline" else ""
-    return f"{what} {timer.limit_ms} ms{since}{'; that limit ended it.' if timer.fired else '.'}"
+    reached = "that time is over" if timer.name == "warm" else "that limit ended it"
+    return f"{what} {timer.limit_ms} ms{since}{f'; {reached}.' if timer.fired else '.'}"

@@ -11,10 +11,11 @@ from typing import Literal
 
 import msgspec
 
-from orchqueue.core.effects import Basis
-from orchqueue.core.outcome import Refusal
+from orchqueue.core.decisions import Basis, Candidate, Choice, Dropped, ReplicaCandidate, Share, TimerName
+from orchqueue.core.events import AttemptFailure
+from orchqueue.core.ids import PoolId, ReplicaId
+from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import Ended
-from orchqueue.core.traces import Candidate, Try
 
 WaitsFor = Literal[
     "slot",
@@ -27,7 +28,6 @@ WaitsFor = Literal[
     "journal",
     "restart",
 ]
-TimerName = Literal["deadline", "wall", "idle", "first_token"]
 
 
 class Ahead(msgspec.Struct, frozen=True):
@@ -51,20 +51,54 @@ class Waiting(msgspec.Struct, frozen=True):
     ahead: tuple[Ahead, ...]
 
 
+class Try(msgspec.Struct, frozen=True):
+    """One attempt of a task, and why it went to its replica.
+
+    Shape: `free_replicas` could have taken it, the chosen one counted; `turn` is the class whose turn it was; `failure`
+    None unless it failed, and then `verdict` the end that was decided, None: it was tried again.
+    """
+
+    number: int
+    pool_id: PoolId
+    replica_id: ReplicaId
+    started_at_ms: int
+    choice: Choice
+    free_replicas: int
+    turn: str
+    candidates: tuple[ReplicaCandidate, ...]
+    shares: tuple[Share, ...]
+    failed_at_ms: int | None = None
+    failure: AttemptFailure | None = None
+    verdict: Outcome | None = None
+
+
 class Timer(msgspec.Struct, frozen=True):
-    """A limit on the task's time. `due_at_ms` None while it does not run."""
+    """A limit on the task's time. `due_at_ms` None while it does not run, `fired_at_ms` unless it was reached."""
 
     name: TimerName
     limit_ms: int
     fired: bool
     due_at_ms: int | None = None
+    fired_at_ms: int | None = None
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """One decision in the task's life. Shape: `detail` is a code: an outcome, a failure, a timer, a policy, a cause."""
+
+    at_ms: int
+    kind: str
+    text: str
+    pool_id: str | None = None
+    replica_id: str | None = None
+    attempt: int | None = None
+    detail: str | None = None
 
 
 class Explanation(msgspec.Struct, frozen=True):
     """Why a task is where it is.
 
-    Shape: `attempts_total` may exceed `attempts`: of earlier lives of the daemon only the number is known.
-    `queue_time_ms` from admission to the first start.
+    Shape: `attempts_total` may exceed `attempts`: of earlier lives of the daemon only the number is known. `complete`:
+    every decision about the task is still in the log. `queue_time_ms` from admission to the first start.
     """
 
     task_id: str
@@ -78,5 +112,10 @@ class Explanation(msgspec.Struct, frozen=True):
     queue_time_ms: int | None = None
     timers: tuple[Timer, ...] = ()
     ended: Ended | None = None
+    dropped: Dropped | None = None
+    displaced: str | None = None
     refused_at_ms: int | None = None
     refusal: Refusal | None = None
+    timeline: tuple[Moment, ...] = ()
+    complete: bool = True
+    recovered: bool = False

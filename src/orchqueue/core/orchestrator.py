@@ -20,6 +20,7 @@ from orchqueue.core import (
 from orchqueue.core import events as ev
 from orchqueue.core.dispatch import dispatch
 from orchqueue.core.effects import AnyEffect, Note
+from orchqueue.core.log_entries import log_halt, log_settings
 from orchqueue.core.settings import Settings
 from orchqueue.core.state import State
 
@@ -37,6 +38,7 @@ class Orchestrator:
     def begin(self, now_ms: int) -> list[AnyEffect]:
         """Have every replica started."""
         self.state.usage.begin(now_ms)
+        log_settings(self.state, now_ms)
         for replica in self.state.replicas.values():
             replica_flow.start_replica(self.state, replica, now_ms)
         return self._taken()
@@ -67,7 +69,7 @@ class Orchestrator:
             pool_flow.reload_step(self.state, pool, now_ms)
         dispatch(self.state, now_ms)
         for pool in self.state.pools.values():
-            pool_flow.settle_drain(self.state, pool)
+            pool_flow.settle_drain(self.state, pool, now_ms)
 
     def _route(self, event: ev.AnyEvent, now_ms: int) -> None:
         state = self.state
@@ -109,7 +111,7 @@ class Orchestrator:
             case ev.ReplicaStopped():
                 pool_flow.on_stopped(state, event, now_ms)
             case ev.ReplicaHealthy():
-                replica_flow.on_healthy(state, event)
+                replica_flow.on_healthy(state, event, now_ms)
             case ev.ReplicaScraped():
                 replica_flow.on_scraped(state, event)
             case ev.DrainRequested():
@@ -124,11 +126,14 @@ class Orchestrator:
                 pool_flow.on_settings(state, event, now_ms)
             case ev.ShutdownBegan():
                 state.shutting_down = True
+                log_halt(state, "shutdown", now_ms)
             case ev.JournalStalled():
                 state.journal_problem = event.reason
+                log_halt(state, "journal", now_ms)
                 state.emit(Note("error", "journal_stalled", {"detail": event.reason}))
             case ev.JournalHealed():
                 state.journal_problem = None
+                log_halt(state, "journal", now_ms, over=True)
                 state.emit(Note("info", "journal_healed", {}))
                 state.dirty = True
             case ev.AcceptsWithdrawn():

@@ -6,7 +6,18 @@ Req: ORCH-4124, ORCH-4127
 from __future__ import annotations
 
 from orchqueue.core import quotas
-from orchqueue.core.effects import ClearTimer, Done, Note, Refuse, SetTimer, StartReplica, StopReplica, VerifyModel
+from orchqueue.core.decisions import MoveCause, Moved
+from orchqueue.core.effects import (
+    ClearTimer,
+    Done,
+    LogDecision,
+    Note,
+    Refuse,
+    SetTimer,
+    StartReplica,
+    StopReplica,
+    VerifyModel,
+)
 from orchqueue.core.ending import end
 from orchqueue.core.events import (
     DrainRequested,
@@ -18,6 +29,7 @@ from orchqueue.core.events import (
 )
 from orchqueue.core.forecast import comes_up_in_ms
 from orchqueue.core.ids import PoolId, ReplyId
+from orchqueue.core.log_entries import log_pool, log_replica, log_settings
 from orchqueue.core.outcome import Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
@@ -50,7 +62,8 @@ def on_drain(state: State, event: DrainRequested, now_ms: int) -> None:
     pool.drain_at_ms = at_ms if pool.drain_at_ms is None else min(pool.drain_at_ms, at_ms)
     if pool.mode != "drained":
         pool.mode = "draining"
-        _move_to_siblings(state, pool)
+        log_pool(state, pool, now_ms)
+        _move_to_siblings(state, pool, "drain", now_ms)
         state.emit(SetTimer(("drain", pool.pool_id), pool.drain_at_ms))
     left_ms = max(0, pool.drain_at_ms - now_ms)
     state.emit(Done(event.reply, {"pool_id": pool.pool_id, "mode": pool.mode, "deadline_ms": left_ms}))
@@ -58,7 +71,7 @@ def on_drain(state: State, event: DrainRequested, now_ms: int) -> None:
     state.dirty = True
 
 
-def _move_to_siblings(state: State, pool: Pool) -> None:
+def _move_to_siblings(state: State, pool: Pool, cause: MoveCause, now_ms: int) -> None:
     siblings = [p for p in state.siblings(pool) if p.serving and p.ready]
     waiting = sorted((t for line in pool.queue.lines.values() for t in line), key=lambda t: t.seq)
     for task in waiting:
@@ -71,6 +84,7 @@ def _move_to_siblings(state: State, pool: Pool) -> None:
             pool.queue.remove(task)
             task.pool_id = sibling.pool_id
             sibling.queue.push(task)
+            state.emit(LogDecision(Moved(now_ms, task.key, pool.pool_id, sibling.pool_id, cause)))
             break
 
 
@@ -85,13 +99,14 @@ def on_drain_due(state: State, pool_id: PoolId, now_ms: int) -> None:
     text = f"pool {pool.pool_id} was drained before the task could finish; send it again"
     for task in [t for t in state.active.values() if t.pool_id == pool_id and t.state is not TaskState.COUNTING]:
         end(state, task, Outcome.POOL_DRAINED, now_ms, text, retry_after_ms=1_000)
-    settle_drain(state, pool)
+    settle_drain(state, pool, now_ms)
 
 
-def settle_drain(state: State, pool: Pool) -> None:
+def settle_drain(state: State, pool: Pool, now_ms: int) -> None:
     """Notice that a draining pool has become empty."""
     if pool.mode == "draining" and not len(pool.queue) and state.busy(pool) == 0:
         pool.mode = "drained"
+        log_pool(state, pool, now_ms)
         state.emit(ClearTimer(("drain", pool.pool_id)))
 
 
@@ -135,6 +150,7 @@ def _begin_reload(state: State, reply: ReplyId, pool: Pool, model_ref: str, now_
     pool.drain_at_ms = None
     pool.wanted_model_ref = model_ref
     pool.last_error = None
+    log_pool(state, pool, now_ms)
     state.emit(ClearTimer(("drain", pool.pool_id)))
     detail: dict[str, str | int] = {"pool_id": pool.pool_id, "mode": "reloading", "model_ref": model_ref}
     state.emit(VerifyModel(pool.pool_id, model_ref), Done(reply, detail))
@@ -151,11 +167,13 @@ def on_verified(state: State, event: ModelVerified, now_ms: int) -> None:
     if event.problem:
         pool.mode, pool.wanted_model_ref = "serving", None
         pool.last_error = f"reload of {event.model_ref} refused: {event.problem}"
+        log_pool(state, pool, now_ms, pool.last_error)
         state.emit(Note("error", "pool_reload_failed", {"pool_id": pool.pool_id, "detail": pool.last_error}))
         state.dirty = True
         return
     pool.mode = "reloading"
-    _move_to_siblings(state, pool)
+    log_pool(state, pool, now_ms)
+    _move_to_siblings(state, pool, "reload", now_ms)
     reload_step(state, pool, now_ms)
 
 
@@ -177,6 +195,7 @@ def reload_step(state: State, pool: Pool, now_ms: int) -> None:
                 state.emit(StopReplica(replica.replica_id))
             if replica.state is not ReplicaState.STOPPING:
                 replica.move(ReplicaTrigger.STOP)
+                log_replica(state, replica, now_ms)
             state.emit(ClearTimer(("restart", replica.replica_id)), ClearTimer(("stable", replica.replica_id)))
             state.sessions.chill(replica.replica_id)
         pool.replaced_model_ref, pool.model_ref = pool.model_ref, wanted
@@ -199,6 +218,7 @@ def replica_of_reload_ready(state: State, pool: Pool, now_ms: int) -> None:
     if pool.mode != "reloading" or not all(r.ready for r in pool.replicas.values()):
         return
     pool.mode, pool.wanted_model_ref, pool.swap_begun = "serving", None, False
+    log_pool(state, pool, now_ms)
     text = "old model restored" if pool.reload_failed else "reloaded"
     if not pool.reload_failed:
         pool.previous_model_ref = pool.replaced_model_ref
@@ -228,6 +248,7 @@ def replica_of_reload_lost(state: State, pool: Pool, error: str, now_ms: int) ->
     pool.swap_begun = False
     if pool.reload_failed or pool.replaced_model_ref is None:
         pool.mode, pool.wanted_model_ref, pool.reload_failed = "serving", None, False
+        log_pool(state, pool, now_ms, pool.last_error)
         return
     pool.last_error = f"reload of {pool.model_ref} failed: {error}"
     pool.reload_failed = True
@@ -268,6 +289,7 @@ def on_settings(state: State, event: SettingsReplaced, now_ms: int) -> None:
             _write_charges_off(state, pool)
         pool.settings = pools[pool.pool_id]
         pool.queue.configure(pool.settings.capacity, pool.settings.classes, pool.settings.scheduling)
+    log_settings(state, now_ms)
     state.emit(Done(event.reply), Note("info", "config_reloaded", {}))
     state.dirty = True
 

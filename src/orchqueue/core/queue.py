@@ -58,7 +58,7 @@ class PoolQueue:
     def __init__(self, capacity: int, classes: tuple[ClassSettings, ...], scheduling: Scheduling = "fair") -> None:
         self._scheduling = scheduling
         self._policy = POLICIES[scheduling]
-        self._share = self._policy.new_state(c.name for c in classes)
+        self.share = self._policy.new_state(c.name for c in classes)
         self.lines: dict[str, Line] = {c.name: Line(self._policy) for c in classes}
         self._bound(capacity, classes)
 
@@ -75,7 +75,7 @@ class PoolQueue:
             for name, line in self.lines.items():
                 line.prompt_ppm = prompt_ppm[name]
         elif self.weights != old_weights:
-            self._share = self._policy.new_state(self.weights)
+            self.share = self._policy.new_state(self.weights)
 
     def _bound(self, capacity: int, classes: tuple[ClassSettings, ...]) -> None:
         self.capacity = capacity
@@ -93,7 +93,7 @@ class PoolQueue:
     def turns(self) -> Sequence[str]:
         """Rank the classes that have something waiting, the next one first."""
         heads = {name: line.arrivals.first for name, line in self.lines.items() if line.by_seq}
-        return self._policy.pick(self._share, self.weights, heads)
+        return self._policy.pick(self.share, self.weights, heads)
 
     def make_room(self, priority: str) -> Room | Full:
         """Decide whether a newcomer of a class may enter, and who gives way.
@@ -140,7 +140,7 @@ class PoolQueue:
 
     def start(self, task: Task) -> None:
         """Take a task out because it starts: its class has had a turn, and its tenant is charged."""
-        self._policy.serve(self._share, self.weights, task.spec.priority)
+        self._policy.serve(self.share, self.weights, task.spec.priority)
         self.lines[task.spec.priority].start(task)
 
     def put_back(self, task: Task) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from orchqueue.core import admission, quotas
+from orchqueue.core.decisions import Recovered
 from orchqueue.core.effects import (
     Accept,
+    LogDecision,
     OpenStream,
     SetTimer,
 )
@@ -16,6 +18,7 @@ from orchqueue.core.events import (
 )
 from orchqueue.core.forecast import expect, start_of
 from orchqueue.core.ids import ReplyId
+from orchqueue.core.log_entries import log_request
 from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import Accepted
 from orchqueue.core.request import canonical_digest
@@ -54,6 +57,8 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     state.emit(OpenStream(task.key, task.correlation_id))
     forecast = start_of(state, pool, task, now_ms)
     task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms, forecast.end_in_ms)
+    log_request(state, task.key, task.client_id, task.spec, now_ms)
+    state.emit(LogDecision(_recovered(task, event.was_bound, now_ms)))
     if homeless:
         end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, "its pool is no longer configured; send it again")
     elif event.was_bound and not task.strict:
@@ -106,6 +111,23 @@ def _from_record(state: State, accepted: Accepted) -> Task:
         prompt_tokens=accepted.prompt_tokens,
         accepted_at_ms=accepted.accepted_at_ms,
         model_ref=accepted.model_ref or accepted.spec.model_ref or "unknown",
+    )
+
+
+def _recovered(task: Task, was_bound: bool, now_ms: int) -> Recovered:
+    assert task.admission is not None, f"{task.key} has no admission"
+    return Recovered(
+        now_ms,
+        task.key,
+        task.pool_id,
+        task.accepted_at_ms,
+        was_bound,
+        task.strict,
+        task.profile,
+        task.prompt_tokens,
+        task.cost_tokens,
+        task.admission.queue_position,
+        task.admission.predicted_start_ms,
     )
 
 

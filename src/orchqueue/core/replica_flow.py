@@ -12,6 +12,7 @@ from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, Note, SetTim
 from orchqueue.core.ending import end
 from orchqueue.core.estimate import smooth
 from orchqueue.core.events import ReplicaHealthy, ReplicaLost, ReplicaReady, ReplicaScraped
+from orchqueue.core.log_entries import log_replica
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.pool_flow import go_on_after_stop, replica_of_reload_lost, replica_of_reload_ready
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
@@ -49,6 +50,7 @@ def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
     replica.cooling = False
     replica.last_error = None
     state.slots.size(replica.replica_id, min(pool.settings.slots, event.facts.slots_total))
+    log_replica(state, replica, now_ms)
     state.emit(SetTimer(("stable", replica.replica_id), now_ms + pool.settings.supervision.stable_after_ms))
     state.emit(Count("preload_outcomes_total", (pool.settings.engine, pool.pool_id, "ready")))
     state.emit(_note("info", "replica_ready", pool, replica))
@@ -101,6 +103,7 @@ def on_lost(state: State, event: ReplicaLost, now_ms: int) -> None:
         replica.move(ReplicaTrigger.LOSE)
     else:
         _plan_return(state, pool, replica, now_ms)
+    log_replica(state, replica, now_ms, event.cause)
     _fail_attempts(state, replica, event, now_ms)
     if stopping:
         go_on_after_stop(state, replica, now_ms)
@@ -190,11 +193,12 @@ def _may_prove(pool: Pool) -> bool:
     return any(r.facts.strict_proven if r.facts else r.state is not ReplicaState.BROKEN for r in pool.replicas.values())
 
 
-def on_healthy(state: State, event: ReplicaHealthy) -> None:
+def on_healthy(state: State, event: ReplicaHealthy, now_ms: int) -> None:
     """Trust a suspect replica again."""
     replica = state.replicas[event.replica_id]
     if replica.state is ReplicaState.SUSPECT:
         replica.move(ReplicaTrigger.CLEAR)
+        log_replica(state, replica, now_ms)
         state.dirty = True
 
 

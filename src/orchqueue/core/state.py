@@ -18,7 +18,6 @@ from orchqueue.core.habits import Habits
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, SessionKey, TaskKey
 from orchqueue.core.ledger import Ledger
 from orchqueue.core.queue import PoolQueue
-from orchqueue.core.refusals import Refusals
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger, next_replica_state
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.sessions import Sessions
@@ -202,7 +201,6 @@ class State:
         self.sessions = Sessions(settings.sessions)
         self.usage = Usage()
         self.ledger = Ledger(settings.tenants)
-        self.refusals = Refusals()
         self.last_seq = 0
         self.last_attempt = 0
         self.shutting_down = False

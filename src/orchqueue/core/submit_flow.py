@@ -8,10 +8,12 @@ from __future__ import annotations
 import msgspec
 
 from orchqueue.core import admission, labels, placement, quotas, weighing
+from orchqueue.core.decisions import Admitted, Candidate, CountAsked, Dropped
 from orchqueue.core.effects import (
     Accept,
     Count,
     CountPrompt,
+    LogDecision,
     Note,
     OpenStream,
     Record,
@@ -25,6 +27,7 @@ from orchqueue.core.events import (
 )
 from orchqueue.core.forecast import arrive, expect, retry_after_full, start_of
 from orchqueue.core.ids import Tenant, task_key
+from orchqueue.core.log_entries import log_refused, log_request
 from orchqueue.core.outcome import MEANINGS, Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
 from orchqueue.core.request import TaskSpec, canonical_digest
@@ -51,6 +54,7 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     if known is not None:
         _repeat(state, known, event, digest, now_ms)
         return
+    log_request(state, key, event.client_id, event.spec, now_ms)
     stop = _stopped(state)
     if stop is not None:
         _refuse(state, event, stop, now_ms)
@@ -72,16 +76,17 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     roomy = admission.roomy_pools(fit.pools, event.spec)
     pool = placement.choose_pool(state, roomy, task)
     task.pool_id = pool.pool_id
-    task.considered = weighing.candidates(state, event.spec, fit.pools, roomy, pool)
+    candidates = weighing.candidates(state, event.spec, fit.pools, roomy, pool)
     state.tasks[key] = state.active[key] = task
     counted = admission.count_prompt(pool, event.spec)
     if counted is not None:
-        _settle(state, task, pool, counted, now_ms)
+        _settle(state, task, pool, counted, now_ms, candidates)
         return
     ready = next((r for r in pool.replicas.values() if r.ready), None)
     if ready is None:
-        _settle(state, task, pool, admission.guess_prompt(event.spec), now_ms)
+        _settle(state, task, pool, admission.guess_prompt(event.spec), now_ms, candidates)
         return
+    state.emit(LogDecision(CountAsked(now_ms, key, pool.pool_id, ready.replica_id, candidates)))
     state.emit(CountPrompt(key, ready.replica_id, pool.engine_spec(event.spec), admission.COUNT_TIMEOUT_MS))
 
 
@@ -127,8 +132,7 @@ def _stopped(state: State) -> Refusal | None:
 def _refuse(state: State, event: TaskSubmitted, refusal: Refusal, now_ms: int, pool: Pool | None = None) -> None:
     refusal = msgspec.structs.replace(refusal, task_id=event.task_id)
     state.emit(Refuse(event.reply, refusal))
-    if refusal.outcome is not Outcome.CONFLICT:
-        state.refusals.note(task_key(event.tenant, event.task_id), refusal, now_ms)
+    log_refused(state, task_key(event.tenant, event.task_id), refusal, now_ms)
     _count_refusal(state, refusal, pool)
     fields: dict[str, str | int | float | bool | None] = {
         "job_id": event.task_id,
@@ -150,8 +154,15 @@ def _count_refusal(state: State, refusal: Refusal, pool: Pool | None) -> None:
         state.emit(Count("admission_backpressure_events_total", (engine, meaning.policy_label or "reject")))
 
 
-def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, now_ms: int) -> None:
-    """Decide the rest of an admission, now that the prompt's tokens are known."""
+def _settle(
+    state: State,
+    task: Task,
+    pool: Pool,
+    counted: admission.Counted,
+    now_ms: int,
+    candidates: tuple[Candidate, ...] = (),
+) -> None:
+    """Decide the rest of an admission, now that the prompt's tokens are known. `candidates` where not logged before."""
     task.prompt_tokens, task.prompt_basis = counted.tokens, counted.basis
     expect(pool, task)
     refusal = (
@@ -165,34 +176,40 @@ def _settle(state: State, task: Task, pool: Pool, counted: admission.Counted, no
         or quotas.over_quota(state, task, pool, now_ms)
     )
     if refusal is not None:
-        _turn_away(state, task, pool, refusal, now_ms)
+        _turn_away(state, task, pool, refusal, now_ms, candidates)
         return
     room = pool.queue.make_room(task.spec.priority)
     if isinstance(room, Full):
         wait_ms = retry_after_full(state, pool, task.spec.priority, now_ms)
         text = f"the {task.spec.priority} queue of pool {pool.pool_id} is full; come back in {wait_ms} ms"
         full = Refusal(room.outcome, text, (), wait_ms, pool.settings.engine, pool.pool_id)
-        _turn_away(state, task, pool, full, now_ms)
+        _turn_away(state, task, pool, full, now_ms, candidates)
         return
     if room.victim is not None:
         wait_ms = retry_after_full(state, pool, room.victim.spec.priority, now_ms)
         text = "dropped while waiting: the queue was full and its policy gave the place to another task; send it again"
+        meaning = MEANINGS[room.victim_outcome]
+        policy = meaning.policy_label or ""
+        state.emit(LogDecision(Dropped(now_ms, room.victim.key, pool.pool_id, policy, task.spec.priority)))
         end(state, room.victim, room.victim_outcome, now_ms, text, retry_after_ms=wait_ms)
-        code = MEANINGS[room.victim_outcome].code
-        state.emit(Count("tasks_rejected_total", (pool.settings.engine, code or "")))
-    _admit(state, task, pool, now_ms)
+        state.emit(Count("tasks_rejected_total", (pool.settings.engine, meaning.code or "")))
+    _admit(state, task, pool, now_ms, candidates, room.victim)
 
 
-def _turn_away(state: State, task: Task, pool: Pool, refusal: Refusal, now_ms: int) -> None:
+def _turn_away(
+    state: State, task: Task, pool: Pool, refusal: Refusal, now_ms: int, candidates: tuple[Candidate, ...]
+) -> None:
     refusal = msgspec.structs.replace(refusal, task_id=task.task_id)
     state.emit(*(Refuse(reply, refusal) for reply in task.replies))
-    state.refusals.note(task.key, refusal, now_ms)
+    log_refused(state, task.key, refusal, now_ms, task.prompt_tokens, candidates)
     _count_refusal(state, refusal, pool)
     state.emit(Note("info", "task_refused", task_fields(state, task) | {"outcome": refusal.outcome.value}))
     del state.tasks[task.key], state.active[task.key]
 
 
-def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
+def _admit(
+    state: State, task: Task, pool: Pool, now_ms: int, candidates: tuple[Candidate, ...], victim: Task | None
+) -> None:
     task.move(TaskTrigger.ADMIT)
     # Numbered here and not when it was asked for: while its prompt was counted others may have been accepted.
     task.seq = state.next_seq()
@@ -201,7 +218,6 @@ def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
     admission.take_rate(pool, task.spec.priority, now_ms)
     quotas.reserve(state, task, pool, now_ms)
     state.usage.accept(task)
-    state.refusals.forget(task.key)
     # Whoever pages through the tasks relies on them standing in that order.
     state.tasks[task.key] = state.tasks.pop(task.key)
     pool.queue.push(task)
@@ -226,8 +242,30 @@ def _admit(state: State, task: Task, pool: Pool, now_ms: int) -> None:
     task.admission = accept
     state.emit(Record(task.accepted_record()), OpenStream(task.key, task.correlation_id), accept)
     state.emit(*(msgspec.structs.replace(accept, reply=reply, repeated=True) for reply in task.replies[1:]))
+    state.emit(LogDecision(_admitted(task, accept, now_ms, candidates, victim)))
     if task.spec.deadline_ms is not None:
         state.emit(SetTimer(("deadline", task.key), now_ms + task.spec.deadline_ms))
     state.emit(Count("tasks_enqueued_total", (*labels.of_replica(pool, "-"), task.spec.priority)))
     state.emit(Note("info", "task_accepted", task_fields(state, task)))
     state.dirty = True
+
+
+def _admitted(
+    task: Task, accept: Accept, now_ms: int, candidates: tuple[Candidate, ...], victim: Task | None
+) -> Admitted:
+    return Admitted(
+        now_ms,
+        accept.key,
+        accept.pool_id,
+        task.model_ref,
+        task.strict,
+        task.profile,
+        task.prompt_tokens,
+        task.prompt_basis,
+        task.cost_tokens,
+        accept.queue_position,
+        accept.predicted_start_ms,
+        accept.basis,
+        candidates,
+        None if victim is None else victim.spec.priority,
+    )

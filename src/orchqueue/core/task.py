@@ -11,7 +11,6 @@ from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey
 from orchqueue.core.records import Accepted, Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.task_states import TaskState, TaskTrigger, next_task_state
-from orchqueue.core.traces import Candidate, Try
 
 
 class Task(msgspec.Struct, gc=False):
@@ -67,8 +66,6 @@ class Task(msgspec.Struct, gc=False):
     kv_warm: bool | None = None
     ended: Ended | None = None
     model_ref: str = ""
-    considered: tuple[Candidate, ...] = ()
-    tries: tuple[Try, ...] = ()
     hold: Hold | None = None
 
     @property

@@ -19,6 +19,7 @@ from orchqueue.core.events import (
     SessionDeleteRequested,
 )
 from orchqueue.core.ids import SessionKey, task_id_of
+from orchqueue.core.log_entries import log_refused
 from orchqueue.core.outcome import Fault, Outcome, Refusal
 from orchqueue.core.state import State
 from orchqueue.core.task_states import TaskState
@@ -101,6 +102,6 @@ def on_accepts_withdrawn(state: State, event: AcceptsWithdrawn, now_ms: int) -> 
             state.usage.withdraw(task)
             quotas.withdraw(state, task, now_ms)
             text = "not accepted: the journal could not be written; send it again"
-            state.refusals.note(key, Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000), now_ms)
+            log_refused(state, key, Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000), now_ms)
         if key in state.retained:
             forget(state, key, counted=False)

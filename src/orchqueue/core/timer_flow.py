@@ -5,11 +5,15 @@ Req: ORCH-3016, ORCH-3026, ORCH-3039
 
 from __future__ import annotations
 
-from orchqueue.core.effects import Note, SetTimer
+from orchqueue.core import decisions
+from orchqueue.core.decisions import TimerName
+from orchqueue.core.effects import LogDecision, Note, SetTimer
 from orchqueue.core.ending import end, forget
 from orchqueue.core.events import TimerFired
 from orchqueue.core.ids import PoolId, ReplicaId, TaskKey, Tenant
+from orchqueue.core.log_entries import log_replica
 from orchqueue.core.outcome import Outcome
+from orchqueue.core.placement import WARM_WAIT_MS
 from orchqueue.core.pool_flow import on_drain_due
 from orchqueue.core.replica_flow import start_replica
 from orchqueue.core.replica_states import ReplicaState
@@ -46,6 +50,7 @@ def _replica_timer(state: State, kind: str, replica_id: ReplicaId, now_ms: int) 
         replica.failures_in_row = 0
     elif kind == "cool":
         replica.cooling = False
+        log_replica(state, replica, now_ms)
         state.dirty = True
 
 
@@ -53,31 +58,42 @@ def _task_timer(state: State, kind: str, task: Task, now_ms: int) -> None:
     timeouts = state.pools[task.pool_id].settings.timeouts
     match kind:
         case "deadline":
+            _fired(state, "deadline", task, task.spec.deadline_ms or 0, now_ms)
             text = f"deadline_ms {task.spec.deadline_ms} has passed; allow more time or ask for fewer tokens"
             end(state, task, Outcome.DEADLINE_PASSED, now_ms, text)
         case "wall" if task.bound_at_ms is not None:
             if _too_early(state, kind, task, task.bound_at_ms + timeouts.wall_ms, now_ms):
                 return
+            _fired(state, "wall", task, timeouts.wall_ms, now_ms)
             text = f"decoding took longer than wall_ms {timeouts.wall_ms}; ask for fewer tokens"
             end(state, task, Outcome.WALL_TIMEOUT, now_ms, text)
         case "first_token" if task.state is TaskState.BOUND and timeouts.first_token_ms is not None:
             if _too_early(state, kind, task, (task.bound_at_ms or 0) + timeouts.first_token_ms, now_ms):
                 return
+            _fired(state, "first_token", task, timeouts.first_token_ms, now_ms)
             text = f"no token came within first_token_ms {timeouts.first_token_ms}; send the task again"
             end(state, task, Outcome.FIRST_TOKEN_TIMEOUT, now_ms, text)
         case "idle" if task.last_token_at_ms is not None:
             if _too_early(state, kind, task, task.last_token_at_ms + timeouts.idle_ms, now_ms):
                 return
+            _fired(state, "idle", task, timeouts.idle_ms, now_ms)
             text = f"no token came for idle_ms {timeouts.idle_ms}; send the task again"
             end(state, task, Outcome.IDLE_TIMEOUT, now_ms, text)
         case "disconnect" if task.readers == 0:
             if _too_early(state, kind, task, task.unread_since_ms + state.settings.disconnect_grace_ms, now_ms):
                 return
+            _fired(state, "disconnect", task, state.settings.disconnect_grace_ms, now_ms)
             state.emit(Note("info", "task_abandoned", {"job_id": task.task_id, "tenant_id": task.tenant}))
             end(state, task, Outcome.CANCELED_ON_DISCONNECT, now_ms)
         case "warm":
+            if task.state is TaskState.WAITING and task.warm_wait_begun:
+                _fired(state, "warm", task, WARM_WAIT_MS, now_ms)
             task.warm_wait_over = True
             state.dirty = True
+
+
+def _fired(state: State, timer: TimerName, task: Task, limit_ms: int, now_ms: int) -> None:
+    state.emit(LogDecision(decisions.TimerFired(now_ms, task.key, timer, limit_ms)))
 
 
 def _too_early(state: State, kind: str, task: Task, due_ms: int, now_ms: int) -> bool:

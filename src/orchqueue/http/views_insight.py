@@ -10,7 +10,8 @@ from typing import Literal, cast
 
 from msgspec import UNSET, UnsetType
 
-from orchqueue.core.explanation import Explanation, Waiting
+from orchqueue.core.decisions import Dropped
+from orchqueue.core.explanation import Explanation, Moment, Try, Waiting
 from orchqueue.core.ledger import QuotaUse
 from orchqueue.core.outcome import MEANINGS, Refusal
 from orchqueue.core.records import Ended
@@ -69,25 +70,76 @@ def explanation(found: Explanation) -> data.Explanation:
             data.Candidate(pool_id=one.pool_id, standing=one.standing, load=one.load, slots=one.slots)
             for one in found.candidates
         ],
-        attempts=[
-            data.Attempt(
-                pool_id=one.pool_id,
-                replica_id=one.replica_id,
-                started_at_ms=one.started_at_ms,
-                choice=one.choice,
-                free_replicas=one.free_replicas,
-                failed_at_ms=_some(one.failed_at_ms),
-                failure=UNSET if one.failure is None else one.failure,
-            )
-            for one in found.attempts
-        ],
+        attempts=[_attempt(one) for one in found.attempts],
         attempts_total=found.attempts_total,
         queue_time_ms=_some(found.queue_time_ms),
         timers=[
-            data.Timer(name=one.name, limit_ms=one.limit_ms, fired=one.fired, due_at_ms=_some(one.due_at_ms))
+            data.Timer(
+                name=one.name,
+                limit_ms=one.limit_ms,
+                fired=one.fired,
+                due_at_ms=_some(one.due_at_ms),
+                fired_at_ms=_some(one.fired_at_ms),
+            )
             for one in found.timers
         ],
         outcome=_outcome(found),
+        dropped=UNSET if found.dropped is None else _drop(found.dropped),
+        displaced=UNSET if found.displaced is None else cast("Priority", found.displaced),
+        timeline=[_moment(one) for one in found.timeline],
+        complete=found.complete,
+    )
+
+
+def _attempt(one: Try) -> data.Attempt:
+    return data.Attempt(
+        pool_id=one.pool_id,
+        replica_id=one.replica_id,
+        started_at_ms=one.started_at_ms,
+        choice=one.choice,
+        free_replicas=one.free_replicas,
+        failed_at_ms=_some(one.failed_at_ms),
+        failure=UNSET if one.failure is None else one.failure,
+        decided=UNSET if one.failure is None else "retry" if one.verdict is None else one.verdict.value,
+        turn=cast("Priority", one.turn),
+        shares=[
+            data.Share(
+                priority=cast("Priority", share.priority),
+                weight=share.weight,
+                waiting=share.waiting,
+                tag=_some(share.tag),
+            )
+            for share in one.shares
+        ],
+        candidates=[
+            data.ReplicaCandidate(
+                replica_id=replica.replica_id,
+                standing=replica.standing,
+                ready=replica.ready,
+                busy=replica.busy,
+                slots=replica.slots,
+                vram_free_bytes=replica.vram_free_bytes or UNSET,
+                warm=replica.warm or UNSET,
+                score=_some(replica.score),
+            )
+            for replica in one.candidates
+        ],
+    )
+
+
+def _drop(dropped: Dropped) -> data.Drop:
+    return data.Drop(policy=dropped.policy, by_priority=cast("Priority", dropped.by_priority), at_ms=dropped.at_ms)
+
+
+def _moment(one: Moment) -> data.Moment:
+    return data.Moment(
+        at_ms=one.at_ms,
+        kind=one.kind,
+        text=one.text,
+        pool_id=unset(one.pool_id),
+        replica_id=unset(one.replica_id),
+        attempt=_some(one.attempt),
+        detail=unset(one.detail),
     )
 
 

@@ -37,6 +37,7 @@ from orchqueue.core.snapshots import PoolPicture, SessionPicture, TaskPicture
 from orchqueue.core.task_states import TaskState
 from orchqueue.core.usage import UsagePicture
 from orchqueue.ports.clock import Clock
+from orchqueue.runtime.decision_log import DecisionLog
 from orchqueue.runtime.loop import Loop
 from orchqueue.runtime.replies import Answer, Replies
 from orchqueue.runtime.streams import Streams
@@ -57,13 +58,20 @@ class Gate:
     """What the edge may ask for. Every answer waits behind the journal's barrier."""
 
     def __init__(
-        self, loop: Loop, replies: Replies, streams: Streams, clock: Clock, read_settings: SettingsSource
+        self,
+        loop: Loop,
+        replies: Replies,
+        streams: Streams,
+        clock: Clock,
+        read_settings: SettingsSource,
+        decisions: DecisionLog,
     ) -> None:
         self.streams = streams
         self._loop = loop
         self._replies = replies
         self._clock = clock
         self._read_settings = read_settings
+        self._decisions = decisions
         streams.attached = self._reader_attached
         streams.detached = self._reader_detached
 
@@ -165,11 +173,11 @@ class Gate:
         return found, None
 
     async def explain(self, key: TaskKey) -> Explanation | None:
-        """Explain a task or a refusal; None when neither is known.
+        """Explain a task, or a refusal that is still logged; None when neither is known.
 
         Req: ORCH-4003
         """
-        found = explain(self._loop.core.state, key, self.now_ms())
+        found = explain(self._loop.core.state, key, self._decisions.of(key), self.now_ms())
         await self._barrier()
         return found
 

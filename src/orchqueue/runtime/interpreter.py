@@ -22,6 +22,7 @@ from orchqueue.ports.clock import Clock
 from orchqueue.ports.journal import Journal
 from orchqueue.ports.telemetry import Telemetry
 from orchqueue.runtime.attempts import Attempts
+from orchqueue.runtime.decision_log import DecisionLog
 from orchqueue.runtime.replies import Replies
 from orchqueue.runtime.streams import Streams
 from orchqueue.runtime.timers import Timers
@@ -77,6 +78,7 @@ class Ports(msgspec.Struct):
     replicas: ReplicaControl
     telemetry: Telemetry
     clock: Clock
+    decisions: DecisionLog
 
 
 class Interpreter:
@@ -249,6 +251,8 @@ class Interpreter:
                 ports.telemetry.count(effect.name, effect.labels, effect.amount)
             case fx.Observe():
                 ports.telemetry.observe(effect.name, effect.labels, effect.value)
+            case fx.LogDecision():
+                ports.decisions.append(effect.decision)
             case fx.Note():
                 ports.telemetry.log(effect.level, effect.event, effect.fields)
             case fx.StartReplica():

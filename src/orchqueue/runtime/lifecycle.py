@@ -16,6 +16,7 @@ from orchqueue.ports.clock import Clock
 from orchqueue.ports.journal import Journal
 from orchqueue.ports.telemetry import LogValue, Telemetry
 from orchqueue.runtime.attempts import Attempts, EngineDirectory
+from orchqueue.runtime.decision_log import DecisionLog
 from orchqueue.runtime.gate import Gate, SettingsSource
 from orchqueue.runtime.interpreter import Interpreter, Ports, ReplicaControl
 from orchqueue.runtime.loop import Loop
@@ -47,6 +48,7 @@ class Resources(msgspec.Struct):
     readers_per_task: int = 16
     stalled_reader_ms: int = 30_000
     heartbeat_ms: int = 15_000
+    decisions: DecisionLog = msgspec.field(default_factory=DecisionLog)
 
 
 class Runtime:
@@ -73,9 +75,12 @@ class Runtime:
             replicas=self.supervisor,
             telemetry=resources.telemetry,
             clock=resources.clock,
+            decisions=resources.decisions,
         )
         self.loop.bind(Interpreter(ports, self.loop.mailbox.post, resources.stall_ms))
-        self.gate = Gate(self.loop, replies, self.streams, resources.clock, resources.read_settings)
+        self.gate = Gate(
+            self.loop, replies, self.streams, resources.clock, resources.read_settings, resources.decisions
+        )
         self._ticker: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -119,6 +119,34 @@ class Attempt(Wire, frozen=True, kw_only=True, omit_defaults=True):
         ]
         | UnsetType
     ) = UNSET
+    decided: (
+        Annotated[
+            str,
+            Meta(
+                description="What was decided then: retry, or the outcome that ended the task.",
+                pattern="^[a-z_]{1,64}$",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    turn: Priority | UnsetType = UNSET
+    shares: (
+        Annotated[
+            list[Share],
+            Meta(description="How the classes stood before this start.", max_length=8),
+        ]
+        | UnsetType
+    ) = UNSET
+    candidates: (
+        Annotated[
+            list[ReplicaCandidate],
+            Meta(
+                description="Replicas as they stood then, the chosen one first, up to 16.",
+                max_length=16,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class AuthBody(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -138,7 +166,7 @@ Basis: TypeAlias = Annotated[
 
 class Candidate(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """
-    A pool as it stood when the task was admitted.
+    A pool as it stood when the task was placed.
     """
 
     pool_id: Name
@@ -192,6 +220,16 @@ Determinism: TypeAlias = Annotated[
         description="strict gives the same bytes for the same request on every replica of a set, or fails; best_effort promises nothing."
     ),
 ]
+
+
+class Drop(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    By which rule a waiting task had to give way.
+    """
+
+    policy: Annotated[str, Meta(description="The full-queue policy.", pattern="^[a-z][a-z-]{0,63}$")]
+    by_priority: Priority
+    at_ms: Annotated[int, Meta(description="When.", ge=0, le=9007199254740991)]
 
 
 class EndEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -385,14 +423,14 @@ class Explanation(Wire, frozen=True, kw_only=True, omit_defaults=True):
     candidates: Annotated[
         list[Candidate],
         Meta(
-            description="The pools when it was admitted, the chosen one first; empty when that is not known any more.",
+            description="The pools when one was chosen, the chosen one first; empty when that is not known any more.",
             max_length=16,
         ),
     ]
     attempts: Annotated[
         list[Attempt],
         Meta(
-            description="Its attempts, oldest first; the latest 32, none from before a restart.",
+            description="Its attempts, oldest first; the latest 32 that are still in the log.",
             max_length=32,
         ),
     ]
@@ -404,7 +442,7 @@ class Explanation(Wire, frozen=True, kw_only=True, omit_defaults=True):
             le=9007199254740991,
         ),
     ]
-    timers: Annotated[list[Timer], Meta(description="The limits on its time.", max_length=4)]
+    timers: Annotated[list[Timer], Meta(description="The limits on its time.", max_length=8)]
     pool_id: Name | UnsetType = UNSET
     waiting: Waiting | UnsetType = UNSET
     queue_time_ms: (
@@ -419,6 +457,25 @@ class Explanation(Wire, frozen=True, kw_only=True, omit_defaults=True):
         | UnsetType
     ) = UNSET
     outcome: ExplainedOutcome | UnsetType = UNSET
+    dropped: Drop | UnsetType = UNSET
+    displaced: Priority | UnsetType = UNSET
+    timeline: (
+        Annotated[
+            list[Moment],
+            Meta(
+                description="What was decided about it, oldest first; of more than 128 the first and the latest 64.",
+                max_length=128,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    complete: (
+        Annotated[
+            bool,
+            Meta(description="Whether everything that was decided about it is still in the log."),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Fault(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -545,6 +602,47 @@ ModelRef: TypeAlias = Annotated[
 ]
 
 
+class Moment(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    One decision about the task.
+    """
+
+    at_ms: Annotated[int, Meta(description="When it was decided.", ge=0, le=9007199254740991)]
+    kind: Annotated[
+        str,
+        Meta(
+            description="What was decided: submitted, count_asked, admitted, refused, recovered, dropped, moved, passed_over, bound, attempt_failed, timer_fired, ended; later versions may know more.",
+            pattern="^[a-z_]{1,64}$",
+        ),
+    ]
+    text: Annotated[
+        str,
+        Meta(
+            description="The same in plain English. For people; may change.",
+            max_length=8192,
+        ),
+    ]
+    pool_id: Name | UnsetType = UNSET
+    replica_id: Name | UnsetType = UNSET
+    attempt: (
+        Annotated[
+            int,
+            Meta(description="The number of the attempt.", ge=1, le=9007199254740991),
+        ]
+        | UnsetType
+    ) = UNSET
+    detail: (
+        Annotated[
+            str,
+            Meta(
+                description="A code: the outcome, failure, timer, policy, choice or cause.",
+                pattern="^[a-z][a-z_-]{0,63}$",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 Name: TypeAlias = Annotated[
     str,
     Meta(
@@ -639,6 +737,64 @@ class Receipt(Wire, frozen=True, kw_only=True, omit_defaults=True):
         bool,
         Meta(description="false only when the journal had stalled and this end is not on disk yet."),
     ]
+
+
+class ReplicaCandidate(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    A replica as it stood when an attempt was given its slot.
+    """
+
+    replica_id: Name
+    standing: Annotated[
+        Literal[
+            "chosen",
+            "not_ready",
+            "cooling",
+            "no_free_slot",
+            "not_strict",
+            "tried",
+            "other_pool",
+            "not_warm",
+            "busier",
+            "less_memory",
+            "later_in_name",
+        ],
+        Meta(
+            description="Whether it was chosen, or the filter that took it out (not_ready to tried), or what put it behind. cooling: it was just overloaded; other_pool: it belongs to the pool where the task waited, which was asked later; not_warm: the chosen one held the session's context."
+        ),
+    ]
+    ready: Annotated[bool, Meta(description="Whether it took new attempts.")]
+    busy: Annotated[int, Meta(description="Slots that were taken.", ge=0, le=2147483647)]
+    slots: Annotated[int, Meta(description="Slots that it had.", ge=0, le=2147483647)]
+    vram_free_bytes: (
+        Annotated[
+            int,
+            Meta(
+                description="What its devices had free, where that is known.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    warm: (
+        Annotated[
+            bool,
+            Meta(description="Whether it held the session's context; left out where it did not."),
+        ]
+        | UnsetType
+    ) = UNSET
+    score: (
+        Annotated[
+            int,
+            Meta(
+                description="Thousandths of its slots that were taken; the least wins. Absent where a filter took it out.",
+                ge=0,
+                le=1000,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 SamplerProfile: TypeAlias = Annotated[
@@ -758,6 +914,27 @@ class SessionInfo(Wire, frozen=True, kw_only=True, omit_defaults=True):
 
 
 Sha256Hex: TypeAlias = Annotated[str, Meta(description="A SHA-256 in lower-case hex.", pattern="^[0-9a-f]{64}$")]
+
+
+class Share(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    How a class stood when a slot was given away.
+    """
+
+    priority: Priority
+    weight: Annotated[int, Meta(description="Its weight.", ge=1, le=1000)]
+    waiting: Annotated[int, Meta(description="How many of it waited in the pool.", ge=0, le=2147483647)]
+    tag: (
+        Annotated[
+            int,
+            Meta(
+                description="Its place in the order of turns, the smallest first; absent where nothing of it waited.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class StartedEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -1070,17 +1247,31 @@ class Timer(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     name: Annotated[
-        Literal["deadline", "wall", "idle", "first_token"],
+        Literal["deadline", "wall", "idle", "first_token", "disconnect", "warm"],
         Meta(
-            description="deadline: from admission to the end; wall: of decoding; idle: between two tokens; first_token: from start to first token."
+            description="deadline: from admission to the end; wall: of decoding; idle: between two tokens; first_token: from start to first token; disconnect: without a reader, after there was one; warm: waiting for the session's replica while a slot is free."
         ),
     ]
     limit_ms: Annotated[int, Meta(description="The limit.", ge=0, le=9007199254740991)]
-    fired: Annotated[bool, Meta(description="Whether it ended the task.")]
+    fired: Annotated[
+        bool,
+        Meta(description="Whether it was reached, which ended the task, or, of warm, the wait."),
+    ]
     due_at_ms: (
         Annotated[
             int,
             Meta(description="When it is due, while it runs.", ge=0, le=9007199254740991),
+        ]
+        | UnsetType
+    ) = UNSET
+    fired_at_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="When it was reached, where that is still known.",
+                ge=0,
+                le=9007199254740991,
+            ),
         ]
         | UnsetType
     ) = UNSET

@@ -10,6 +10,7 @@ from pact import match
 from orchqueue.client import AsyncClient, TaskRequest
 from orchqueue.client.errors import TaskFailed
 from tests.contract.consumer import shapes
+from tests.contract.consumer.insight_interactions import CANDIDATE, TIMELINE
 from tests.contract.consumer.recording import Interaction, Use
 from tests.contract.consumer.shapes import CORRELATION, POOL_ID, TASK_ID, TEXTS
 from tests.contract.consumer.submission_interactions import (
@@ -221,10 +222,12 @@ LOOKS = (
             "state": "refused",
             "story": match.each_like("It was refused because the queue was full.", min=1),
             "pool_id": POOL_ID,
-            "candidates": [],
+            "candidates": match.each_like(CANDIDATE, min=1),
             "attempts": [],
             "attempts_total": 0,
             "timers": [],
+            "timeline": TIMELINE,
+            "complete": True,
             "outcome": {
                 "name": "rejected_full",
                 "code": "ADMISSION_REJECT",

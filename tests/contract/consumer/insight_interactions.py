@@ -15,7 +15,16 @@ _READY: dict[str, dict[str, object]] = {"a ready pool": {}}
 _ENDED: dict[str, dict[str, object]] = {"a task that succeeded": {"task_id": TASK_ID, "texts": list(TEXTS)}}
 _LIMITED: dict[str, dict[str, object]] = {"a tenant with quotas": {"concurrent_tasks": 9, "key_burst": 10}}
 _WAITING: dict[str, dict[str, object]] = {"a task that waits": {"task_id": TASK_ID}}
-_CANDIDATE = {
+TIMELINE = match.each_like(
+    {
+        "at_ms": match.integer(1764000000000),
+        "kind": shapes.one_of("submitted", "count_asked", "admitted", "bound", "ended", "dropped", "refused"),
+        "text": match.like("It was admitted to pool default at position 1."),
+    },
+    min=2,
+)
+_DROPPED: dict[str, dict[str, object]] = {"a task that was dropped for another": {"task_id": TASK_ID}}
+CANDIDATE = {
     "pool_id": match.regex(POOL_ID, regex=f"^{NAME}$"),
     "standing": "chosen",
     "load": match.integer(2),
@@ -30,6 +39,15 @@ async def _explain_waiting(client: AsyncClient) -> None:
     assert found.waiting.waits_for == "slot"
     assert sum(one.own + one.others for one in found.waiting.ahead) == found.waiting.queue_position == 1
     assert found.story
+    assert found.timeline
+    assert found.complete is True
+
+
+async def _explain_dropped(client: AsyncClient) -> None:
+    found = await client.explain(TASK_ID)
+    assert (found.state, found.attempts) == ("failed", [])
+    assert found.dropped
+    assert (found.dropped.policy, found.dropped.by_priority) == ("drop-lru", "interactive")
 
 
 async def _explain_ended(client: AsyncClient) -> None:
@@ -38,6 +56,9 @@ async def _explain_ended(client: AsyncClient) -> None:
     assert found.outcome
     assert found.outcome.name == "completed"
     assert not found.waiting
+    assert found.attempts[0].candidates
+    assert found.attempts[0].candidates[0].standing == "chosen"
+    assert found.attempts[0].turn == "interactive"
 
 
 async def _usage(client: AsyncClient) -> None:
@@ -92,7 +113,7 @@ EXPLANATIONS = (
                     min=1,
                 ),
             },
-            "candidates": match.each_like(_CANDIDATE, min=1),
+            "candidates": match.each_like(CANDIDATE, min=1),
             "attempts": [],
             "attempts_total": 0,
             "timers": match.each_like(
@@ -103,6 +124,47 @@ EXPLANATIONS = (
                 },
                 min=1,
             ),
+            "timeline": TIMELINE,
+            "complete": True,
+        },
+    ),
+    Interaction(
+        "why a task was dropped for another",
+        _DROPPED,
+        "GET",
+        f"/v1/tasks/{TASK_ID}/explain",
+        200,
+        _explain_dropped,
+        req=("ORCH-4003", "ORCH-3007", "ORCH-4323"),
+        headers=CORRELATION,
+        body={
+            "task_id": TASK_ID,
+            "state": "failed",
+            "story": match.each_like("It was dropped while it waited.", min=1),
+            "pool_id": match.regex(POOL_ID, regex=f"^{NAME}$"),
+            "candidates": match.each_like(CANDIDATE, min=1),
+            "attempts": [],
+            "attempts_total": 0,
+            "timers": match.each_like(
+                {
+                    "name": shapes.one_of("wall", "deadline", "idle", "first_token"),
+                    "limit_ms": match.integer(60000),
+                    "fired": False,
+                },
+                min=1,
+            ),
+            "dropped": {"policy": "drop-lru", "by_priority": "interactive", "at_ms": match.integer(1764000000900)},
+            "outcome": {
+                "name": "dropped_victim",
+                "code": "QUEUE_FULL_DROP_LRU",
+                "retriable": True,
+                "message": match.like("dropped while waiting"),
+                "at_ms": match.integer(1764000000900),
+                "retry_after_ms": match.integer(920),
+                "policy_label": "drop-lru",
+            },
+            "timeline": TIMELINE,
+            "complete": True,
         },
     ),
     Interaction(
@@ -112,14 +174,14 @@ EXPLANATIONS = (
         f"/v1/tasks/{TASK_ID}/explain",
         200,
         _explain_ended,
-        req=("ORCH-4003",),
+        req=("ORCH-4003", "ORCH-4324"),
         headers=CORRELATION,
         body={
             "task_id": TASK_ID,
             "state": "succeeded",
             "story": match.each_like("It ran to its end.", min=1),
             "pool_id": match.regex(POOL_ID, regex=f"^{NAME}$"),
-            "candidates": match.each_like(_CANDIDATE, min=1),
+            "candidates": match.each_like(CANDIDATE, min=1),
             "attempts": match.each_like(
                 {
                     "pool_id": match.regex(POOL_ID, regex=f"^{NAME}$"),
@@ -127,6 +189,26 @@ EXPLANATIONS = (
                     "started_at_ms": match.integer(1764000001840),
                     "choice": shapes.one_of("least_busy", "only_free", "warm_session"),
                     "free_replicas": match.integer(2),
+                    "turn": "interactive",
+                    "shares": match.each_like(
+                        {
+                            "priority": shapes.one_of("interactive", "batch"),
+                            "weight": match.integer(8),
+                            "waiting": match.integer(1),
+                        },
+                        min=1,
+                    ),
+                    "candidates": match.each_like(
+                        {
+                            "replica_id": match.regex("default-0", regex=f"^{NAME}$"),
+                            "standing": "chosen",
+                            "ready": True,
+                            "busy": match.integer(0),
+                            "slots": match.integer(1),
+                            "score": match.integer(0),
+                        },
+                        min=1,
+                    ),
                 },
                 min=1,
             ),
@@ -146,6 +228,8 @@ EXPLANATIONS = (
                 "message": match.like(""),
                 "at_ms": match.integer(1764000002620),
             },
+            "timeline": TIMELINE,
+            "complete": True,
         },
     ),
     Interaction(

@@ -6,7 +6,6 @@ import httpx
 import pytest
 
 from orchqueue.core.events import TimerFired
-from orchqueue.core.explain import explain
 from orchqueue.core.ids import TaskId, Tenant, task_key
 from orchqueue.core.ledger import QuotaUse
 from orchqueue.core.outcome import Outcome
@@ -95,7 +94,7 @@ def test_what_the_core_explains_is_told_as_declared(
     """Each kind of explanation keeps the contract, and its facts are the core's."""
     core = small()
     play(core)
-    found = explain(core.core.state, key(TASK), core.now_ms)
+    found = core.explained(TASK)
     assert found is not None
     stage.runtime.explanations[task_key(LOCAL, TaskId(TASK))] = found
     response = httpx.get(f"{stage.url}/v1/tasks/{TASK.upper()}/explain")
@@ -114,7 +113,7 @@ def test_only_the_own_tenant_s_tasks_are_explained(guarded: Stage) -> None:
     """What acme may have explained is unknown to beta, and a key without the scope learns nothing at all."""
     core = small()
     core.submit(TASK)
-    found = explain(core.core.state, key(TASK), core.now_ms)
+    found = core.explained(TASK)
     assert found is not None
     guarded.runtime.explanations[task_key(Tenant("acme"), TaskId(TASK))] = found
     url = f"{guarded.url}/v1/tasks/{TASK}/explain"

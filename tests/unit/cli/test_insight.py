@@ -26,6 +26,11 @@ EXPLANATION = {
     "attempts": [],
     "attempts_total": 0,
     "timers": [{"name": "wall", "limit_ms": 60000, "fired": False}],
+    "timeline": [
+        {"at_ms": 1764000000000, "kind": "submitted", "text": "A request of class batch came in."},
+        {"at_ms": 1764000000007, "kind": "admitted", "text": "It was admitted to pool default.", "pool_id": "default"},
+    ],
+    "complete": True,
 }
 USAGE = {
     "from_day": "2026-10-24",
@@ -57,7 +62,18 @@ USAGE = {
 @pytest.mark.parametrize(
     ("argv", "answer", "asked", "shown"),
     [
-        ("explain ID", EXPLANATION, "/v1/tasks/ID/explain", [f"task {TASK_ID}: queued", "It waits for a slot"]),
+        (
+            "explain ID",
+            EXPLANATION,
+            "/v1/tasks/ID/explain",
+            [
+                f"task {TASK_ID}: queued",
+                "It waits for a slot",
+                "decisions about it:",
+                "0 ms  submitted  A request",
+                "7 ms  admitted   It was",
+            ],
+        ),
         ("usage", USAGE, "/v1/usage", ["2026-11-23", "k7", "bundled:m", "12  9  2  1", "371  802  4210"]),
         ("usage", USAGE, "/v1/usage", ["tenant  kv_mb           9000  3", "key     requests_per_s  2.5   4"]),
         (
@@ -79,6 +95,14 @@ async def test_why_and_how_much_are_shown_to_people_and_to_programs(
     assert [part for part in shown if part not in ran.out] == []
     as_json, _ = await against(json_reply(200, answer), "--json", *words)
     assert (json.loads(as_json.out), as_json.err) == (answer, "")
+
+
+@pytest.mark.req("ORCH-4323")
+async def test_without_logged_decisions_the_story_is_all() -> None:
+    """A task of which no decision is known any more is still explained, without an empty list."""
+    ran, _ = await against(json_reply(200, {**EXPLANATION, "timeline": []}), "explain", TASK_ID)
+    assert ran.status == 0
+    assert ran.out.endswith("  It waits for a slot: all are busy.\n")
 
 
 @pytest.mark.req("ORCH-4004")

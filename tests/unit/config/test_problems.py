@@ -293,11 +293,20 @@ def test_files_are_looked_for_from_the_configurations_own_directory(tmp_path: Pa
     (tmp_path / "models").mkdir()
     path = tmp_path / "c.yaml"
     pool = "{id: a, engine: llamacpp, model: 'file:m.gguf', allow_cpu: true}"
-    path.write_text(f"pools: [{pool}]\nmodel_dir: models\njournal: {{path: j.sqlite}}\n")
+    path.write_text(f"pools: [{pool}]\nmodel_dir: models\njournal: {{path: j.sqlite}}\nexplain: {{file: d}}\n")
     config = load(path)
     assert config.pools[0].model == f"file:{tmp_path}/m.gguf"
     assert config.model_dir == str(tmp_path / "models")
     assert config.journal.path == str(tmp_path / "j.sqlite")
+    assert config.explain.file == str(tmp_path / "d")
+
+
+@pytest.mark.req("ORCH-4325")
+@pytest.mark.parametrize("other", ["journal: {path: /var/d}", "journal: {path: /var/d.1}", "auth: {keys_file: /var/d}"])
+def test_decisions_need_a_file_of_their_own(other: str) -> None:
+    """A file that holds something else, or that the predecessor would replace, is a problem."""
+    text = f"pools: [{POOL % ''}]\nexplain: {{file: /var/d}}\n{other}\n"
+    assert "explain.file" in [problem.path for problem in problems_of(text)]
 
 
 def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ from typing import TypeVar
 
 import msgspec
 
+from orchqueue.core import decisions as dc
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
+from orchqueue.core.explain import explain
+from orchqueue.core.explanation import Explanation
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, TaskId, TaskKey, Tenant, task_key
 from orchqueue.core.invariants import violations
 from orchqueue.core.orchestrator import Orchestrator
@@ -118,6 +121,15 @@ class Driver:
         found = self.wanted(fx.Refuse, self.last)
         assert len(found) == 1, f"one refusal was expected, there are {len(found)}"
         return found[0]
+
+    def decided(self, key: str) -> tuple[dc.AnyDecision, ...]:
+        """Give what was logged under a key."""
+        return tuple(e.decision for e in self.wanted(fx.LogDecision) if e.decision.key == key)
+
+    def explained(self, name: str, tenant: Tenant = TENANT) -> Explanation | None:
+        """Explain a task from everything that was logged about it."""
+        whole = task_key(tenant, TaskId(name))
+        return explain(self.core.state, whole, self.decided(whole), self.now_ms)
 
     def task(self, name: str) -> Task:
         """Look a task up."""

@@ -7,16 +7,16 @@ import pytest
 
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
-from orchqueue.core.explain import FIRED, explain
-from orchqueue.core.explain_words import CHOICES, OUTCOMES, STANDINGS, WAITS
+from orchqueue.core.decisions import Choice, ReplicaStanding, Standing
+from orchqueue.core.explain import FIRED
+from orchqueue.core.explain_words import CHOICES, OUTCOMES, REPLICA_STANDINGS, STANDINGS, WAITS
 from orchqueue.core.explanation import Ahead, Explanation, Timer, WaitsFor
-from orchqueue.core.ids import PoolId, ReplicaId, TaskId, Tenant, task_key
+from orchqueue.core.ids import PoolId, ReplicaId, TaskId, Tenant
+from orchqueue.core.log_entries import FAULTS_AT_MOST, TEXT_AT_MOST
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.records import Accepted, Ended, Receipt
-from orchqueue.core.refusals import FAULTS_AT_MOST, REFUSALS_AT_MOST, TEXT_AT_MOST, Refusals
 from orchqueue.core.request import PlacementWish, TaskSpec
 from orchqueue.core.settings import Timeouts
-from orchqueue.core.traces import Choice, Standing
 from tests.unit.core.driving import TENANT, Driver, both_classes, key, pool_settings
 
 pytestmark = pytest.mark.req("ORCH-4003")
@@ -25,7 +25,7 @@ OTHER = Tenant("beta")
 
 def told(core: Driver, name: str, tenant: Tenant = TENANT) -> Explanation:
     """Explain a task that is known."""
-    found = explain(core.core.state, task_key(tenant, TaskId(name)), core.now_ms)
+    found = core.explained(name, tenant)
     assert found is not None
     return found
 
@@ -49,7 +49,8 @@ def test_everything_has_words() -> None:
     assert WAITS.keys() == set(get_args(WaitsFor))
     assert STANDINGS.keys() == set(get_args(Standing))
     assert CHOICES.keys() == set(get_args(Choice))
-    for words in (OUTCOMES, WAITS, STANDINGS, CHOICES):
+    assert REPLICA_STANDINGS.keys() == set(get_args(ReplicaStanding))
+    for words in (OUTCOMES, WAITS, STANDINGS, REPLICA_STANDINGS, CHOICES):
         assert len(set(words.values())) == len(words)
 
 
@@ -259,14 +260,13 @@ def test_a_refusal_is_explained_until_the_id_is_accepted() -> None:
     full = told(core, "full")
     assert full.refusal is not None
     assert full.refusal.retry_after_ms is not None
-    assert f"{full.refusal.retry_after_ms} ms after the refusal" in full.story[-1]
+    assert f"Another try was worth while {full.refusal.retry_after_ms} ms after the refusal." in full.story
+    assert full.story[-1].startswith("Pool p was the only pool;")
     core.complete(1)
     core.submit("full")
     assert told(core, "full").state == "queued"
-    assert core.core.state.refusals.find(key("full")) is None
     core.submit("full", prompt="another body")
     assert core.refusal().refusal.outcome is Outcome.CONFLICT
-    assert core.core.state.refusals.find(key("full")) is None
 
 
 @pytest.mark.req("ORCH-3036", "ORCH-4086")
@@ -277,8 +277,8 @@ def test_nothing_is_explained_across_tenants() -> None:
     submit_other(core, "waiting")
     submit_other(core, "bad", ctx=9_999)
     for name in ("running", "waiting", "bad"):
-        assert explain(core.core.state, task_key(OTHER, TaskId(name)), core.now_ms) is not None
-        assert explain(core.core.state, key(name), core.now_ms) is None
+        assert core.explained(name, OTHER) is not None
+        assert core.explained(name) is None
 
 
 def test_what_is_only_counted_is_not_yet_known() -> None:
@@ -286,27 +286,19 @@ def test_what_is_only_counted_is_not_yet_known() -> None:
     core = Driver()
     core.submit("running")
     core.submit("t", prompt="x" * 300)
-    assert explain(core.core.state, key("t"), core.now_ms) is None
+    assert core.explained("t") is None
 
 
 @pytest.mark.req("ORCH-4087")
-def test_refusals_are_bounded() -> None:
-    """A thousand refusals are kept, the oldest goes first, and none holds more than its share."""
+def test_a_logged_refusal_is_cut_to_size() -> None:
+    """However much is wrong with a request, its entry holds no more than its share."""
     core = Driver()
     wide = tuple(f"pool-{number}-{'x' * 600}" for number in range(20))
-    for number in range(REFUSALS_AT_MOST + 2):
-        core.submit(f"bad-{number}", placement=PlacementWish("pin", wide))
-    refusals = core.core.state.refusals
-    assert len(refusals) == REFUSALS_AT_MOST
-    assert [refusals.find(key(f"bad-{number}")) is None for number in (0, 1, 2)] == [True, True, False]
-    last = refusals.find(key("bad-2"))
-    assert last is not None
-    assert len(last.refusal.faults) == FAULTS_AT_MOST
-    assert len(last.refusal.message) == TEXT_AT_MOST
-    again = Refusals(at_most=1)
-    again.note(key("a"), last.refusal, 1)
-    again.note(key("a"), last.refusal, 2)
-    assert len(again) == 1
+    core.submit("bad", placement=PlacementWish("pin", wide))
+    refusal = told(core, "bad").refusal
+    assert refusal is not None
+    assert len(refusal.faults) == FAULTS_AT_MOST
+    assert max(len(text) for text in (refusal.message, *(fault.message for fault in refusal.faults))) == TEXT_AT_MOST
 
 
 @pytest.mark.req("ORCH-4011")

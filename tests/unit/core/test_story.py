@@ -3,7 +3,6 @@
 import pytest
 
 from orchqueue.core import events as ev
-from orchqueue.core.explain import explain
 from orchqueue.core.explain_words import story_of
 from orchqueue.core.explanation import Explanation
 from orchqueue.core.ids import PoolId, TaskId
@@ -11,14 +10,14 @@ from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.request import PlacementWish
 from orchqueue.core.settings import ClassSettings
 from orchqueue.core.weighing import CANDIDATES_AT_MOST
-from tests.unit.core.driving import Driver, both_classes, key, pool_settings
+from tests.unit.core.driving import Driver, both_classes, pool_settings
 
 pytestmark = pytest.mark.req("ORCH-4003")
 
 
 def story(core: Driver, name: str = "t") -> str:
     """Tell a task's story."""
-    found = explain(core.core.state, key(name), core.now_ms)
+    found = core.explained(name)
     assert found is not None
     return "\n".join(found.story)
 
@@ -81,7 +80,7 @@ def test_a_full_pool_is_called_full() -> None:
         core.submit("runs", placement=PlacementWish("pin", ("q",)))
         core.submit("waits", placement=PlacementWish("pin", ("q",)))
         core.submit("t", placement=PlacementWish("prefer", ("p", "q")))
-        found = explain(core.core.state, key("t"), core.now_ms)
+        found = core.explained("t")
         assert found is not None
         assert [(one.pool_id, one.standing) for one in found.candidates] == [("p", "chosen"), ("q", "full")]
 
@@ -90,7 +89,7 @@ def test_of_very_many_pools_the_first_are_told() -> None:
     """What is kept of a choice is bounded, and the chosen pool is always among it."""
     core = Driver(*(pool_settings(f"p{number:02}") for number in range(CANDIDATES_AT_MOST + 4)))
     core.submit("t", placement=PlacementWish("prefer", ("p19",)))
-    found = explain(core.core.state, key("t"), core.now_ms)
+    found = core.explained("t")
     assert found is not None
     assert [one.pool_id for one in found.candidates][:2] == [PoolId("p19"), PoolId("p00")]
     assert len(found.candidates) == CANDIDATES_AT_MOST

@@ -1,5 +1,6 @@
 """What the configuration becomes when the daemon is put together."""
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
 
@@ -10,9 +11,11 @@ from orchqueue.adapters.engines.connection import encode_request
 from orchqueue.adapters.models import ModelStore
 from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.host import LlamacppExternalHost
-from orchqueue.composition import Ending, _drain, _host
+from orchqueue.adapters.telemetry import MetricsTelemetry
+from orchqueue.composition import Ending, _decisions, _drain, _host
 from orchqueue.config.loader import parse
 from orchqueue.config.masking import MASK, render_yaml
+from orchqueue.core.decisions import EVERYTHING, Halted
 from orchqueue.runtime.lifecycle import Runtime
 
 FAR = b"""\
@@ -70,3 +73,31 @@ async def test_what_runs_may_finish_within_the_grace(
         ending.ask()
     await _drain(cast("Runtime", busy), ending, grace_ms)
     assert (busy.looks < 0) is waited_for_it
+
+
+@pytest.mark.req("ORCH-4325", "ORCH-4326")
+async def test_the_decision_file_is_opened_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a file decisions go there too; one that cannot be opened costs a line in the log and nothing more."""
+    monkeypatch.setenv("FAR_KEY", "sk-1234")
+    for name, there in (("d.jsonl", True), ("no/d.jsonl", False)):
+        config = parse(FAR + f"explain: {{file: {name}, entries: 2}}\n".encode(), "test.yaml", str(tmp_path))
+        telemetry = Lines()
+        async with AsyncExitStack() as stack:
+            log = _decisions(config, cast("MetricsTelemetry", telemetry), stack)
+            for at_ms in range(3):
+                log.append(Halted(at_ms, EVERYTHING, "journal"))
+        assert len(log) == 2
+        assert telemetry.events == ([] if there else ["decision_file_off"])
+        assert (tmp_path / name).exists() is there
+    assert len((tmp_path / "d.jsonl").read_text().splitlines()) == 3
+
+
+class Lines:
+    """Remembers what was logged."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def log(self, _level: str, event: str, _fields: dict[str, str]) -> None:
+        """Note it."""
+        self.events.append(event)

@@ -12,6 +12,7 @@ from orchqueue.core.request import TaskSpec, with_seed
 from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
 from orchqueue.ports.engine import AttemptSink, Completion, Replica
 from orchqueue.ports.journal import JournalWatcher
+from orchqueue.runtime.decision_log import DecisionLog
 from orchqueue.runtime.gate import NewSettings
 from orchqueue.runtime.lifecycle import Resources, Runtime
 from orchqueue.runtime.stream_log import Reader
@@ -177,7 +178,13 @@ class Listener:
 class Rig:
     """A runtime with one pool of two replicas, `p-0` and `p-1`."""
 
-    def __init__(self, held: tuple[tuple[Accepted, bool], ...] = (), settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        held: tuple[tuple[Accepted, bool], ...] = (),
+        settings: Settings | None = None,
+        decisions: DecisionLog | None = None,
+    ) -> None:
+        self.decisions = DecisionLog() if decisions is None else decisions
         self.clock = ManualClock()
         self.journal = ManualJournal(held)
         self.telemetry = ListeningTelemetry()
@@ -204,6 +211,7 @@ class Rig:
                 read_settings=lambda: NewSettings(self.settings),
                 on_bug=self.bugs.append,
                 stall_ms=5_000,
+                decisions=self.decisions,
             ),
         )
         self.gate = self.runtime.gate
