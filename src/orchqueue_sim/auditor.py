@@ -68,9 +68,6 @@ class Auditor:
     def decided(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> None:
         """See one event and its effects."""
         self._order.begin()
-        problem = self._chronicle.decided(event, effects)
-        if problem:
-            raise Violation(problem)
         self._happened(event, effects)
         for effect in effects:
             self._decided_one(event, effect)
@@ -80,6 +77,9 @@ class Auditor:
             refused = next((e.refusal for e in effects if isinstance(e, fx.Refuse)), None)
             if refused is not None:
                 self._refused(event, refused)
+        problem = self._chronicle.decided(event, effects)
+        if problem:
+            raise Violation(problem)
 
     def _happened(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> None:
         match event:
