@@ -43,6 +43,10 @@ class Slots:
         """Count a replica's free slots; never below 0, even when it came back smaller."""
         return max(0, self._total.get(replica_id, 0) - len(self._held.get(replica_id, ())))
 
+    def taken(self, replica_id: ReplicaId) -> int:
+        """Count a replica's slots that are held; more than there are when it came back smaller."""
+        return len(self._held.get(replica_id, ()))
+
     def holders(self, replica_id: ReplicaId) -> frozenset[AttemptId]:
         """List the attempts that hold a replica's slots."""
         return frozenset(self._held.get(replica_id, ()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchqueue.core.decisions import Bound, Candidate, Choice, ReplicaCandidate, ReplicaStanding, Share, Standing
-from orchqueue.core.ids import ReplicaId
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.state import Pool, Replica, State
@@ -90,19 +89,19 @@ def bound(state: State, task: Task, source: Pool, replica: Replica, now_ms: int)
     pool = state.pool_of(replica)
     session = None if task.session is None else state.sessions.find(task.session, now_ms)
     warm_on = None if session is None else session.warm_on
-    free = 1
-    found = [_weighed(state, task, replica, "chosen")]
+    chosen = _weighed(state, task, replica, "chosen")
+    found, free = [chosen], 1
     for other in pool.replicas.values():
         if other is replica:
             continue
-        if other.ready and state.slots.free(other.replica_id):
-            free += 1
         if len(found) < CANDIDATES_AT_MOST:
-            found.append(_weighed(state, task, other, _behind(state, task, other, replica, warm_on)))
+            found.append(_passed_by(state, task, other, chosen, "not_warm" if warm_on == chosen.replica_id else None))
+            free += found[-1].ready and found[-1].busy < found[-1].slots
+        else:
+            free += other.ready and state.slots.free(other.replica_id) > 0
     if source is not pool:
-        for other in list(source.replicas.values())[: CANDIDATES_AT_MOST - len(found)]:
-            standing = _filtered(state, task, other, replica) or "other_pool"
-            found.append(_weighed(state, task, other, standing))
+        others = list(source.replicas.values())[: CANDIDATES_AT_MOST - len(found)]
+        found += [_passed_by(state, task, other, chosen, "other_pool") for other in others]
     choice: Choice = "only_free" if free == 1 else "least_busy"
     if warm_on == replica.replica_id:
         choice = "warm_session"
@@ -121,6 +120,9 @@ def bound(state: State, task: Task, source: Pool, replica: Replica, now_ms: int)
     )
 
 
+SCORED: frozenset[ReplicaStanding] = frozenset({"chosen", "not_warm", "busier", "less_memory", "later_in_name"})
+
+
 def _shares(pool: Pool) -> tuple[Share, ...]:
     pending, lines = pool.queue.share.pending, pool.queue.lines
     return tuple(
@@ -129,46 +131,40 @@ def _shares(pool: Pool) -> tuple[Share, ...]:
 
 
 def _weighed(state: State, task: Task, replica: Replica, standing: ReplicaStanding) -> ReplicaCandidate:
-    busy, slots = len(state.slots.holders(replica.replica_id)), state.slots.total(replica.replica_id)
+    busy, slots = state.slots.taken(replica.replica_id), state.slots.total(replica.replica_id)
     return ReplicaCandidate(
         replica.replica_id,
         standing,
         replica.ready,
         busy,
         slots,
-        replica.vram_free_bytes,
+        replica.vram_free_bytes if replica.devices else 0,
         task.session is not None and task.session in replica.resident,
         busy * 1000 // slots if standing in SCORED else None,
     )
 
 
-SCORED: frozenset[ReplicaStanding] = frozenset({"chosen", "not_warm", "busier", "less_memory", "later_in_name"})
+def _passed_by(
+    state: State, task: Task, replica: Replica, chosen: ReplicaCandidate, otherwise: ReplicaStanding | None
+) -> ReplicaCandidate:
+    """Name the first filter that a replica did not pass, else `otherwise`, else what put it behind the chosen one.
 
-
-def _filtered(state: State, task: Task, replica: Replica, chosen: Replica) -> ReplicaStanding | None:
-    """Name the first filter that a replica did not pass."""
-    if replica.state is not ReplicaState.READY:
-        return "not_ready"
-    if replica.cooling:
-        return "cooling"
-    if not state.slots.free(replica.replica_id):
-        return "no_free_slot"
-    if task.strict and (replica.facts is None or not replica.facts.strict_proven):
-        return "not_strict"
-    if replica.replica_id in task.tried and chosen.replica_id not in task.tried:
-        return "tried"
-    return None
-
-
-def _behind(state: State, task: Task, replica: Replica, chosen: Replica, warm_on: ReplicaId | None) -> ReplicaStanding:
-    """Name the filter that took a replica out, or what put it behind the chosen one, as `placement.free_replicas` ranks."""
-    filtered = _filtered(state, task, replica, chosen)
-    if filtered is not None:
-        return filtered
-    if warm_on == chosen.replica_id:
-        return "not_warm"
-    busy, slots = len(state.slots.holders(replica.replica_id)), state.slots.total(replica.replica_id)
-    chosen_busy, chosen_slots = len(state.slots.holders(chosen.replica_id)), state.slots.total(chosen.replica_id)
-    if busy * chosen_slots > chosen_busy * slots:
-        return "busier"
-    return "less_memory" if replica.vram_free_bytes < chosen.vram_free_bytes else "later_in_name"
+    The filters come in the order of `placement`, the rank is that of `placement.free_replicas`.
+    """
+    name, slots = replica.replica_id, state.slots
+    standing: ReplicaStanding
+    if not replica.ready:
+        standing = "cooling" if replica.state is ReplicaState.READY else "not_ready"
+    elif slots.taken(name) >= slots.total(name):
+        standing = "no_free_slot"
+    elif task.strict and (replica.facts is None or not replica.facts.strict_proven):
+        standing = "not_strict"
+    elif name in task.tried and chosen.replica_id not in task.tried:
+        standing = "tried"
+    elif otherwise is not None:
+        standing = otherwise
+    elif slots.taken(name) * chosen.slots > chosen.busy * slots.total(name):
+        standing = "busier"
+    else:
+        standing = "less_memory" if replica.vram_free_bytes < chosen.vram_free_bytes else "later_in_name"
+    return _weighed(state, task, replica, standing)

@@ -16,8 +16,9 @@ from orchqueue.ports.decisions import DecisionKeeper
 ENTRIES_AT_MOST = 200_000
 BYTES_AT_MOST = 64 << 20
 
-# Beside its text an entry costs the bytes object, its place in two sequences, and its share of the index.
-ENTRY_BYTES = 120
+# What an entry costs beside its text, and a key beside its entries; measured with two entries a key.
+ENTRY_BYTES = 64
+KEY_BYTES = 336
 # So many entries of one key are kept as a tuple; more, which only pools have, as a deque, whose ends are cheap.
 TUPLE_AT_MOST = 64
 
@@ -59,14 +60,15 @@ class DecisionLog:
         text = self._encode(decision)
         if self._keeper is not None:
             self._keeper.keep(text)
-        key, before = self._by_key.get(decision.key) or (decision.key, ())
+        known = self._by_key.get(decision.key)
+        key, before = known or (decision.key, ())
+        self.size_bytes += len(text) + ENTRY_BYTES + (0 if known else KEY_BYTES)
         if isinstance(before, deque):
             before.append(text)
         else:
             entries = (*before, text)
             self._by_key[key] = (key, entries if len(entries) <= TUPLE_AT_MOST else deque(entries))
         self._order.append(key)
-        self.size_bytes += len(text) + ENTRY_BYTES
         while len(self._order) > self._entries_at_most or self.size_bytes > self._bytes_at_most:
             self._drop_oldest()
 
@@ -84,6 +86,7 @@ class DecisionLog:
         self.size_bytes -= len(entries[0]) + ENTRY_BYTES
         if len(entries) == 1:
             del self._by_key[key]
+            self.size_bytes -= KEY_BYTES
         elif isinstance(entries, deque):
             entries.popleft()
         else:

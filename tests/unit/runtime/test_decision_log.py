@@ -10,7 +10,7 @@ from orchqueue.core.ids import PoolId, ReplicaId, TaskId, task_key
 from orchqueue.core.outcome import Fault, Outcome, Refusal
 from orchqueue.core.request import PlacementWish
 from orchqueue.core.settings import PoolSettings
-from orchqueue.runtime.decision_log import ENTRY_BYTES, TUPLE_AT_MOST, DecisionLog
+from orchqueue.runtime.decision_log import ENTRY_BYTES, KEY_BYTES, TUPLE_AT_MOST, DecisionLog
 from tests.unit.runtime.rig import TENANT, Rig, spec
 from tests.unit.runtime.test_insight import turns
 
@@ -50,12 +50,12 @@ def test_the_oldest_entries_go_first_whoever_they_belong_to() -> None:
 def test_bytes_are_bounded_too() -> None:
     """What the entries are counted for never exceeds the bound, and is what their texts come to."""
     one = len(msgspec.json.encode(passed("t/a", 1))) + ENTRY_BYTES
-    log = DecisionLog(bytes_at_most=5 * one)
+    log = DecisionLog(bytes_at_most=5 * one + KEY_BYTES)
     for at_ms in range(9):
         log.append(passed("t/a", at_ms))
-        assert log.size_bytes == min(at_ms + 1, 5) * one
+        assert log.size_bytes == min(at_ms + 1, 5) * one + KEY_BYTES
     assert instants(log, "t/a") == [4, 5, 6, 7, 8]
-    tiny = DecisionLog(bytes_at_most=one - 1)
+    tiny = DecisionLog(bytes_at_most=one + KEY_BYTES - 1)
     tiny.append(passed("t/a", 1))
     assert (len(tiny), tiny.size_bytes, tiny.of("t/a")) == (0, 0, ())
 
