@@ -27,10 +27,15 @@ class Agenda:
         self._count += 1
         heappush(self._heap, (max(at_ms, self.now_ms), self._rng.random(), self._count, act))
 
+    def stand_still(self, lasts_ms: int) -> None:
+        """Let time pass in which nothing is done: whatever was due meanwhile is late."""
+        self.now_ms += lasts_ms
+
     def step(self) -> bool:
         """Do the next thing; False when nothing is left."""
         if not self._heap:
             return False
-        self.now_ms, _, _, act = heappop(self._heap)
+        at_ms, _, _, act = heappop(self._heap)
+        self.now_ms = max(self.now_ms, at_ms)
         act()
         return True

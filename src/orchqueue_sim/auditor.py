@@ -32,7 +32,6 @@ class Track(msgspec.Struct):
     spec: TaskSpec
     attempt_id: AttemptId | None = None
     replica_id: ReplicaId | None = None
-    told_started: bool = False
     answer: str = ""
     offset: int = 0
     ended: Ended | None = None
@@ -47,6 +46,7 @@ class Auditor:
     def __init__(self, disk: Disk, order: Order, turns: Turns) -> None:
         self._disk = disk
         self._order = order
+        self._now_ms = 0
         self._turns = turns
         self._chronicle = Chronicle()
         self.tracks: dict[TaskKey, Track] = {}
@@ -55,6 +55,7 @@ class Auditor:
         self.canceled: set[TaskKey] = set()
         self.outcomes: Counter[str] = Counter()
         self._restored: dict[TaskKey, Outcome] = {}
+        self._told_started: set[TaskKey] = set()
         self._counting: dict[TaskKey, TaskSpec] = {}
         self._cancel_replies: dict[int, TaskKey] = {}
         self._running: dict[ReplicaId, set[AttemptId]] = {}
@@ -65,8 +66,9 @@ class Auditor:
 
     # Decisions: what goes into the core and what comes out of it.
 
-    def decided(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> None:
+    def decided(self, event: ev.AnyEvent, effects: list[fx.AnyEffect], now_ms: int) -> None:
         """See one event and its effects."""
+        self._now_ms = now_ms
         self._order.begin()
         self._happened(event, effects)
         for effect in effects:
@@ -157,7 +159,8 @@ class Auditor:
         key = task_key(record.tenant, record.task_id)
         self.tracks[key] = Track(key, record.spec)
         self._order.recovered(record)
-        self._turns.accepted(record)
+        # The machine's clock may have been set back since: from then on it is as if it had been accepted now.
+        self._turns.accepted(msgspec.structs.replace(record, accepted_at_ms=min(record.accepted_at_ms, self._now_ms)))
 
     def _bound(self, effect: fx.StartAttempt) -> None:
         track = self.tracks.get(effect.key)
@@ -179,7 +182,7 @@ class Auditor:
             raise Violation(f"{effect.key} got text after its terminal event was decided")
         if effect.key in self.canceled:
             raise Violation(f"{effect.key} got text after its cancel was answered with 204")
-        if not track.told_started:
+        if effect.key not in self._told_started:
             raise Violation(f"{effect.key} got text before `started`")
         text = "".join(effect.texts)
         if not track.answer.startswith(text, track.offset):
@@ -240,14 +243,18 @@ class Auditor:
                     raise Violation(f"{key} was told 204 before its end was durable")
                 self.canceled.add(key)
 
+    def opened(self, key: TaskKey) -> None:
+        """See an empty stream log begin."""
+        self._told_started.discard(key)
+
     def started(self, effect: fx.AnyEffect) -> None:
         """See a start, an abort or a `started` event that passed the barrier."""
         if isinstance(effect, fx.EmitStarted):
             track = self.tracks.get(effect.key)
             if track is not None:
-                if track.told_started:
+                if effect.key in self._told_started:
                     raise Violation(f"{effect.key} got `started` twice")
-                track.told_started = True
+                self._told_started.add(effect.key)
 
     def finished(self, effect: fx.Finish, text: str) -> None:
         """See a terminal event that readers have received."""
@@ -305,6 +312,7 @@ class Auditor:
         self._attempts.clear()
         self._cancel_replies.clear()
         self._counting.clear()
+        self._told_started.clear()
         self._restored.clear()
         self._chronicle.life_over()
         self._order.life_over()
@@ -320,6 +328,7 @@ class Auditor:
                 raise Violation(f"{key} was told 202 and is gone after the crash")
             self.told_accepted.discard(key)
             self.told_ended.pop(key, None)
+        self.canceled &= self._disk.accepted.keys()
         for key in self.told_ended:
             if key in unfinished or (key in self._disk.accepted and key not in finished):
                 raise Violation(f"{key} was told its end and is unfinished after the crash")

@@ -157,7 +157,7 @@ class Bookkeeper:
             case ev.TaskRecovered():
                 self._accepted(min(now_ms, event.accepted.accepted_at_ms), event.accepted)
             case ev.TaskRestored():
-                self._restored(event.accepted, event.ended)
+                self._restored(now_ms, event.accepted, event.ended)
             case ev.PromptCounted():
                 self._counting.pop(event.key, None)
             case ev.AttemptFailed():
@@ -182,11 +182,12 @@ class Bookkeeper:
         self._move(record, "requests_per_s", at_ms, 1)
         self._move(record, "tokens_per_minute", at_ms, entry.reserved)
 
-    def _restored(self, accepted: Accepted, ended: Ended) -> None:
+    def _restored(self, now_ms: int, accepted: Accepted, ended: Ended) -> None:
+        """Count what an earlier life used, at the latest now: the machine's clock may have been set back since."""
         used = 0 if ended.started_at_ms is None else ended.tokens_in + ended.tokens_out
         self._entries[task_key(accepted.tenant, accepted.task_id)] = Entry(accepted, ended=True, used=used)
-        self._move(accepted, "requests_per_s", accepted.accepted_at_ms, 1)
-        self._move(accepted, "tokens_per_minute", ended.ended_at_ms, used)
+        self._move(accepted, "requests_per_s", min(now_ms, accepted.accepted_at_ms), 1)
+        self._move(accepted, "tokens_per_minute", min(now_ms, ended.ended_at_ms), used)
 
     def _ended(self, now_ms: int, key: TaskKey, event: ev.AnyEvent) -> None:
         entry = self._entries[key]

@@ -18,10 +18,11 @@ import msgspec
 from orchqueue_sim.level2 import mutants as level2_mutants
 from orchqueue_sim.level2 import world as level2
 from orchqueue_sim.level2.plan import draw as draw_level2
+from orchqueue_sim.marks import Trace
 from orchqueue_sim.mutants import MUTANTS
 from orchqueue_sim.plan import draw
 from orchqueue_sim.timeline import Timeline
-from orchqueue_sim.world import Report, Trace, run
+from orchqueue_sim.world import Report, run
 
 SHOWN_AT_MOST = 5
 CHUNK = 25

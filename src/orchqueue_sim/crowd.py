@@ -5,47 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from uuid import UUID
 
 import msgspec
 
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
-from orchqueue.core.ids import ReplyId, TaskId, TaskKey, Tenant, task_key
-from orchqueue.core.request import PlacementWish, TaskSpec, with_seed
+from orchqueue.core.ids import ReplyId, TaskKey
+from orchqueue.core.request import TaskSpec
 from orchqueue_sim.agenda import Agenda
 from orchqueue_sim.bookkeeper import key_of
-from orchqueue_sim.life import Life
+from orchqueue_sim.life import FORGOTTEN, Life
+from orchqueue_sim.marks import Chronicle
 from orchqueue_sim.plan import Plan
+from orchqueue_sim.wishes import Wish, draw_wish
 
 PATIENCE_MS = 3_000
 TRIES_AT_MOST = 5
-
-
-class Wish(msgspec.Struct):
-    """One task that a client wants done."""
-
-    task_id: TaskId
-    tenant: Tenant
-    spec: TaskSpec
-    tries: int = 0
-    answered: bool = False
-    readers: int = 0
-
-    @property
-    def key(self) -> TaskKey:
-        """Name the task across tenants."""
-        return task_key(self.tenant, self.task_id)
+DEEDS = ("asks again with the same body", "asks again with another body", "cancels", "cancels twice", "reads", "leaves")
 
 
 class Crowd:
     """All clients of a run. `life` gives the daemon that is up now, if one is."""
 
-    def __init__(self, plan: Plan, agenda: Agenda, rng: Random, life: Callable[[], Life | None]) -> None:
+    def __init__(
+        self, plan: Plan, agenda: Agenda, rng: Random, life: Callable[[], Life | None], chronicle: Chronicle
+    ) -> None:
         self._plan, self._agenda, self._rng, self._life = plan, agenda, rng, life
+        self._chronicle = chronicle
         self._last_reply = 0
         self._waiting: dict[ReplyId, Wish] = {}
-        self.wishes = [self._wish(number) for number in range(plan.tasks)]
+        self.wishes = [draw_wish(plan, rng, number) for number in range(plan.tasks)]
+        self._of_key = {wish.key: wish for wish in self.wishes}
+        self._canceled: set[TaskKey] = set()
         self.refused = 0
 
     def begin(self) -> None:
@@ -77,35 +68,6 @@ class Crowd:
         if wish.spec.session_id is not None and rng.random() < 0.15:
             self._agenda.after(at_ms + soon(), partial(self._end_session, wish))
 
-    def _wish(self, number: int) -> Wish:
-        rng, plan = self._rng, self._plan
-        task_id = TaskId(str(UUID(int=rng.getrandbits(128), version=4)))
-        models = sorted({p.model_ref for p in plan.settings.pools})
-        size = rng.choice((0, 0, 0, 60, 260, 3_000))
-        spec = TaskSpec(
-            prompt=f"task {number} " + "x" * size,
-            session_id=f"s{rng.randrange(plan.sessions)}" if plan.sessions and rng.random() < 0.5 else None,
-            model_ref=rng.choice(models) if rng.random() < (0.9 if len(models) > 1 else 0.3) else None,
-            priority=rng.choice(("interactive", "interactive", "batch")),
-            determinism=rng.choice((None, None, "best_effort", "strict")),
-            max_tokens=rng.choice((1, 4, 16, 64)),
-            deadline_ms=rng.choice((None, None, None, None, None, 60, 500, 5_000)),
-            expected_tokens=rng.choice((None, 8)),
-            kv_hint=rng.choice(("reuse", "reuse", "cold")),
-            on_disconnect=rng.choice((None, None, "cancel", "continue")),
-            placement=self._placement(),
-        )
-        tenant = Tenant(f"t{rng.randrange(plan.tenants)}")
-        return Wish(task_id, tenant, with_seed(spec, task_id))
-
-    def _placement(self) -> PlacementWish:
-        pools = [p.pool_id for p in self._plan.settings.pools]
-        if len(pools) == 1 or self._rng.random() < 0.6:
-            return PlacementWish()
-        if self._rng.random() < 0.3:
-            return PlacementWish(avoid=(self._rng.choice(pools),))
-        return PlacementWish(self._rng.choice(("prefer", "pin")), (self._rng.choice(pools),))
-
     def _reply(self) -> ReplyId:
         self._last_reply += 1
         return ReplyId(self._last_reply)
@@ -114,8 +76,11 @@ class Crowd:
         if wish.answered and wish.tries >= TRIES_AT_MOST:
             return
         reply = self._send(wish, wish.spec)
-        self._waiting[reply] = wish
         wish.tries += 1
+        if wish.vanishes == "before_reply":
+            self._vanish(wish)
+            return
+        self._waiting[reply] = wish
         wish.answered = False
         self._agenda.after(PATIENCE_MS, partial(self._lose_patience, reply))
 
@@ -123,8 +88,35 @@ class Crowd:
         reply = self._reply()
         life = self._life()
         if life is not None:
+            if wish.odd:
+                self._chronicle.struck("odd_requests", wish.task_id)
+            if wish.key in life.core.state.tasks:
+                self._chronicle.client(DEEDS[0] if spec is wish.spec else DEEDS[1])
             life.handle(ev.TaskSubmitted(reply, wish.task_id, wish.tenant, spec, key_of(wish.task_id)))
         return reply
+
+    def _vanish(self, wish: Wish) -> None:
+        """Be gone for good: nobody waits for an answer or reads any more."""
+        if not wish.vanishes:
+            return
+        self._chronicle.struck(f"vanishing_{wish.vanishes}", f"the client of {wish.task_id} is gone")
+        wish.answered, wish.tries, wish.vanishes = True, TRIES_AT_MOST, ""
+        if wish.readers:
+            wish.readers = 1
+            self._leave(wish)
+
+    def on_stage(self, key: TaskKey, stage: str) -> None:
+        """See how far a task has come: some clients read from here on, or are gone."""
+        wish = self._of_key[key]
+        if stage == FORGOTTEN:
+            wish.readers = 0  # Their log is gone; a task of the same name has one of its own.
+        if not wish.vanishes:
+            return
+        if stage == "before_started" and wish.vanishes != "before_reply":
+            self._agenda.after(0, partial(self._read, wish))
+        if stage == wish.vanishes:
+            # What happens while effects are carried out only posts.
+            self._agenda.after(0, partial(self._vanish, wish))
 
     def _ask_otherwise(self, wish: Wish, other: TaskSpec) -> None:
         self._send(wish, other)
@@ -136,7 +128,10 @@ class Crowd:
 
     def on_reply(self, reply: ReplyId, effect: fx.AnyEffect) -> None:
         """Hear an answer; after a refusal that may be tried again, half of the clients do when they were told to."""
+        if isinstance(effect, fx.Accept):
+            self.on_stage(effect.key, "before_started")
         if self._plan.has("lost_replies") and self._rng.random() < 0.2:
+            self._chronicle.struck("lost_replies", f"nobody hears {type(effect).__name__} {reply}")
             return  # the connection broke; patience runs out and the same request is sent again
         wish = self._waiting.pop(reply, None)
         if wish is None:
@@ -146,26 +141,30 @@ class Crowd:
             return
         self.refused += 1
         refusal = effect.refusal
-        if refusal.meaning.status in (429, 503) and refusal.retry_after_ms is None:
-            raise AssertionError(f"{refusal.outcome} without retry_after_ms")
         if refusal.meaning.retriable and wish.tries < TRIES_AT_MOST and self._rng.random() < 0.5:
             self._agenda.after(refusal.retry_after_ms or 1, partial(self._submit, wish))
 
     def _cancel(self, wish: Wish) -> None:
         life = self._life()
         if life is not None:
+            self._chronicle.client("cancels twice" if wish.key in self._canceled else "cancels")
+            self._canceled.add(wish.key)
             life.handle(ev.CancelRequested(self._reply(), wish.key))
 
     def _read(self, wish: Wish) -> None:
         life = self._life()
         if life is not None and wish.key in life.texts:
             wish.readers += 1
+            self._chronicle.client("reads")
             life.handle(ev.ReaderAttached(wish.key, wish.readers))
 
     def _leave(self, wish: Wish) -> None:
         life = self._life()
         if life is not None and wish.readers:
             wish.readers -= 1
+            self._chronicle.client("leaves")
+            if wish.key in life.finished:
+                return  # Nobody is told who leaves a stream that has ended.
             life.handle(ev.ReaderDetached(wish.key, wish.readers))
 
     def _end_session(self, wish: Wish) -> None:

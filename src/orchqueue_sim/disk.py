@@ -1,4 +1,7 @@
-"""A simulated journal: group commits that come late, fail for a while, and keep only what was committed."""
+"""A simulated journal: group commits that come late, fail for a while, and keep only what was committed.
+
+Req: ORCH-4340
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from orchqueue.adapters.journals.usage_rows import UsageRows
 from orchqueue.core.ids import TaskKey, task_key
 from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Forgotten
 from orchqueue_sim.agenda import Agenda
+from orchqueue_sim.marks import Chronicle
+
+HARDLY_MS = 3
 
 
 class Disk:
@@ -51,18 +57,25 @@ class Disk:
 
 
 class Writer:
-    """One daemon life's access to the disk."""
+    """One daemon life's access to the disk.
 
-    def __init__(self, disk: Disk, agenda: Agenda, rng: Random, delay_ms: int, fails: Callable[[], bool]) -> None:
+    `trouble` tells what ails the disk now, empty when nothing does. `doom` names the crash that is due, given how many
+    records a commit has in flight; `on_doom` lets the daemon die of it.
+    """
+
+    def __init__(self, disk: Disk, agenda: Agenda, rng: Random, delay_ms: int, chronicle: Chronicle) -> None:
         self._disk, self._agenda, self._rng = disk, agenda, rng
-        self._delay_ms, self._fails = delay_ms, fails
+        self._delay_ms, self._chronicle = delay_ms, chronicle
+        self.trouble: Callable[[], tuple[str, str]] = lambda: ("", "")
+        self.doom: Callable[[int], str] = lambda _records: ""
+        self.on_doom: Callable[[str], None] = lambda _fault: None
         self._queued: list[AnyRecord] = []
         self._flying: list[AnyRecord] = []
         self._closed = False
         self.committed = 0
         self.appended = 0
         self.on_committed: Callable[[], None] = lambda: None
-        self.on_stalled: Callable[[], None] = lambda: None
+        self.on_stalled: Callable[[str], None] = lambda _reason: None
         self.on_healed: Callable[[], None] = lambda: None
         self._stalled = False
 
@@ -80,15 +93,24 @@ class Writer:
 
     def _fly(self) -> None:
         self._flying, self._queued = self._queued, []
-        self._agenda.after(self._rng.randint(0, self._delay_ms), self._land)
+        delay_ms = self._rng.randint(0, self._delay_ms)
+        if delay_ms > HARDLY_MS:
+            self._chronicle.struck("slow_disk", f"a commit of {len(self._flying)} records takes {delay_ms} ms")
+        self._agenda.after(delay_ms, self._land)
 
     def _land(self) -> None:
         if self._closed:
             return
-        if self._fails():
+        fault, reason = self.trouble()
+        if fault:
+            self._chronicle.struck(fault, reason)
             self._stalled = True
-            self.on_stalled()
+            self.on_stalled(reason)
             self._agenda.after(self._rng.randint(5, 100), self._land)
+            return
+        doom = self.doom(len(self._flying))
+        if doom:
+            self._die(doom)
             return
         self._disk.commit(self._flying)
         self.committed += len(self._flying)
@@ -100,8 +122,19 @@ class Writer:
         if self._queued and not self._flying:
             self._fly()
 
+    def _die(self, doom: str) -> None:
+        """Crash just before the commit, just after it, or when a part of it has reached the disk."""
+        last = len(self._flying) - 1
+        kept = {"crash_before_commit": 0, "torn_tail": self._rng.randint(1, max(1, last))}.get(doom, last + 1)
+        self._chronicle.struck(doom, f"{kept} of {last + 1} records in flight reach the disk")
+        self._closed = True
+        self._disk.commit(self._flying[:kept])
+        self.on_doom(doom)
+
     def crash(self) -> None:
         """Lose what was not committed; a commit in flight may have reached the disk without anybody knowing."""
+        if self._closed:
+            return
         self._closed = True
         if self._rng.random() < 0.5:
             self._disk.commit(self._flying)

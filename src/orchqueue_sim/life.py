@@ -26,9 +26,11 @@ from orchqueue_sim.agenda import Agenda
 from orchqueue_sim.auditor import Auditor, Violation
 from orchqueue_sim.bookkeeper import KEYS, TENANTS, Bookkeeper
 from orchqueue_sim.disk import Disk, Writer
+from orchqueue_sim.marks import Chronicle
 from orchqueue_sim.plan import Plan
 
 CHECK_EVERY = 16
+FORGOTTEN = "forgotten"
 
 
 class Engines(Protocol):
@@ -43,23 +45,32 @@ class Life:
     """The daemon from boot to crash. Whatever fires while effects are carried out only schedules."""
 
     def __init__(
-        self, plan: Plan, agenda: Agenda, rng: Random, disk: Disk, fails: Callable[[], bool], audit: Auditor
+        self, plan: Plan, agenda: Agenda, rng: Random, disk: Disk, audit: Auditor, chronicle: Chronicle
     ) -> None:
         self._plan, self._agenda, self._rng, self._disk, self._audit = plan, agenda, rng, disk, audit
+        self._chronicle = chronicle
+        self.wall_offset_ms = 0
         self.core = Orchestrator(plan.settings)
         self.books = Bookkeeper(plan.settings)
-        self.writer = Writer(disk, agenda, rng, plan.disk_ms if plan.has("slow_disk") else 1, fails)
+        self.writer = Writer(disk, agenda, rng, plan.disk_ms if plan.has("slow_disk") else 1, chronicle)
         self.writer.on_committed, self.writer.on_stalled = self._release, self._stalled
         self.writer.on_healed = self._healed
         self.engines: Engines | None = None
         self.on_reply: Callable[[ReplyId, fx.AnyEffect], None] = lambda _reply, _effect: None
+        self.on_stage: Callable[[TaskKey, str], None] = lambda _key, _stage: None
         self.alive = True
         self.texts: dict[TaskKey, list[str]] = {}
+        self.finished: set[TaskKey] = set()
         self.timers: dict[TimerKey, object] = {}
         self._deferred: deque[tuple[int, fx.AnyEffect]] = deque()
         self._unopened: set[TaskKey] = set()
         self._since_check = 0
         self.trace: Callable[[str, object], None] | None = None
+
+    @property
+    def now_ms(self) -> int:
+        """Read this life's clock: the wall's at its start, monotonic from there on."""
+        return self._agenda.now_ms + self.wall_offset_ms
 
     def boot(self) -> None:
         """Feed back what the disk kept, then start the replicas."""
@@ -68,7 +79,7 @@ class Life:
             self.handle(ev.TaskRestored(accepted, ended))
         for accepted, was_bound in self._disk.unfinished():
             self.handle(ev.TaskRecovered(accepted, was_bound))
-        self._carry_out(self.core.begin(self._agenda.now_ms))
+        self._carry_out(self.core.begin(self.now_ms))
 
     def post(self, event: ev.AnyEvent, delay_ms: int = 0) -> None:
         """Hand an event in later."""
@@ -80,9 +91,10 @@ class Life:
             return
         if self.trace:
             self.trace("event", event)
-        effects = self.core.handle(self._agenda.now_ms, event)
-        self._audit.decided(event, effects)
-        wrong = self.books.decided(self._agenda.now_ms, event, effects)
+        now_ms = self.now_ms
+        effects = self.core.handle(now_ms, event)
+        self._audit.decided(event, effects, now_ms)
+        wrong = self.books.decided(now_ms, event, effects)
         if wrong:
             raise Violation(wrong)
         self._carry_out(effects)
@@ -97,8 +109,8 @@ class Life:
         if found:
             raise Violation(f"invariant broken: {found[0]}")
         for tenant, key_id in product(TENANTS[: self._plan.tenants], KEYS):
-            told = quotas.uses(self.core.state, tenant, key_id, self._agenda.now_ms)
-            wrong = self.books.compare(tenant, key_id, told, self._agenda.now_ms)
+            told = quotas.uses(self.core.state, tenant, key_id, self.now_ms)
+            wrong = self.books.compare(tenant, key_id, told, self.now_ms)
             if wrong:
                 raise Violation(wrong)
 
@@ -108,11 +120,14 @@ class Life:
                 self.trace("effect", effect)
             if isinstance(effect, fx.EmitTokens):
                 self.texts[effect.key].extend(effect.texts)
+                self.on_stage(effect.key, "between_tokens")
             elif isinstance(effect, fx.Record):
                 self.writer.append(self._with_text(effect.record))
             elif isinstance(effect, fx.BEHIND_BARRIER):
                 if isinstance(effect, fx.OpenStream):
                     self._unopened.add(effect.key)
+                elif isinstance(effect, fx.Finish):
+                    self.on_stage(effect.key, "before_end")
                 if self._passes_stall(effect):
                     self._act(effect)
                 else:
@@ -137,7 +152,7 @@ class Life:
         while self._deferred and self._deferred[0][0] <= self.writer.committed:
             self._act(self._deferred.popleft()[1])
 
-    def _stalled(self) -> None:
+    def _stalled(self, reason: str) -> None:
         waiting, self._deferred = self._deferred, deque()
         withdrawn: list[TaskKey] = []
         refusal = Refusal(Outcome.JOURNAL_DOWN, "the journal cannot be written", retry_after_ms=1_000)
@@ -148,11 +163,11 @@ class Life:
                     withdrawn.append(effect.key)
             else:
                 self._deferred.append((seq, effect))
-        self._agenda.after(0, partial(self._tell_stall, tuple(withdrawn)))
+        self._agenda.after(0, partial(self._tell_stall, tuple(withdrawn), reason))
 
-    def _tell_stall(self, withdrawn: tuple[TaskKey, ...]) -> None:
+    def _tell_stall(self, withdrawn: tuple[TaskKey, ...], reason: str) -> None:
         if self.alive and self.core.state.journal_problem is None and self.writer.stalled:
-            self.handle(ev.JournalStalled("disk full"))
+            self.handle(ev.JournalStalled(reason))
         if withdrawn:
             self.handle(ev.AcceptsWithdrawn(withdrawn))
 
@@ -174,14 +189,18 @@ class Life:
             case fx.OpenStream():
                 self.texts[effect.key] = []
                 self._unopened.discard(effect.key)
+                self.finished.discard(effect.key)
+                self._audit.opened(effect.key)
             case fx.StartAttempt() | fx.AbortAttempt():
                 self._audit.started(effect)
                 self._engine(effect)
             case fx.Finish():
+                self.finished.add(effect.key)
                 self._audit.finished(effect, "".join(self.texts.get(effect.key, ())))
             case fx.Forget():
                 self.texts.pop(effect.key, None)
                 self._audit.forgotten(effect.key)
+                self.on_stage(effect.key, FORGOTTEN)
             case fx.EmitStarted():
                 self._audit.started(effect)
             case _:
@@ -205,14 +224,16 @@ class Life:
     def _set_timer(self, effect: fx.SetTimer) -> None:
         token = object()
         self.timers[effect.key] = token
-        self._agenda.at(effect.at_ms, partial(self._due, effect.key, token))
+        self._agenda.at(effect.at_ms - self.wall_offset_ms, partial(self._due, effect.key, token))
 
     def _due(self, key: TimerKey, token: object) -> None:
         if not self.alive or self.timers.get(key) is not token:
             return
         del self.timers[key]
         if self._plan.has("late_timers") and self._rng.random() < 0.3:
-            self.post(ev.TimerFired(key), self._rng.randint(0, 50))
+            late_ms = self._rng.randint(1, 50)
+            self._chronicle.struck("late_timers", f"{' '.join(key)} fires {late_ms} ms late")
+            self.post(ev.TimerFired(key), late_ms)
         else:
             self.handle(ev.TimerFired(key))
 

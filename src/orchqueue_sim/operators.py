@@ -14,6 +14,7 @@ from orchqueue.core.ids import ReplicaId, ReplyId, Tenant
 from orchqueue.core.settings import PoolSettings, Settings
 from orchqueue_sim.agenda import Agenda
 from orchqueue_sim.life import Life
+from orchqueue_sim.marks import Chronicle
 from orchqueue_sim.plan import Plan, classes
 
 NOBODY = ReplyId(0)
@@ -22,8 +23,11 @@ NOBODY = ReplyId(0)
 class Operators:
     """Everybody with a control key, and the scrapers."""
 
-    def __init__(self, plan: Plan, agenda: Agenda, rng: Random, life: Callable[[], Life | None]) -> None:
+    def __init__(
+        self, plan: Plan, agenda: Agenda, rng: Random, life: Callable[[], Life | None], chronicle: Chronicle
+    ) -> None:
         self._plan, self._agenda, self._rng, self._life = plan, agenda, rng, life
+        self._chronicle = chronicle
 
     def begin(self) -> None:
         """Plan their deeds."""
@@ -36,8 +40,8 @@ class Operators:
         ]
         for fault, deed in deeds:
             if self._plan.has(fault):
-                for _ in range(self._rng.choice((1, 2))):
-                    self._at_some_time(partial(self._do, deed))
+                for _ in range(self._rng.choice((1, 2, 4))):
+                    self._at_some_time(partial(self._disturb, fault, deed))
         for _ in range(6):
             self._at_some_time(self._look)
             self._at_some_time(partial(self._do, self._scrape))
@@ -50,12 +54,17 @@ class Operators:
         if life is not None:
             life.handle(deed())
 
+    def _disturb(self, fault: str, deed: Callable[[], ev.AnyEvent]) -> None:
+        if self._life() is not None:
+            self._chronicle.struck(fault, deed.__name__.strip("_"))
+            self._do(deed)
+
     def _look(self) -> None:
         """Tell readers their figures, and look at everything: looking changes nothing."""
         life = self._life()
         if life is None:
             return
-        state, now_ms = life.core.state, self._agenda.now_ms
+        state, now_ms = life.core.state, life.now_ms
         sessions = len(state.sessions)
         views.pools(state)
         views.session(state, (Tenant("t0"), "s0"), now_ms)
@@ -73,7 +82,12 @@ class Operators:
         return ev.ReplicaScraped(ReplicaId(replica), 0.5, (figures,))
 
     def _drain(self) -> ev.AnyEvent:
-        return ev.DrainRequested(NOBODY, self._pool().pool_id, self._rng.choice((0, 100, 5_000)))
+        """Drain a pool; now and then its model is replaced before that is over."""
+        pool = self._pool()
+        if self._plan.has("reload") and self._rng.random() < 0.5:
+            again = ev.ReloadRequested(NOBODY, pool.pool_id, pool.model_ref)
+            self._agenda.after(self._rng.randint(0, 100), partial(self._do, lambda: again))
+        return ev.DrainRequested(NOBODY, pool.pool_id, self._rng.choice((0, 100, 5_000)))
 
     def _reload(self) -> ev.AnyEvent:
         pool = self._pool()

@@ -21,7 +21,7 @@ from orchqueue.core.settings import (
     Timeouts,
 )
 
-FAULTS = (
+ENGINE_FAULTS = (
     "slow_first_token",
     "silence",
     "lost_early",
@@ -33,23 +33,38 @@ FAULTS = (
     "double_close",
     "chatter_after_abort",
     "completion_after_abort",
+    "ignores_abort",
+)
+PROCESS_FAULTS = (
     "replica_crash",
     "failing_start",
+    "never_ready",
+    "port_clash",
+    "zombie",
     "odd_version",
     "fewer_slots",
     "stop_as_loss",
+)
+JOURNAL_FAULTS = (
     "slow_disk",
     "failing_disk",
+    "full_disk",
     "daemon_crash",
-    "late_timers",
-    "lost_replies",
-    "uncounted_prompts",
-    "drain",
-    "reload",
-    "bad_reload",
-    "settings",
-    "shutdown",
+    "crash_before_commit",
+    "crash_after_commit",
+    "torn_tail",
 )
+CLIENT_FAULTS = (
+    "lost_replies",
+    "vanishing_before_reply",
+    "vanishing_before_started",
+    "vanishing_between_tokens",
+    "vanishing_before_end",
+    "odd_requests",
+)
+CLOCK_FAULTS = ("late_timers", "clock_pause", "wall_jump")
+OTHER_FAULTS = ("uncounted_prompts", "drain", "reload", "bad_reload", "settings", "shutdown")
+FAULTS = (*ENGINE_FAULTS, *PROCESS_FAULTS, *JOURNAL_FAULTS, *CLIENT_FAULTS, *CLOCK_FAULTS, *OTHER_FAULTS)
 POLICIES: tuple[FullPolicy, ...] = ("reject", "drop-lru", "shed-low-priority")
 
 
@@ -88,7 +103,7 @@ class Plan(msgspec.Struct, frozen=True):
 def draw(seed: int) -> Plan:
     """Draw a run from its seed."""
     rng = Random(f"plan {seed}")
-    share = rng.choice((0.0, 0.1, 0.25, 0.5))
+    share = rng.choice((0.0, 0.1, 0.25, 0.5, 0.75))
     faults = frozenset(f for f in FAULTS if rng.random() < share)
     span_ms = rng.choice((500, 4_000, 30_000))
     return Plan(
@@ -113,6 +128,7 @@ def _settings(rng: Random) -> Settings:
         sessions=SessionLimits(ttl_ms=rng.choice((2_000, 600_000)), max_turns=rng.choice((2, 8))),
         retention=Retention(60_000, 120_000, rng.choice((1 << 30, 20_000))),
         disconnect_grace_ms=rng.choice((100, 2_000)),
+        poison_kills=rng.choice((1, 3)),
     )
 
 
@@ -151,7 +167,7 @@ def _pool(rng: Random, index: int, model_ref: str) -> PoolSettings:
         capacity=rng.choice((2, 4, 8, 64)),
         classes=classes(rng),
         timeouts=Timeouts(rng.choice((800, 60_000)), rng.choice((300, 5_000)), rng.choice((None, 400))),
-        supervision=Supervision(breaker_failures=rng.choice((2, 5)), breaker_open_ms=20_000),
+        supervision=Supervision(breaker_failures=rng.choice((2, 2, 5)), breaker_open_ms=20_000),
         max_attempts=rng.choice((1, 3, 5)),
     )
 
@@ -162,6 +178,6 @@ def classes(rng: Random) -> tuple[ClassSettings, ...]:
     return (
         ClassSettings("interactive", rng.choice((8, 8, 3)), rng.choice((2, 8, 64)), policy),
         ClassSettings(
-            "batch", 1, rng.choice((2, 8, 64)), rng.choice((policy, "reject")), rng.choice((None, None, 20.0))
+            "batch", 1, rng.choice((2, 8, 64)), rng.choice((policy, "reject")), rng.choice((None, None, 20.0, 1.5))
         ),
     )

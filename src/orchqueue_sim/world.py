@@ -8,6 +8,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import msgspec
@@ -21,13 +22,18 @@ from orchqueue_sim.disk import Disk
 from orchqueue_sim.fleet import Fleet
 from orchqueue_sim.level2.plan import Plan as Level2Plan
 from orchqueue_sim.life import Life
+from orchqueue_sim.marks import Chronicle, Trace, watching
 from orchqueue_sim.operators import Operators
 from orchqueue_sim.order import Order
 from orchqueue_sim.plan import Plan, draw
 from orchqueue_sim.turns import Turns
 
 STEPS_AT_MOST = 60_000
-Trace = Callable[[int, str, object], None]
+BAD_DISKS = (
+    ("failing_disk", "input/output error", (20, 300, 3_000)),
+    ("full_disk", "no space left on the disk", (2_000, 15_000)),
+)
+DOOMS = ("crash_before_commit", "crash_after_commit", "torn_tail")
 
 
 class Report(msgspec.Struct):
@@ -40,6 +46,7 @@ class Report(msgspec.Struct):
     virtual_ms: int = 0
     refused: int = 0
     outcomes: Counter[str] = msgspec.field(default_factory=Counter)
+    marks: frozenset[str] = frozenset()
 
     @property
     def text(self) -> str:
@@ -57,12 +64,15 @@ class World:
         self._rng = Random(f"world {plan.seed}")
         self.agenda = Agenda(self._rng)
         self.disk = Disk()
+        self.chronicle = Chronicle(lambda: self.agenda.now_ms, trace)
         self.audit = Auditor(self.disk, Order(plan.settings), Turns(plan.settings.sessions))
-        self.crowd = Crowd(plan, self.agenda, self._rng, lambda: self.life)
-        self.operators = Operators(plan, self.agenda, self._rng, lambda: self.life)
-        self._trace = trace
+        self.crowd = Crowd(plan, self.agenda, self._rng, lambda: self.life, self.chronicle)
+        self.operators = Operators(plan, self.agenda, self._rng, lambda: self.life, self.chronicle)
+        self._traced = trace is not None
         self._healing = False
-        self._bad_disk_ms: list[tuple[int, int]] = []
+        self._trouble: list[tuple[int, int, str, str]] = []
+        self._dooms: list[str] = []
+        self._wall_offset_ms = 0
         self.lives = 0
         self.life: Life | None = None
         self.fleet: Fleet | None = None
@@ -86,52 +96,87 @@ class World:
 
     def _plan_disasters(self) -> None:
         rng = self._rng
-        if self.plan.has("failing_disk"):
-            for _ in range(rng.choice((1, 3))):
-                begin = BEGIN_MS + self._bad_moment_ms()
-                self._bad_disk_ms.append((begin, begin + rng.choice((20, 300, 3_000))))
-        if self.plan.has("daemon_crash"):
-            for _ in range(rng.choice((1, 1, 3))):
-                self.agenda.after(self._bad_moment_ms(), self._crash)
-        if self.plan.has("shutdown"):
-            self.agenda.after(self._bad_moment_ms(), self._begin_shutdown)
+        for fault, reason, lengths_ms in BAD_DISKS:
+            if self.plan.has(fault):
+                for _ in range(rng.choice((1, 3))):
+                    begin = BEGIN_MS + self._bad_moment_ms()
+                    self._trouble.append((begin, begin + rng.choice(lengths_ms), fault, reason))
+        for fault in DOOMS:
+            if self.plan.has(fault):
+                self.agenda.after(self._bad_moment_ms(), partial(self._dooms.append, fault))
+        happen: dict[str, Callable[[], None]] = {
+            "daemon_crash": partial(self._crash, "daemon_crash"),
+            "clock_pause": self._pause,
+            "wall_jump": self._jump,
+            "shutdown": self._begin_shutdown,
+        }
+        for fault, act in happen.items():
+            if self.plan.has(fault):
+                for _ in range(1 if fault == "shutdown" else rng.choice((1, 1, 3))):
+                    self.agenda.after(self._bad_moment_ms(), act)
 
     def _bad_moment_ms(self) -> int:
         if self._rng.random() < 0.5:
             return self.plan.peak_ms + self._rng.randint(0, 100)
         return self._rng.randint(0, self.plan.span_ms)
 
-    def _disk_fails(self) -> bool:
-        return not self._healing and any(a <= self.agenda.now_ms < b for a, b in self._bad_disk_ms)
+    def _disk_trouble(self) -> tuple[str, str]:
+        if self._healing:
+            return "", ""
+        now_ms = self.agenda.now_ms
+        return next(((fault, why) for a, b, fault, why in self._trouble if a <= now_ms < b), ("", ""))
+
+    def _doom(self, records: int) -> str:
+        """Name the crash that this commit meets, if one is due; only what has several records can be torn."""
+        if self._healing:
+            return ""
+        due = next((fault for fault in self._dooms if fault != "torn_tail" or records > 1), "")
+        if due:
+            self._dooms.remove(due)
+        return due
 
     def _boot(self) -> None:
         self.lives += 1
-        life = Life(self.plan, self.agenda, self._rng, self.disk, self._disk_fails, self.audit)
-        fleet = Fleet(self.plan, self.agenda, self._rng, self.audit, life.handle)
+        chronicle = self.chronicle
+        life = Life(self.plan, self.agenda, self._rng, self.disk, self.audit, chronicle)
+        life.wall_offset_ms = self._wall_offset_ms
+        life.writer.trouble, life.writer.doom, life.writer.on_doom = self._disk_trouble, self._doom, self._crash
+        fleet = Fleet(self.plan, self.agenda, self._rng, self.audit, life.handle, chronicle)
         fleet.healing = self._healing
         life.engines = fleet
-        life.on_reply = self.crowd.on_reply
-        if self._trace:
-            trace = self._trace
-            trace(self.agenda.now_ms, "boot", f"life {self.lives}")
-            life.trace = lambda kind, what: trace(self.agenda.now_ms, kind, what)
+        life.on_reply, life.on_stage = self.crowd.on_reply, self.crowd.on_stage
+        chronicle.tell("boot", f"life {self.lives}")
+        if self._traced:
+            life.trace = chronicle.tell
         self.life, self.fleet = life, fleet
         life.boot()
 
-    def _crash(self) -> None:
+    def _crash(self, fault: str) -> None:
         life = self.life
         if life is None:
             return
-        if self._trace:
-            self._trace(self.agenda.now_ms, "crash", "kill -9 of the daemon")
+        self.chronicle.struck(fault, "kill -9 of the daemon")
         life.check()
         life.crash()
         self._after_life()
+
+    def _pause(self) -> None:
+        """Stop the machine for a while: when it goes on, its clock has moved and everything is late."""
+        lasts_ms = self._rng.choice((400, 5_000, 70_000))
+        self.chronicle.struck("clock_pause", f"everything stands still for {lasts_ms} ms")
+        self.agenda.stand_still(lasts_ms)
+
+    def _jump(self) -> None:
+        """Set the wall clock and kill the daemon: only its next life reads it."""
+        self._wall_offset_ms += self._rng.choice((-3_600_000, -2_000, 2_000, 3_600_000))
+        if self.life is not None:
+            self._crash("wall_jump")
 
     def _begin_shutdown(self) -> None:
         life = self.life
         if life is None:
             return
+        self.chronicle.struck("shutdown", "the daemon is asked to stop")
         life.handle(ev.ShutdownBegan())
         self.agenda.after(self._rng.choice((0, 100, 2_000)), lambda: self._shut_down(life))
 
@@ -151,8 +196,7 @@ class World:
 
     def _heal(self) -> None:
         self._healing = True
-        if self._trace:
-            self._trace(self.agenda.now_ms, "heal", "no more faults")
+        self.chronicle.tell("heal", "no more faults")
         if self.fleet is not None:
             self.fleet.heal()
 
@@ -195,11 +239,13 @@ def run(seed: int, trace: Trace | None = None, plan: Plan | None = None) -> Repo
     report = Report(plan)
     world = World(plan, trace)
     try:
-        report.steps = world.run()
+        with watching(world.chronicle.marks):
+            report.steps = world.run()
     except Violation as wrong:
         report.problem = f"violation at {world.agenda.now_ms - BEGIN_MS} ms: {wrong}"
     except Exception:  # noqa: BLE001 - whatever the core raises is what we look for
         report.problem = f"exception at {world.agenda.now_ms - BEGIN_MS} ms:\n{traceback.format_exc()}"
     report.lives, report.virtual_ms = world.lives, world.agenda.now_ms - BEGIN_MS
     report.refused, report.outcomes = world.crowd.refused, world.audit.outcomes
+    report.marks = frozenset(world.chronicle.marks)
     return report
