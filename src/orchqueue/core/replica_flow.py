@@ -20,6 +20,7 @@ from orchqueue.core.settings import Supervision
 from orchqueue.core.state import Pool, Replica, State
 
 MINUTE_MS = 60_000
+RUNNING = (ReplicaState.READY, ReplicaState.SUSPECT)
 
 
 def start_replica(state: State, replica: Replica, now_ms: int) -> None:
@@ -62,10 +63,12 @@ def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
 def _differs(pool: Pool, replica: Replica, event: ReplicaReady) -> str:
     """Tell how a replica differs from its running siblings, empty when it does not.
 
+    One that is suspect or cools off runs as well: it may take attempts again at any moment.
+
     Req: ORCH-3045, ORCH-4136
     """
     for other in pool.replicas.values():
-        if other is replica or other.facts is None or not other.ready:
+        if other is replica or other.facts is None or other.state not in RUNNING:
             continue
         if other.facts.model_digest != event.facts.model_digest:
             return f"serves another model than {other.replica_id}; replicas of a pool must be equal"

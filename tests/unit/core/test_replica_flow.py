@@ -28,6 +28,19 @@ def test_a_replica_that_differs_from_its_siblings_is_refused(facts: dict[str, ob
 
 
 @pytest.mark.req("ORCH-4136")
+@pytest.mark.parametrize("failure", ["lost", "overloaded"])
+def test_a_sibling_that_rests_for_a_moment_still_counts(failure: ev.AttemptFailure) -> None:
+    """One that is probed or cools off takes attempts again soon, so no other version comes in meanwhile."""
+    core = Driver(pool_settings(replicas=2), up=False)
+    core.ready("pr0")
+    core.submit("a")
+    core.fail(1, failure)
+    assert not core.core.state.replicas[ReplicaId("pr0")].ready
+    core.ready("pr1", engine_version="x")
+    assert core.core.state.replicas[ReplicaId("pr1")].state is ReplicaState.BACKOFF
+
+
+@pytest.mark.req("ORCH-4136")
 def test_other_engine_versions_are_let_in_where_the_pool_allows_them() -> None:
     """The operator may mix versions in a pool that promises no equal outputs."""
     core = Driver(pool_settings(replicas=2, strict=False, require_same_engine_version=False), up=False)
