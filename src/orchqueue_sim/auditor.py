@@ -16,6 +16,7 @@ from orchqueue.core.outcome import MEANINGS, Outcome, Refusal
 from orchqueue.core.records import Accepted, Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue_sim.chronicle import Chronicle
+from orchqueue_sim.conduct import Conduct
 from orchqueue_sim.disk import Disk
 from orchqueue_sim.order import DROPPING, Order
 from orchqueue_sim.turns import Turns
@@ -33,6 +34,7 @@ class Track(msgspec.Struct):
     attempt_id: AttemptId | None = None
     replica_id: ReplicaId | None = None
     answer: str = ""
+    model_ref: str = ""
     offset: int = 0
     ended: Ended | None = None
 
@@ -43,8 +45,12 @@ class Auditor:
     Req: ORCH-4237
     """
 
-    def __init__(self, disk: Disk, order: Order, turns: Turns) -> None:
+    def __init__(self, disk: Disk, order: Order, turns: Turns, conduct: Conduct) -> None:
         self._disk = disk
+        self._conduct = conduct
+        self._decided: dict[TaskKey, list[tuple[Outcome, str]]] = {}
+        self._taken: dict[TaskKey, list[Accepted]] = {}
+        self._said: dict[TaskKey, tuple[str, str]] = {}
         self._order = order
         self._now_ms = 0
         self._turns = turns
@@ -70,9 +76,11 @@ class Auditor:
         """See one event and its effects."""
         self._now_ms = now_ms
         self._order.begin()
+        self._demand(self._conduct.happened(event, effects))
         self._happened(event, effects)
         for effect in effects:
             self._decided_one(event, effect)
+        self._demand(self._conduct.decided(event, effects))
         if isinstance(event, ev.AcceptsWithdrawn):
             self._withdrawn(event.keys)
         if isinstance(event, ev.TaskSubmitted | ev.PromptCounted):
@@ -83,11 +91,19 @@ class Auditor:
         if problem:
             raise Violation(problem)
 
+    @staticmethod
+    def _demand(problem: str) -> None:
+        if problem:
+            raise Violation(problem)
+
     def _happened(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> None:
         match event:
             case ev.TaskRecovered():
                 self._recovered(event.accepted)
+            case ev.ReaderAttached() | ev.ReaderDetached():
+                self._conduct.read(event, self._now_ms)
             case ev.TaskRestored():
+                self._restored_as_decided(event)
                 # It ended durably but the daemon died before telling: from now on it can be read.
                 key = task_key(event.accepted.tenant, event.accepted.task_id)
                 self._restored[key] = event.ended.outcome
@@ -96,11 +112,11 @@ class Auditor:
             case ev.CancelRequested():
                 self._cancel_replies[event.reply] = event.key
             case ev.AttemptFailed():
-                self._failed(self._attempts.get(event.attempt_id), event.attempt_id)
+                self._failed(self._attempts.get(event.attempt_id), event.attempt_id, event.failure)
             case ev.ReplicaLost():
                 for track in list(self.tracks.values()):
                     if track.replica_id == event.replica_id:
-                        self._failed(track.key, track.attempt_id)
+                        self._failed(track.key, track.attempt_id, "lost")
             case ev.AcceptsWithdrawn():
                 for key in event.keys:
                     session_id = self.tracks[key].spec.session_id if key in self.tracks else None
@@ -114,15 +130,25 @@ class Auditor:
             case ev.DrainRequested() | ev.ReloadRequested() | ev.RollbackRequested():
                 self._order.disturbed()
 
+    def _restored_as_decided(self, event: ev.TaskRestored) -> None:
+        key = task_key(event.accepted.tenant, event.accepted.task_id)
+        if (event.ended.outcome, event.ended.text) not in self._decided.get(key, ()):
+            raise Violation(f"{key} comes back with another end or text than was decided: {event.ended.text!r}")
+
+    def paused(self, now_ms: int) -> None:
+        """See that the machine stood still until now."""
+        self._conduct.paused(now_ms)
+
     def _withdrawn(self, keys: tuple[TaskKey, ...]) -> None:
         for key in keys:
             if key in self.tracks and self.tracks[key].ended is None:
                 raise Violation(f"{key} goes on although its client was told that it was not accepted")
 
-    def _failed(self, key: TaskKey | None, attempt_id: AttemptId | None) -> None:
+    def _failed(self, key: TaskKey | None, attempt_id: AttemptId | None, failure: str) -> None:
         track = self.tracks.get(key) if key is not None else None
         if track is not None and attempt_id is not None and track.attempt_id == attempt_id and track.ended is None:
             track.attempt_id = track.replica_id = None
+            self._conduct.failed(track.key, failure)
             self._order.requeued(track.key)
 
     def _decided_one(self, event: ev.AnyEvent, effect: fx.AnyEffect) -> None:
@@ -136,6 +162,8 @@ class Auditor:
                 self._counting[effect.key] = effect.spec
             case fx.StartAttempt():
                 self._bound(effect)
+            case fx.Accept():
+                self._demand(self._conduct.welcomed(effect))
             case fx.Finish():
                 self._ending(effect)
             case fx.Forget():
@@ -151,13 +179,17 @@ class Auditor:
             raise Violation(f"{key} was accepted twice")
         self.tracks[key] = Track(key, record.spec)
         self._history["tasks_enqueued_total", ""] += 1
-        problem = self._order.accepted(record) or self._turns.accepted(record)
-        if problem:
-            raise Violation(problem)
+        self._taken.setdefault(key, []).append(record)
+        self._said.pop(key, None)
+        self._conduct.accepted(record, self._now_ms)
+        self._demand(self._order.accepted(record) or self._turns.accepted(record))
 
     def _recovered(self, record: Accepted) -> None:
         key = task_key(record.tenant, record.task_id)
         self.tracks[key] = Track(key, record.spec)
+        if record not in self._taken.get(key, ()):
+            raise Violation(f"{key} comes back otherwise than it was accepted")
+        self._conduct.accepted(record, self._now_ms)
         self._order.recovered(record)
         # The machine's clock may have been set back since: from then on it is as if it had been accepted now.
         self._turns.accepted(msgspec.structs.replace(record, accepted_at_ms=min(record.accepted_at_ms, self._now_ms)))
@@ -172,9 +204,8 @@ class Auditor:
         track.answer = ""
         self._attempts[effect.attempt_id] = effect.key
         self._history["tasks_started_total", ""] += 1
-        problem = self._order.bound(effect.key, effect.replica_id)
-        if problem:
-            raise Violation(problem)
+        self._demand(self._order.bound(effect.key, effect.replica_id))
+        self._demand(self._conduct.started(effect, self._now_ms))
 
     def _tokens(self, event: ev.AnyEvent, effect: fx.EmitTokens) -> None:
         track = self.tracks.get(effect.key)
@@ -188,6 +219,8 @@ class Auditor:
         if not track.answer.startswith(text, track.offset):
             raise Violation(f"{effect.key} got {text!r} at {track.offset}, its engine said {track.answer!r}")
         track.offset += len(text)
+        self._said[effect.key] = (track.model_ref, track.answer[: track.offset])
+        self._conduct.spoke(effect.key, self._now_ms)
         if isinstance(event, ev.ChunksArrived) and self._attempts.get(event.attempt_id) != effect.key:
             raise Violation(f"{effect.key} got the text of attempt {event.attempt_id}, which is not its own")
 
@@ -199,9 +232,9 @@ class Auditor:
         outcome = effect.ended.outcome
         if outcome is Outcome.COMPLETED and track.offset != len(track.answer):
             raise Violation(f"{effect.key} completed with {track.offset} of {len(track.answer)} characters")
-        problem = self._order.ended(effect.key, outcome)
-        if problem:
-            raise Violation(problem)
+        self._demand(self._order.ended(effect.key, outcome))
+        self._demand(self._conduct.ended(effect.key, effect.ended, self._now_ms))
+        self._decided.setdefault(effect.key, []).append((outcome, track.answer[: track.offset]))
         meaning = MEANINGS[outcome]
         if meaning.cancel_reason:
             self._history["tasks_canceled_total", meaning.cancel_reason] += 1
@@ -219,7 +252,7 @@ class Auditor:
         if refusal.meaning.code:
             self._history["tasks_rejected_total", refusal.meaning.code] += 1
         spec = event.spec if isinstance(event, ev.TaskSubmitted) else self._counting.get(event.key)
-        problem = self._order.refused(refusal.outcome, refusal.pool_id, spec)
+        problem = self._order.refused(refusal.outcome, refusal.pool_id, spec) or self._conduct.refused(refusal)
         if any(fault.pointer == "/session_id" for fault in refusal.faults) and spec is not None and spec.session_id:
             tenant = event.tenant if isinstance(event, ev.TaskSubmitted) else tenant_of(event.key)
             problem = self._turns.refused((tenant, spec.session_id))
@@ -290,7 +323,10 @@ class Auditor:
             )
         track = self.tracks.get(effect.key)
         if track is not None and track.attempt_id == effect.attempt_id:
-            track.answer = text
+            track.answer, track.model_ref = text, model_ref
+            said_of, said = self._said.get(effect.key, ("", ""))
+            if said_of == model_ref and not text.startswith(said):
+                raise Violation(f"{effect.key} is computed again otherwise than its readers have it: {said!r}")
 
     def engine_freed(self, replica_id: ReplicaId, attempt_id: AttemptId) -> None:
         """See an engine really let go of an attempt."""
@@ -316,6 +352,7 @@ class Auditor:
         self._restored.clear()
         self._chronicle.life_over()
         self._order.life_over()
+        self._conduct.life_over()
         self._turns.life_over()
 
     def after_crash(self) -> None:

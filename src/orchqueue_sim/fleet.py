@@ -281,7 +281,10 @@ class Fleet:
             self._fail(run, "lost")
             return
         self._post(self._piece(run))
-        self._agenda.after(1 + self._rng.randint(0, 4 * self._plan.token_ms), partial(self._go_on, run))
+        delay_ms = 1 + self._rng.randint(0, 4 * self._plan.token_ms)
+        if run.aborted:
+            delay_ms += self._rng.randint(0, 800)  # Who does not listen takes its time.
+        self._agenda.after(delay_ms, partial(self._go_on, run))
 
     def _piece(self, run: Run) -> ev.ChunksArrived:
         text = run.answer.text

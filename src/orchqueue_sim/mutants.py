@@ -7,45 +7,36 @@ Req: ORCH-4236, ORCH-4238
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from unittest import mock
 
 import msgspec
 
-from orchqueue.core import (
-    attempt_flow,
-    ending,
-    fairness,
-    log_entries,
-    placement,
-    quotas,
-    recovery_flow,
-    submit_flow,
-    task_flow,
-)
+from orchqueue.core import attempt_flow, ending, fairness, placement, recovery_flow, submit_flow, task_flow
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
-from orchqueue.core.accounts import Hold
-from orchqueue.core.decisions import Bound
-from orchqueue.core.ids import TaskKey, Tenant
-from orchqueue.core.ledger import Demand, Excess, Ledger
 from orchqueue.core.lines import Line
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.outcome import CANCELED, Outcome, Refusal
 from orchqueue.core.queue import PoolQueue, Room
-from orchqueue.core.records import Accepted, Booking, Ended
+from orchqueue.core.records import Accepted, Ended
 from orchqueue.core.sessions import Session, Sessions
 from orchqueue.core.state import Pool, State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState
-from orchqueue.core.usage import Usage
 from orchqueue_sim.life import Life
+from orchqueue_sim.mutants_of_books import BOOKS
+from orchqueue_sim.mutants_of_limits import LIMITS
+from orchqueue_sim.plan import draw
+from orchqueue_sim.planting import Bed, Planted
+from orchqueue_sim.world import Report, run
 
+BED = Bed()
 VICTIMS = (Outcome.DROPPED_VICTIM, Outcome.SHED_VICTIM)
 
 
-def release_on_cancel() -> AbstractContextManager[object]:
+@BED.within(60)
+def release_on_cancel() -> Planted:
     """Give the slot back when a task is canceled, though the engine has not stopped yet."""
     real = ending.end
 
@@ -61,7 +52,8 @@ def release_on_cancel() -> AbstractContextManager[object]:
     return mock.patch.object(task_flow, "end", end)
 
 
-def finish_twice() -> AbstractContextManager[object]:
+@BED.within(60)
+def finish_twice() -> Planted:
     """End a task again when it is canceled after its end."""
     real = task_flow.on_cancel
 
@@ -74,7 +66,8 @@ def finish_twice() -> AbstractContextManager[object]:
     return mock.patch.object(task_flow, "on_cancel", on_cancel)
 
 
-def no_fencing() -> AbstractContextManager[object]:
+@BED.within(60)
+def no_fencing() -> Planted:
     """Pass text on from attempts that no longer own their task."""
     real = attempt_flow.on_chunks
 
@@ -88,7 +81,8 @@ def no_fencing() -> AbstractContextManager[object]:
     return mock.patch.object(attempt_flow, "on_chunks", on_chunks)
 
 
-def reply_before_commit() -> AbstractContextManager[object]:
+@BED.within(60)
+def reply_before_commit() -> Planted:
     """Tell clients of acceptances before the journal has them."""
     real = Life._passes_stall  # noqa: SLF001 - a mutant works from the inside
 
@@ -98,7 +92,8 @@ def reply_before_commit() -> AbstractContextManager[object]:
     return mock.patch.object(Life, "_passes_stall", passes)
 
 
-def forget_victim() -> AbstractContextManager[object]:
+@BED.within(60)
+def forget_victim() -> Planted:
     """Drop the victim of a full queue without a word."""
     real = ending.end
 
@@ -114,7 +109,8 @@ def forget_victim() -> AbstractContextManager[object]:
     return mock.patch.object(submit_flow, "end", end)
 
 
-def starve_batch() -> AbstractContextManager[object]:
+@BED.within(60)
+def starve_batch() -> Planted:
     """Let interactive tasks always go first."""
 
     def order(_state: fairness.ShareState, _weights: dict[str, int], waiting: Sequence[str]) -> Sequence[str]:
@@ -123,7 +119,8 @@ def starve_batch() -> AbstractContextManager[object]:
     return mock.patch.object(fairness, "order", order)
 
 
-def lifo() -> AbstractContextManager[object]:
+@BED.within(60)
+def lifo() -> Planted:
     """Start the youngest task first."""
 
     def youngest_first(self: Line) -> Iterator[Task]:
@@ -132,7 +129,8 @@ def lifo() -> AbstractContextManager[object]:
     return mock.patch.object(Line, "__iter__", youngest_first)
 
 
-def cancel_ignored_while_bound() -> AbstractContextManager[object]:
+@BED.within(60)
+def cancel_ignored_while_bound() -> Planted:
     """Answer a cancel with 204 but let the engine go on when no token has come yet."""
     real = task_flow.on_cancel
 
@@ -146,7 +144,8 @@ def cancel_ignored_while_bound() -> AbstractContextManager[object]:
     return mock.patch.object(task_flow, "on_cancel", on_cancel)
 
 
-def count_turn_twice() -> AbstractContextManager[object]:
+@BED.within(60)
+def count_turn_twice() -> Planted:
     """Take two turns from a session for one task."""
     real = Sessions.count_turn
 
@@ -158,7 +157,8 @@ def count_turn_twice() -> AbstractContextManager[object]:
     return mock.patch.object(Sessions, "count_turn", count)
 
 
-def drop_recovered_order() -> AbstractContextManager[object]:
+@BED.within(200)
+def drop_recovered_order() -> Planted:
     """Give recovered tasks places in reverse order."""
     real = recovery_flow._from_record  # noqa: SLF001 - a mutant works from the inside
 
@@ -170,7 +170,8 @@ def drop_recovered_order() -> AbstractContextManager[object]:
     return mock.patch.object(recovery_flow, "_from_record", from_record)
 
 
-def cancel_not_recorded() -> AbstractContextManager[object]:
+@BED.within(60)
+def cancel_not_recorded() -> Planted:
     """Keep the end of a canceled task out of the journal."""
     real = Orchestrator._taken  # noqa: SLF001 - a mutant works from the inside
 
@@ -184,33 +185,8 @@ def cancel_not_recorded() -> AbstractContextManager[object]:
     return mock.patch.object(Orchestrator, "_taken", taken)
 
 
-def start_not_logged() -> AbstractContextManager[object]:
-    """Keep second attempts out of the decision log."""
-    real = Orchestrator._taken  # noqa: SLF001 - a mutant works from the inside
-
-    def taken(self: Orchestrator) -> list[fx.AnyEffect]:
-        return [
-            e
-            for e in real(self)
-            if not (isinstance(e, fx.LogDecision) and isinstance(e.decision, Bound) and e.decision.attempt > 1)
-        ]
-
-    return mock.patch.object(Orchestrator, "_taken", taken)
-
-
-def refusal_logged_as_another() -> AbstractContextManager[object]:
-    """Log that a full queue was an invalid request."""
-    real = log_entries.log_refused
-
-    def log_refused(state: State, key: TaskKey, refusal: Refusal, now_ms: int, *facts: object) -> None:
-        if refusal.outcome is Outcome.REJECTED_FULL:
-            refusal = msgspec.structs.replace(refusal, outcome=Outcome.INVALID)
-        real(state, key, refusal, now_ms, *facts)  # type: ignore[arg-type]
-
-    return mock.patch.object(submit_flow, "log_refused", log_refused)
-
-
-def token_gap() -> AbstractContextManager[object]:
+@BED.within(60)
+def token_gap() -> Planted:
     """Pass on only the first piece of what one wake-up brought."""
     real = attempt_flow.on_chunks
 
@@ -220,7 +196,8 @@ def token_gap() -> AbstractContextManager[object]:
     return mock.patch.object(attempt_flow, "on_chunks", on_chunks)
 
 
-def refusal_counted_twice() -> AbstractContextManager[object]:
+@BED.within(60)
+def refusal_counted_twice() -> Planted:
     """Count every refusal twice."""
     real = submit_flow._count_refusal  # noqa: SLF001 - a mutant works from the inside
 
@@ -231,7 +208,8 @@ def refusal_counted_twice() -> AbstractContextManager[object]:
     return mock.patch.object(submit_flow, "_count_refusal", count)
 
 
-def room_without_bounds() -> AbstractContextManager[object]:
+@BED.within(60)
+def room_without_bounds() -> Planted:
     """Find room in every queue."""
 
     def make_room(_self: PoolQueue, _priority: str) -> Room:
@@ -240,7 +218,8 @@ def room_without_bounds() -> AbstractContextManager[object]:
     return mock.patch.object(PoolQueue, "make_room", make_room)
 
 
-def started_twice() -> AbstractContextManager[object]:
+@BED.within(60)
+def started_twice() -> Planted:
     """Tell `started` again when a task is tried again."""
     real = attempt_flow.fail_attempt
 
@@ -251,7 +230,8 @@ def started_twice() -> AbstractContextManager[object]:
     return mock.patch.object(attempt_flow, "fail_attempt", fail)
 
 
-def withdrawal_ignored() -> AbstractContextManager[object]:
+@BED.within(60)
+def withdrawal_ignored() -> Planted:
     """Run tasks whose clients were told that they were not accepted."""
 
     def nothing(_state: State, _event: ev.AcceptsWithdrawn, _now_ms: int) -> None:
@@ -260,7 +240,8 @@ def withdrawal_ignored() -> AbstractContextManager[object]:
     return mock.patch.object(task_flow, "on_accepts_withdrawn", nothing)
 
 
-def pin_ignored() -> AbstractContextManager[object]:
+@BED.within(60)
+def pin_ignored() -> Planted:
     """Let any replica of the set take any task."""
 
     def may_run(*_: object) -> bool:
@@ -269,102 +250,13 @@ def pin_ignored() -> AbstractContextManager[object]:
     return mock.patch.object(placement, "_may_run", may_run)
 
 
-def no_refund_on_cancel() -> AbstractContextManager[object]:
-    """Keep all tokens that were taken for a task that is canceled."""
-    real = quotas._used_tokens  # noqa: SLF001 - a mutant works from the inside
-
-    def used(task: Task) -> int:
-        canceled = task.ended is not None and task.ended.outcome in CANCELED
-        return task.hold.tokens if canceled and task.hold is not None else real(task)
-
-    return mock.patch.object(quotas, "_used_tokens", used)
+BED.join(LIMITS)
+BED.join(BOOKS)
+MUTANTS = BED.mutants
 
 
-def settle_twice() -> AbstractContextManager[object]:
-    """Give back what a task did not use, and then once more."""
-    real = Ledger.settle
-
-    def settle(self: Ledger, hold: Hold, used_tokens: int, now_ms: int) -> None:
-        real(self, hold, 2 * used_tokens - hold.tokens, now_ms)
-
-    return mock.patch.object(Ledger, "settle", settle)
-
-
-def reservation_lost_in_recovery() -> AbstractContextManager[object]:
-    """Let tasks of an earlier life run without an account."""
-    without = mock.Mock(wraps=quotas)
-    without.reserve_again = lambda _state, _task, _pool: None
-    return mock.patch.object(recovery_flow, "quotas", without)
-
-
-def fresh_minute_after_a_crash() -> AbstractContextManager[object]:
-    """Forget what ended tasks of an earlier life used."""
-    return mock.patch.object(Ledger, "restore", return_value=None)
-
-
-def quota_of_keys_ignored() -> AbstractContextManager[object]:
-    """Ask for the tenant's limits alone."""
-    real = Ledger.excess
-
-    def excess(self: Ledger, tenant: Tenant, key_id: str, demand: Demand, now_ms: int) -> Excess | None:
-        found = real(self, tenant, key_id, demand, now_ms)
-        return None if found is not None and found.scope == "key" else found
-
-    return mock.patch.object(Ledger, "excess", excess)
-
-
-def refusals_cost_a_request() -> AbstractContextManager[object]:
-    """Take a request from both accounts for a task that is refused."""
-    real = Ledger.excess
-
-    def excess(self: Ledger, tenant: Tenant, key_id: str, demand: Demand, now_ms: int) -> Excess | None:
-        found = real(self, tenant, key_id, demand, now_ms)
-        if found is not None:
-            self.restore(tenant, key_id, now_ms, 0, now_ms)
-        return found
-
-    return mock.patch.object(Ledger, "excess", excess)
-
-
-def usage_booked_twice() -> AbstractContextManager[object]:
-    """Count what was booked of forgotten tasks once more when the daemon starts."""
-    real = Usage.book
-
-    def book(self: Usage, tenant: Tenant, booking: Booking) -> None:
-        real(self, tenant, booking)
-        real(self, tenant, booking)
-
-    return mock.patch.object(Usage, "book", book)
-
-
-MUTANTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    mutant.__name__: mutant
-    for mutant in (
-        release_on_cancel,
-        finish_twice,
-        no_fencing,
-        reply_before_commit,
-        forget_victim,
-        starve_batch,
-        lifo,
-        cancel_ignored_while_bound,
-        count_turn_twice,
-        drop_recovered_order,
-        cancel_not_recorded,
-        start_not_logged,
-        refusal_logged_as_another,
-        token_gap,
-        refusal_counted_twice,
-        room_without_bounds,
-        started_twice,
-        withdrawal_ignored,
-        pin_ignored,
-        no_refund_on_cancel,
-        settle_twice,
-        reservation_lost_in_recovery,
-        fresh_minute_after_a_crash,
-        quota_of_keys_ignored,
-        refusals_cost_a_request,
-        usage_booked_twice,
-    )
-}
+def hunt(name: str) -> Report | None:
+    """Plant a bug and run its seeds until one breaks a promise."""
+    with MUTANTS[name]():
+        plans = (draw(seed, BED.focus.get(name)) for seed in range(BED.seeds[name]))
+        return next((report for report in (run(plan.seed, None, plan) for plan in plans) if report.problem), None)

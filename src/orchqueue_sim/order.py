@@ -63,6 +63,16 @@ class Order:
         self._pool_of = {r.replica_id: p.pool_id for p in settings.pools for r in p.replicas}
         self._streak.clear()
 
+    @property
+    def is_disturbed(self) -> bool:
+        """Tell whether order and room are not judged any more in this life."""
+        return self._disturbed
+
+    @staticmethod
+    def key_of(record: Accepted) -> TaskKey:
+        """Name a task across tenants."""
+        return task_key(record.tenant, record.task_id)
+
     def begin(self) -> None:
         """See the next event begin."""
         self._gave_way = False
@@ -144,13 +154,14 @@ class Order:
                 and other.pool_id == place.pool_id
                 and other.spec.priority == place.spec.priority
                 and tenant_of(other.key) == tenant_of(place.key)
-                and self._eligible(other, pool_id)
+                and self.eligible(other, pool_id)
             ):
                 return f"{place.key} was started before {other.key}, which was accepted earlier"
         return ""
 
     @staticmethod
-    def _eligible(place: Place, pool_id: PoolId) -> bool:
+    def eligible(place: Place, pool_id: PoolId) -> bool:
+        """Tell whether nothing keeps a waiting task from any free slot of a pool."""
         return not place.retried and not place.may_wait_for_warmth and place.may_run_in(pool_id)
 
     def _starved(self, place: Place, pool_id: PoolId) -> str:
@@ -158,7 +169,7 @@ class Order:
         weights = {c.name: c.weight for c in pool.classes}
         limit = -(-weights["interactive"] // weights["batch"])
         batch_waits = any(
-            p.spec.priority == "batch" and p.pool_id == pool.pool_id and self._eligible(p, pool_id)
+            p.spec.priority == "batch" and p.pool_id == pool.pool_id and self.eligible(p, pool_id)
             for p in self.waiting.values()
         )
         if place.spec.priority == "batch" or not batch_waits:

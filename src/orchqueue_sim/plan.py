@@ -100,15 +100,15 @@ class Plan(msgspec.Struct, frozen=True):
         return f"{self.tasks} tasks in {self.span_ms} ms on {pools}; faults: {', '.join(sorted(self.faults)) or 'none'}"
 
 
-def draw(seed: int) -> Plan:
-    """Draw a run from its seed."""
+def draw(seed: int, faults: frozenset[str] | None = None) -> Plan:
+    """Draw a run from its seed; `faults` replaces the faults that it would draw."""
     rng = Random(f"plan {seed}")
     share = rng.choice((0.0, 0.1, 0.25, 0.5, 0.75))
-    faults = frozenset(f for f in FAULTS if rng.random() < share)
+    drawn = frozenset(f for f in FAULTS if rng.random() < share)
     span_ms = rng.choice((500, 4_000, 30_000))
     return Plan(
         seed=seed,
-        faults=faults,
+        faults=drawn if faults is None else faults,
         settings=msgspec.structs.replace(_settings(rng), tenants=_tenants(Random(f"quotas {seed}"))),
         tasks=rng.choice((6, 12, 25, 60)),
         span_ms=span_ms,

@@ -17,6 +17,7 @@ from orchqueue.core import events as ev
 from orchqueue_sim.agenda import BEGIN_MS, Agenda
 from orchqueue_sim.auditor import Auditor, Violation
 from orchqueue_sim.bookkeeper import compare_usage
+from orchqueue_sim.conduct import Conduct
 from orchqueue_sim.crowd import Crowd
 from orchqueue_sim.disk import Disk
 from orchqueue_sim.fleet import Fleet
@@ -65,7 +66,8 @@ class World:
         self.agenda = Agenda(self._rng)
         self.disk = Disk()
         self.chronicle = Chronicle(lambda: self.agenda.now_ms, trace)
-        self.audit = Auditor(self.disk, Order(plan.settings), Turns(plan.settings.sessions))
+        order = Order(plan.settings)
+        self.audit = Auditor(self.disk, order, Turns(plan.settings.sessions), Conduct(plan.settings, order))
         self.crowd = Crowd(plan, self.agenda, self._rng, lambda: self.life, self.chronicle)
         self.operators = Operators(plan, self.agenda, self._rng, lambda: self.life, self.chronicle)
         self._traced = trace is not None
@@ -165,6 +167,8 @@ class World:
         lasts_ms = self._rng.choice((400, 5_000, 70_000))
         self.chronicle.struck("clock_pause", f"everything stands still for {lasts_ms} ms")
         self.agenda.stand_still(lasts_ms)
+        if self.life is not None:
+            self.audit.paused(self.life.now_ms)
 
     def _jump(self) -> None:
         """Set the wall clock and kill the daemon: only its next life reads it."""
