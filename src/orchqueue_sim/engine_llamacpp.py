@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -18,13 +19,15 @@ import msgspec
 from orchqueue_sim import engine_text
 
 HEAD_MAX_BYTES = 64 * 1024
+STATUS_FAULTS = {400: "rejected", 429: "overloaded", 503: "overloaded"}
 
 
 class Faults(msgspec.Struct, forbid_unknown_fields=True):
     """What goes wrong. Counts are tokens into a stream; 0 or less: never. `times`: for how many completions, −1 all.
 
     `queue_ms`: a request takes that long to reach a slot, and is not cancelled on the way. `not_deterministic`: the same request
-    gives other texts. `ignore_abort_ms`: a slot works on after its client has gone.
+    gives other texts. `ignore_abort_ms`: a slot works on after its client has gone. `late_close_ms`: the response is completed that
+    long after its last event. `double_close`: the last event comes twice.
     """
 
     times: int = -1
@@ -40,6 +43,8 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     exit_code: int = 1
     split_frames: bool = False
     ignore_abort_ms: int = 0
+    late_close_ms: int = 0
+    double_close: bool = False
     not_deterministic: bool = False
     unhealthy: bool = False
     hide_slots: bool = False
@@ -93,6 +98,9 @@ class SimulatedLlamacpp:
         self._deferred = 0
         self._begun = 0
 
+    def struck(self, fault: str) -> None:
+        """Learn that a fault has met somebody; whoever keeps count says so in a subclass."""
+
     async def serve(self, host: str, port: int) -> asyncio.Server:
         """Listen."""
         return await asyncio.start_server(self._connected, host, port, limit=HEAD_MAX_BYTES)
@@ -134,6 +142,7 @@ class SimulatedLlamacpp:
                     return 200, self._props()
                 case "GET", "/slots":
                     if self.faults.hide_slots:
+                        self.struck("hidden_slots")
                         return 501, _error(501, "This server does not support slots endpoint.")
                     return 200, [slot.describe(self.settings.ctx) for slot in self._slots]
                 case "POST", "/tokenize":
@@ -180,6 +189,7 @@ class SimulatedLlamacpp:
     async def _complete(self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         faults = self._take_faults()
         if faults.status:
+            self.struck(STATUS_FAULTS.get(faults.status, "engine_500"))
             _answer(writer, faults.status, _error(faults.status, "simulated fault"))
             return False
         try:
@@ -195,6 +205,8 @@ class SimulatedLlamacpp:
             text = f"request ({prompt_tokens} tokens) exceeds the available context size ({self.settings.ctx} tokens)"
             _answer(writer, 400, _error(400, text))
             return False
+        if faults.queue_ms:
+            self.struck("late_to_slot")
         await asyncio.sleep(faults.queue_ms / 1000)
         work = asyncio.ensure_future(self._decode(writer, params, output, prompt_tokens, faults))
         gone = asyncio.ensure_future(reader.read(1))
@@ -222,11 +234,12 @@ class SimulatedLlamacpp:
         self._begun += 1
         slot.marker = float(params.get("mirostat_tau", 5.0))
         slot.prompt_tokens = prompt_tokens
-        stream = _Stream(writer, faults, self._cuts)
+        stream = _Stream(writer, faults, self._cuts, self.struck)
         try:
             await self._speak(stream, params, output, prompt_tokens, slot)
         except asyncio.CancelledError:
             if faults.ignore_abort_ms:
+                self.struck("ignored_abort")
                 # The task is being cancelled, so the slot's stubbornness needs one of its own.
                 asyncio.get_running_loop().call_later(faults.ignore_abort_ms / 1000, self._release, slot)
                 slot = Slot(-1)
@@ -249,6 +262,8 @@ class SimulatedLlamacpp:
                 {"content": "", "tokens": [0], "stop": False, "tokens_predicted": 0, "prompt_progress": {}}
             )
         prefill_s = prompt_tokens / settings.prefill_tokens_per_s + stream.faults.first_token_delay_ms / 1000
+        if stream.faults.first_token_delay_ms:
+            self.struck("slow_first_token")
         await asyncio.sleep(prefill_s)
         self._prompt_tokens += prompt_tokens
         said = 0
@@ -267,7 +282,7 @@ class SimulatedLlamacpp:
         if held:
             await stream.event({"content": held, "stop": False, "tokens_predicted": said}, said)
         decode_ms = 1000 * output.tokens / settings.tokens_per_s
-        await stream.event(
+        await stream.last(
             {
                 "content": "", "stop": True, "stop_type": output.stop_type, "stopping_word": output.stopping_word,
                 "tokens_predicted": output.tokens, "tokens_evaluated": prompt_tokens, "truncated": False,
@@ -277,19 +292,23 @@ class SimulatedLlamacpp:
                 },
             }
         )  # fmt: skip
-        await stream.end()
 
 
 class _Stream:
     """Chunked server-sent events, with faults at the token where they are due."""
 
-    def __init__(self, writer: asyncio.StreamWriter, faults: Faults, cuts: Random) -> None:
+    def __init__(
+        self, writer: asyncio.StreamWriter, faults: Faults, cuts: Random, struck: Callable[[str], None]
+    ) -> None:
         self.faults = faults
+        self._struck = struck
         self._writer = writer
         self._cuts = cuts
 
     def begin(self) -> None:
         """Send the head."""
+        if self.faults.split_frames:
+            self._struck("split_frames")
         self._writer.write(
             b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
@@ -300,6 +319,15 @@ class _Stream:
         data = json.dumps(fields, ensure_ascii=False).encode()
         if _due(faults.exit_after, said):
             os._exit(faults.exit_code)
+        for after, name in (
+            (faults.silent_after, "silence"),
+            (faults.eof_after, "early_eof"),
+            (faults.error_after, "engine_error"),
+            (faults.broken_utf8_after, "broken_utf8"),
+            (faults.broken_json_after, "broken_json"),
+        ):
+            if _due(after, said):
+                self._struck(name)
         if _due(faults.silent_after, said):
             await asyncio.Event().wait()
         if _due(faults.eof_after, said):
@@ -314,8 +342,16 @@ class _Stream:
             data = data[: len(data) // 2]
         await self._chunk(b"data: " + data + b"\n\n")
 
-    async def end(self) -> None:
-        """Send the last chunk."""
+    async def last(self, fields: dict[str, object]) -> None:
+        """Send the last event, and complete the response."""
+        faults = self.faults
+        await self.event(fields)
+        if faults.double_close:
+            self._struck("double_close")
+            await self.event(fields)
+        if faults.late_close_ms:
+            self._struck("late_close")
+            await asyncio.sleep(faults.late_close_ms / 1000)
         await self._write(b"0\r\n\r\n")
 
     async def _chunk(self, data: bytes) -> None:

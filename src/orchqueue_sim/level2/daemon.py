@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from orchqueue.adapters.system import SystemClock
 from orchqueue.core.ids import Tenant
 from orchqueue.core.outcome import Fault
 from orchqueue.core.settings import Settings
@@ -26,22 +28,27 @@ from orchqueue_sim.agenda import BEGIN_MS
 from orchqueue_sim.level2.engines import Host, Stables
 from orchqueue_sim.level2.journal import SimulatedJournal
 from orchqueue_sim.level2.plan import Plan
-from orchqueue_sim.level2.virtual_loop import Realm, VirtualLoop
+from orchqueue_sim.level2.virtual_loop import Realm, VirtualLoop, in_dead_realm
 from orchqueue_sim.level2.wires import Door
 
 ADDRESS = ("127.0.0.1", 8080)
 COUNTED = ("tasks_enqueued_total", "tasks_started_total", "tasks_canceled_total", "tokens_out_total")
 
 
-class LifeClock:
-    """Unix milliseconds at the daemon's start, monotonic from there on, as the system's clock is made."""
+class VirtualTime:
+    """Stands for the module `time` where the system's clock is read: the wall can be set, the other only goes on."""
 
-    def __init__(self, loop: VirtualLoop, wall_offset_ms: int) -> None:
-        self._loop, self._offset_ms = loop, BEGIN_MS + wall_offset_ms
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self.wall_offset_ms = 0
 
-    def now_ms(self) -> int:
-        """Read the clock."""
-        return self._offset_ms + int(self._loop.now_s * 1000)
+    def time_ns(self) -> int:
+        """Read the wall clock."""
+        return (BEGIN_MS + self.wall_offset_ms) * 1_000_000 + self.monotonic_ns()
+
+    def monotonic_ns(self) -> int:
+        """Read the clock that nobody can set."""
+        return int(self._loop.now_s * 1000) * 1_000_000
 
 
 class Keys:
@@ -78,16 +85,21 @@ class Daemon:
     """The real runtime, app and edge over simulated ports."""
 
     def __init__(
-        self, plan: Plan, loop: VirtualLoop, stables: Stables, journal: SimulatedJournal, wall_offset_ms: int,
-        number: int, settings: Settings,
-    ) -> None:  # fmt: skip
+        self,
+        plan: Plan,
+        loop: VirtualLoop,
+        stables: Stables,
+        journal: SimulatedJournal,
+        number: int,
+        settings: Settings,
+    ) -> None:
         self.number = number
         self.realm = Realm(loop, f"daemon {number}")
         self.journal = journal
         self.figures = Figures()
         self.stopping = False
         self._plan, self._loop, self._stables = plan, loop, stables
-        self._clock = LifeClock(loop, wall_offset_ms)
+        self._clock = SystemClock()
         self._settings = settings
         self.runtime: Runtime
         self.server: EdgeServer
@@ -121,9 +133,9 @@ class Daemon:
         runtime.start()
         await self.server.start(cast("list[socket.socket]", [Door(ADDRESS)]))
 
-    def kill(self, *, torn: bool) -> None:
+    def kill(self) -> None:
         """Die at once."""
-        self.journal.crash(torn=torn)
+        self.journal.crash()
         self.realm.kill()
 
     async def stop(self, grace_ms: int) -> None:
@@ -169,3 +181,16 @@ class InOrder(set[Any]):
     def __iter__(self) -> Iterator[Any]:
         """Walk."""
         return iter(tuple(self._order))
+
+
+class Listener(logging.Handler):
+    """Hears what the server complains about."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._problems = problems
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a complaint of the living."""
+        if not in_dead_realm():
+            self._problems.append(f"{record.getMessage()} {record.exc_info}")

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, cast
 
-import msgspec
-
 from orchqueue.adapters.engines.connection import Endpoint
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica
 from orchqueue.adapters.engines.selftest import Description
@@ -23,25 +21,31 @@ from orchqueue_sim.engine_llamacpp import Faults, SimSettings, SimulatedLlamacpp
 from orchqueue_sim.level2.inspector import Inspector
 from orchqueue_sim.level2.plan import Plan
 from orchqueue_sim.level2.virtual_loop import Realm, VirtualLoop
+from orchqueue_sim.marks import Chronicle
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 10.0
+BAD_MODEL = "file:bad"
 VERSION, ODD_VERSION = "b1-simulated", "b2-simulated"
-Tell = Callable[[str, str], None]
 
 
 class Engine(SimulatedLlamacpp):
     """One engine's server; the seed decides what befalls each completion."""
 
     def __init__(self, stables: Stables, replica_id: ReplicaId, settings: SimSettings) -> None:
-        super().__init__(settings, Faults())
+        super().__init__(settings, Faults(hide_slots=stables.plan.has("hidden_slots") and not stables.healing))
         self._cuts = Random(stables.rng.random())
         self._stables = stables
         self._replica_id = replica_id
         self.deaf = False
 
     def _take_faults(self) -> Faults:
-        return self._stables.draw_faults(self._replica_id)
+        return self._stables.draw_faults()
+
+    def struck(self, fault: str) -> None:
+        """Tell of a fault that has met somebody."""
+        if not self._stables.healing:
+            self._stables.chronicle.struck(fault, self._replica_id)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         if self.deaf:
@@ -82,6 +86,11 @@ class Process:
         if not self.exited.done():
             self.exited.set_result(Exit(returncode, asked))
 
+    def turn_zombie(self) -> None:
+        """Be told dead while a child keeps the port and works on, until the launcher ends the whole group."""
+        if not self.exited.done():
+            self.exited.set_result(Exit(1, False))
+
     def tail(self) -> str:
         """Give the last words."""
         return ""
@@ -96,11 +105,12 @@ class Process:
 class Stables:
     """All engine processes of the run; they outlive a killed daemon until the next one ends them."""
 
-    def __init__(self, plan: Plan, loop: VirtualLoop, rng: Random, inspector: Inspector, tell: Tell) -> None:
+    def __init__(self, plan: Plan, loop: VirtualLoop, rng: Random, inspector: Inspector, chronicle: Chronicle) -> None:
         self.plan, self.loop, self.rng, self.inspector = plan, loop, rng, inspector
         self.processes: dict[Process, None] = {}
         self.healing = False
-        self._tell = tell
+        self.chronicle = chronicle
+        self._clashes: dict[ReplicaId, int] = {}
         self._last_port = 9_000
 
     def end_leftovers(self) -> None:
@@ -109,27 +119,26 @@ class Stables:
             process.die(-9)
 
     def heal(self) -> None:
-        """Let nothing fail any more; engines of an odd version are taken away, as an operator would."""
+        """Let nothing fail any more; engines that are not like their siblings are taken away, as an operator would."""
         self.healing = True
         for process in tuple(self.processes):
-            if process.engine.settings.version != VERSION:
+            if process.engine.settings.version != VERSION or process.engine.faults.hide_slots:
                 process.die(-15)
 
     def busy(self) -> list[str]:
         """List engines that still work on something."""
         return [f"{p.realm.name}: {p.engine.busy_slots()} busy" for p in self.processes if p.engine.busy_slots()]
 
-    def draw_faults(self, replica_id: ReplicaId) -> Faults:
+    def draw_faults(self) -> Faults:
         """Draw what befalls one completion."""
         rng, has = self.rng, self.plan.has
         if self.healing or rng.random() > self.plan.fault_ratio:
-            return Faults(hide_slots=has("hidden_slots"))
+            return Faults()
         faults = {name: draw for name, draw in _MISFORTUNES.items() if has(name)}
         if not faults:
-            return Faults(hide_slots=has("hidden_slots"))
+            return Faults()
         name = rng.choice(sorted(faults))
-        self._tell("engine", f"{replica_id} will {name}")
-        return msgspec.structs.replace(faults[name](rng), hide_slots=has("hidden_slots"))
+        return faults[name](rng)
 
     async def start(self, pool: PoolSettings, replica_id: ReplicaId) -> Process:
         """Start a process and have it listen.
@@ -138,13 +147,11 @@ class Stables:
         """
         plan, rng = self.plan, self.rng
         await asyncio.sleep(rng.choice((0.0, 0.05, 0.5)))
-        if not self.healing and plan.has("failing_start") and rng.random() < 0.4:
-            self._tell("engine", f"{replica_id} does not start")
-            if rng.random() < 0.5:
-                await asyncio.sleep(START_TIMEOUT_S)
-                raise ProcessError("never_ready", f"the engine was not ready within {START_TIMEOUT_S:g} s")
-            raise ProcessError("exit", "the engine ended while it started: the address is in use")
+        if not self.healing:
+            await self._fail_start(replica_id)
         odd = not self.healing and plan.has("odd_version") and rng.random() < 0.3
+        if odd:
+            self.chronicle.struck("odd_version", replica_id)
         settings = SimSettings(
             slots=pool.slots,
             ctx=pool.ctx,
@@ -165,18 +172,42 @@ class Stables:
         self.processes[process] = None
         return process
 
+    async def _fail_start(self, replica_id: ReplicaId) -> None:
+        plan, rng = self.plan, self.rng
+        clashes = self._clashes.get(replica_id, 0)
+        if plan.has("port_clash") and (clashes == 1 or (not clashes and rng.random() < 0.5)):
+            # Whoever holds the port lets go after a second try.
+            self._clashes[replica_id] = clashes + 1
+            self.chronicle.struck("port_clash", replica_id)
+            raise ProcessError("exit", "the engine ended while it started: the address is in use")
+        if plan.has("never_ready") and rng.random() < 0.3:
+            self.chronicle.struck("never_ready", replica_id)
+            await asyncio.sleep(START_TIMEOUT_S)
+            raise ProcessError("never_ready", f"the engine was not ready within {START_TIMEOUT_S:g} s")
+        if plan.has("failing_start") and rng.random() < 0.4:
+            self.chronicle.struck("failing_start", replica_id)
+            raise ProcessError("exit", "the engine ended while it started: no such device")
+
+    def zombify_one(self) -> None:
+        """Let some process be told dead and work on, one that is busy where there is one."""
+        living = [p for p in self.processes if not p.exited.done()]
+        if living and not self.healing:
+            process = self.rng.choice([p for p in living if p.engine.busy_slots()] or living)
+            self.chronicle.struck("zombie", f"{process.realm.name} is told dead and works on")
+            process.turn_zombie()
+
     def crash_one(self) -> None:
         """Kill some process."""
         if self.processes and not self.healing:
-            process = self.rng.choice(list(self.processes))
-            self._tell("engine", f"{process.realm.name} is killed")
+            process = self.rng.choice([p for p in self.processes if p.engine.busy_slots()] or list(self.processes))
+            self.chronicle.struck("engine_killed", process.realm.name)
             process.die(self.rng.choice((-9, -11, 1)))
 
     def deafen_one(self) -> None:
         """Let some process live on and answer nobody."""
         if self.processes and not self.healing:
             process = self.rng.choice(list(self.processes))
-            self._tell("engine", f"{process.realm.name} answers nobody from now on")
+            self.chronicle.struck("engine_deaf", f"{process.realm.name} answers nobody from now on")
             process.engine.deaf = True
 
 
@@ -192,7 +223,7 @@ class Host:
         Errors: ProcessError.
         """
         await asyncio.sleep(self._stables.rng.choice((0.0, 0.1)))
-        if model_ref.startswith("bad"):
+        if model_ref == BAD_MODEL:
             raise ProcessError("never_ready", f"the checksum of {model_ref} is wrong")
         return f"digest of {model_ref}"
 
@@ -216,13 +247,17 @@ class Host:
 
 _MISFORTUNES: dict[str, Callable[[Random], Faults]] = {
     "slow_first_token": lambda rng: Faults(first_token_delay_ms=rng.choice((50, 500, 3_000))),
-    "silence": lambda rng: Faults(silent_after=rng.choice((1, 3, 8))),
-    "early_eof": lambda rng: Faults(eof_after=rng.choice((1, 3, 8))),
-    "engine_error": lambda rng: Faults(error_after=rng.choice((1, 3, 8))),
-    "refused": lambda rng: Faults(status=rng.choice((429, 500, 503, 400))),
+    "silence": lambda rng: Faults(silent_after=rng.choice((1, 2, 5))),
+    "early_eof": lambda rng: Faults(eof_after=rng.choice((1, 2, 5))),
+    "engine_error": lambda rng: Faults(error_after=rng.choice((1, 2, 5))),
+    "engine_500": lambda _rng: Faults(status=500),
+    "overloaded": lambda rng: Faults(status=rng.choice((429, 503))),
+    "rejected": lambda _rng: Faults(status=400),
     "broken_utf8": lambda rng: Faults(broken_utf8_after=rng.choice((1, 4))),
     "broken_json": lambda rng: Faults(broken_json_after=rng.choice((1, 4))),
     "split_frames": lambda _rng: Faults(split_frames=True),
     "ignored_abort": lambda rng: Faults(ignore_abort_ms=rng.choice((20, 700))),
+    "late_close": lambda rng: Faults(late_close_ms=rng.choice((30, 900))),
+    "double_close": lambda _rng: Faults(double_close=True),
     "late_to_slot": lambda rng: Faults(queue_ms=rng.choice((5, 100))),
 }

@@ -20,6 +20,7 @@ from orchqueue.core.ids import ReplicaId, TaskId, TaskKey, Tenant, task_key
 from orchqueue.core.outcome import ErrorCode
 from orchqueue_sim.disk import Disk
 
+LIMIT = re.compile(r"[a-z_]+_ms (\d+)")
 MARK = re.compile(r"\[w(\d+)\]")
 CODES = frozenset(get_args(ErrorCode))
 BLAME_ENGINES = frozenset({"WORKER_RESET", "REPLICA_EXHAUSTED", "POOL_UNAVAILABLE"})
@@ -47,6 +48,7 @@ class Track(msgspec.Struct):
     index_after: dict[tuple[int, str | None], int] = {}
     frozen: bytes | None = None
     two_bodies: bool = False
+    asked_at_s: float | None = None
 
     @property
     def key(self) -> TaskKey:
@@ -66,6 +68,7 @@ class Inspector:
         self.life = 0
         self.problem = ""
         self.stalled: Callable[[], bool] = lambda: False
+        self.clock: Callable[[], float] = lambda: 0.0
 
     def fail(self, text: str) -> None:
         """Note the first broken promise; what follows from it is not told."""
@@ -233,9 +236,27 @@ class StreamCheck:
         blamed = fields.get("code") in BLAME_ENGINES and RESTARTED not in fields["message"]
         if blamed and not self._inspector.engines_fail:
             self._fail(f"was told {fields['code']} although no engine failed: {fields['message']}")
+        if fields.get("code") == "DECODE_TIMEOUT":
+            self._see_timeout(fields["message"])
         self._inspector.marks[fields.get("finish_reason") or fields["code"]] += 1
         if name == "end":
             self._see_end(fields)
+
+    def _see_timeout(self, message: str) -> None:
+        """Hold a limit that is said to be over against the time since the task was first asked for."""
+        limit = LIMIT.search(message)
+        waited_ms = (self._inspector.clock() - (self._track.asked_at_s or 0.0)) * 1000
+        if limit is not None and waited_ms < int(limit[1]):
+            self._fail(f"was told {message!r} {waited_ms:.0f} ms after it was asked for")
+
+    @property
+    def stage(self) -> str:
+        """Name how far the task has come for this reader."""
+        if not self._started and not self._resumed:
+            return "before_started"
+        right = self._track.right_text
+        whole = right is not None and len(self._had) == len(right.encode())
+        return "before_end" if whole else "between_tokens" if self._had else "before_tokens"
 
     def _see_end(self, fields: dict[str, Any]) -> None:
         track = self._track

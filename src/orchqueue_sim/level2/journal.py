@@ -13,6 +13,7 @@ from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended
 from orchqueue.ports.errors import JournalError
 from orchqueue.ports.journal import JournalWatcher
 from orchqueue_sim.disk import Disk
+from orchqueue_sim.marks import Chronicle
 
 RETRY_S = 0.1
 STALL_SHOWS_S = 0.5
@@ -23,6 +24,7 @@ class Trouble:
 
     def __init__(self) -> None:
         self.reason = ""
+        self.fault = ""
         self.slow_ms = 0
         self.stalled_at_s = -STALL_SHOWS_S
 
@@ -62,10 +64,10 @@ class SimulatedJournal:
     Req: ORCH-4013
     """
 
-    def __init__(
-        self, disk: Disk, trouble: Trouble, rng: Random, delay_ms: int, tell: Callable[[str, str], None]
-    ) -> None:
-        self._disk, self._trouble, self._rng, self._delay_ms, self._tell = disk, trouble, rng, delay_ms, tell
+    def __init__(self, disk: Disk, trouble: Trouble, rng: Random, delay_ms: int, chronicle: Chronicle) -> None:
+        self._disk, self._trouble, self._rng, self._delay_ms, self._chronicle = disk, trouble, rng, delay_ms, chronicle
+        self.doom: Callable[[int], str] = lambda _records: ""
+        self.on_doom: Callable[[], None] = lambda: None
         self._watcher: JournalWatcher | None = None
         self._queued: list[AnyRecord] = []
         self._flying: list[AnyRecord] = []
@@ -107,18 +109,26 @@ class SimulatedJournal:
             raise JournalError(f"records could not be committed: {self._trouble.reason}")
         self._disk.commit(self._flying + self._queued)
 
-    def crash(self, *, torn: bool) -> None:
-        """Lose what was not committed; a commit in flight may have reached the disk, or a part of it where the tail tears."""
+    def crash(self, fault: str = "") -> None:
+        """Lose what was not committed; a commit in flight has reached the disk, or not, or a part of it where the tail tears."""
+        if self._closed:
+            return
         self._closed = True
-        kept = self._rng.choice((0, len(self._flying)))
-        if torn:
-            kept = self._rng.randint(0, len(self._flying))
-        self._tell("journal", f"crash keeps {kept} of {len(self._flying)} records in flight, loses {len(self._queued)}")
+        flying = len(self._flying)
+        kept = {"crash_before_commit": 0, "crash_after_commit": flying}.get(fault, self._rng.choice((0, flying)))
+        if fault == "torn_tail":
+            kept = self._rng.randint(1, max(1, flying - 1))
+        story = f"{kept} of {flying} records in flight reach the disk, {len(self._queued)} more are lost"
+        if fault:
+            self._chronicle.struck(fault, story)
+        self._chronicle.tell("journal", story)
         self._disk.commit(self._flying[:kept])
 
     def _fly(self) -> None:
         self._flying, self._queued = self._queued, []
         delay_ms = self._rng.randint(0, self._delay_ms) + self._rng.randint(0, self._trouble.slow_ms)
+        if self._trouble.slow_ms and delay_ms:
+            self._chronicle.struck("busy_disk", f"a commit takes {delay_ms} ms")
         asyncio.get_running_loop().call_later(delay_ms / 1000, self._land)
 
     def _land(self) -> None:
@@ -128,16 +138,21 @@ class SimulatedJournal:
             self._trouble.stalled_at_s = asyncio.get_running_loop().time()
             if not self.stalled:
                 self.stalled = True
-                self._tell("journal", f"stalls: {self._trouble.reason}")
+                self._chronicle.struck(self._trouble.fault, self._trouble.reason)
                 self._watcher.stalled(self._trouble.reason)
             asyncio.get_running_loop().call_later(RETRY_S, self._land)
+            return
+        doom = self.doom(len(self._flying))
+        if doom:
+            self.crash(doom)
+            self.on_doom()
             return
         self._disk.commit(self._flying)
         self._committed += len(self._flying)
         self._flying = []
         if self.stalled:
             self.stalled = False
-            self._tell("journal", "heals")
+            self._chronicle.tell("journal", "heals")
             self._watcher.healed()
         self._watcher.committed(self._committed)
         if self._queued and not self._flying:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, MutableMapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 from unittest import mock
 
+from orchqueue.adapters import system
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica
 from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt
 from orchqueue.adapters.engines.wire import SseEvent, SseSplitter
+from orchqueue.adapters.system import SystemClock
 from orchqueue.core import effects as fx
+from orchqueue.core import submit_flow
 from orchqueue.core.ids import AttemptId, TaskKey, Tenant
 from orchqueue.core.records import Ended
 from orchqueue.http import sse
@@ -31,12 +33,14 @@ from orchqueue.runtime.loop import Loop
 from orchqueue.runtime.stream_log import Reader, StreamLog
 from orchqueue.runtime.streams import Streams
 from orchqueue.runtime.supervision import Supervision
+from orchqueue_sim.level2.daemon import VirtualTime
 from orchqueue_sim.level2.journal import SimulatedJournal
 from orchqueue_sim.level2.plan import draw
 from orchqueue_sim.level2.world import run
+from orchqueue_sim.planting import Bed, Planted
 from orchqueue_sim.world import Report
 
-Planted = AbstractContextManager[object]
+BED = Bed()
 
 
 def _hurry(kind: type[fx.AnyEffect]) -> Planted:
@@ -48,6 +52,7 @@ def _hurry(kind: type[fx.AnyEffect]) -> Planted:
     return mock.patch.object(Interpreter, "_passes_stall", passes)
 
 
+@BED.within(60)
 def reply_before_commit() -> Planted:
     """Tell clients of acceptances before the journal has them."""
 
@@ -62,11 +67,13 @@ def reply_before_commit() -> Planted:
     return mock.patch.object(Interpreter, "carry_out", carry_out)
 
 
+@BED.within(60, "cancels", "busy_disk")
 def cancel_before_commit() -> Planted:
     """Answer a cancel with 204 before its end is durable."""
     return _hurry(fx.Done)
 
 
+@BED.within(60)
 def end_before_commit() -> Planted:
     """Send the terminal event before the end is durable."""
     real = Interpreter._passes_stall  # noqa: SLF001
@@ -78,6 +85,7 @@ def end_before_commit() -> Planted:
     return mock.patch.object(Interpreter, "_passes_stall", passes)
 
 
+@BED.within(60, "failing_disk", "full_disk")
 def late_end_called_durable() -> Planted:
     """Let an end that did not wait for a stalled journal say that it is durable."""
     real = Streams.finish
@@ -89,6 +97,7 @@ def late_end_called_durable() -> Planted:
     return mock.patch.object(Streams, "finish", finish)
 
 
+@BED.within(60, "cancels", "ignored_abort")
 def slot_free_at_once() -> Planted:
     """Call an aborted attempt closed without looking whether the engine has stopped."""
 
@@ -98,6 +107,7 @@ def slot_free_at_once() -> Planted:
     return mock.patch.object(LlamacppReplica, "_until_idle", settle)
 
 
+@BED.within(60, "cancels")
 def abort_forgotten() -> Planted:
     """Let engines go on with what was canceled, and call it stopped."""
 
@@ -110,11 +120,13 @@ def abort_forgotten() -> Planted:
     return mock.patch.object(Attempts, "abort", abort)
 
 
+@BED.within(60, "vanishing_between_tokens", "resumes")
 def resume_one_event_early() -> Planted:
     """Give a reader that comes back the event that it has read last once more."""
     return mock.patch.object(stream_log, "bisect_right", bisect_left)
 
 
+@BED.within(60, "slow_reader")
 def slow_reader_loses_its_place() -> Planted:
     """Let a reader that could not keep up go on with what comes next."""
     real = Reader.resume
@@ -127,6 +139,7 @@ def slow_reader_loses_its_place() -> Planted:
     return mock.patch.object(Reader, "resume", resume)
 
 
+@BED.within(60, "slow_network")
 def last_piece_dropped() -> Planted:
     """Lose the last of several pieces that one read brought."""
     real = StreamLog.append_tokens
@@ -137,6 +150,7 @@ def last_piece_dropped() -> Planted:
     return mock.patch.object(StreamLog, "append_tokens", append)
 
 
+@BED.within(60, "cut_writes")
 def split_events_lost() -> Planted:
     """Forget the beginning of an event whose end comes with the next read."""
     real = SseSplitter.feed
@@ -148,6 +162,7 @@ def split_events_lost() -> Planted:
     return mock.patch.object(SseSplitter, "feed", feed)
 
 
+@BED.within(60, "daemon_killed")
 def recovery_forgets_one() -> Planted:
     """Leave the youngest unfinished task in the journal and out of the queue."""
     real = SimulatedJournal.recover
@@ -161,6 +176,7 @@ def recovery_forgets_one() -> Planted:
     return mock.patch.object(SimulatedJournal, "recover", recover)
 
 
+@BED.within(60, "shutdown")
 def stopping_ends_tasks() -> Planted:
     """Let a stop of the daemon end the tasks that its engines were working on."""
     real = Runtime.stop
@@ -172,6 +188,7 @@ def stopping_ends_tasks() -> Planted:
     return mock.patch.object(Runtime, "stop", stop)
 
 
+@BED.within(60)
 def ticker_outlives_stop() -> Planted:
     """Leave the clock that pulses for live figures running."""
     real = Runtime.stop
@@ -183,6 +200,7 @@ def ticker_outlives_stop() -> Planted:
     return mock.patch.object(Runtime, "stop", stop)
 
 
+@BED.within(60)
 def engine_outlives_stop() -> Planted:
     """Leave an engine's process behind."""
     real = Supervision._take_down  # noqa: SLF001
@@ -194,6 +212,7 @@ def engine_outlives_stop() -> Planted:
     return mock.patch.object(Supervision, "_take_down", take_down)
 
 
+@BED.within(60)
 def one_tenant() -> Planted:
     """Take every key for the same tenant's."""
     real = Access.admit
@@ -205,6 +224,7 @@ def one_tenant() -> Planted:
     return mock.patch.object(Access, "admit", admit)
 
 
+@BED.within(60)
 def stream_cut_at_its_end() -> Planted:
     """Close the connection after the terminal event instead of completing the response."""
 
@@ -221,6 +241,7 @@ def stream_cut_at_its_end() -> Planted:
     return mock.patch.object(sse.StreamAnswer, "run", run)
 
 
+@BED.within(60)
 def commits_unheard() -> Planted:
     """Miss the journal's word now and then, so that somebody waits for ever."""
     real = Loop.committed
@@ -232,43 +253,50 @@ def commits_unheard() -> Planted:
     return mock.patch.object(Loop, "committed", committed)
 
 
-MUTANTS: dict[str, Callable[[], Planted]] = {
-    plant.__name__: plant
-    for plant in (
-        reply_before_commit,
-        cancel_before_commit,
-        end_before_commit,
-        late_end_called_durable,
-        slot_free_at_once,
-        abort_forgotten,
-        resume_one_event_early,
-        slow_reader_loses_its_place,
-        last_piece_dropped,
-        split_events_lost,
-        recovery_forgets_one,
-        stopping_ends_tasks,
-        ticker_outlives_stop,
-        engine_outlives_stop,
-        one_tenant,
-        stream_cut_at_its_end,
-        commits_unheard,
-    )
-}
+@BED.within(60, "clock_pause", "wall_jump")
+def clock_follows_the_wall() -> Planted:
+    """Read the wall clock anew each time, so that whoever sets it ends tasks or makes timers wait."""
 
-FOCUS = {
-    "stopping_ends_tasks": frozenset({"shutdown"}),
-    "late_end_called_durable": frozenset({"failing_disk", "full_disk"}),
-    "last_piece_dropped": frozenset({"slow_network"}),
-    "split_events_lost": frozenset({"cut_writes"}),
-    "recovery_forgets_one": frozenset({"daemon_killed"}),
-    "slot_free_at_once": frozenset({"cancels", "ignored_abort"}),
-    "resume_one_event_early": frozenset({"vanishing", "resumes"}),
-}
-"""The faults of runs in which a bug shows soon that elsewhere hides or is rare."""
+    def now_ms(_self: SystemClock) -> int:
+        wall: VirtualTime = vars(system)["time"]
+        return wall.time_ns() // 1_000_000
+
+    return mock.patch.object(SystemClock, "now_ms", now_ms)
 
 
-def hunt(name: str, seeds: Iterable[int]) -> Report | None:
-    """Plant a bug and run seeds until one breaks a promise."""
+@BED.within(40, "duplicates")
+def other_body_taken_for_the_same() -> Planted:
+    """Take another request under a known name for a repeat."""
+    return mock.patch.object(submit_flow, "canonical_digest", return_value="")
+
+
+@BED.within(20)
+def terminal_event_twice() -> Planted:
+    """Say the end of every stream twice."""
+    real = StreamLog.append_terminal
+
+    def append(self: StreamLog, frame: bytes, *, failed: bool) -> int:
+        return real(self, frame + frame, failed=failed)
+
+    return mock.patch.object(StreamLog, "append_terminal", append)
+
+
+@BED.within(20)
+def started_told_again() -> Planted:
+    """Say that a task has started twice."""
+    real = StreamLog.append_started
+
+    def append(self: StreamLog, frame: bytes) -> int:
+        return real(self, frame + frame)
+
+    return mock.patch.object(StreamLog, "append_started", append)
+
+
+MUTANTS = BED.mutants
+
+
+def hunt(name: str) -> Report | None:
+    """Plant a bug and run its seeds until one breaks a promise."""
     with MUTANTS[name]():
-        reports = (run(seed, None, draw(seed, FOCUS.get(name))) for seed in seeds)
+        reports = (run(seed, None, draw(seed, BED.focus.get(name))) for seed in range(BED.seeds[name]))
         return next((report for report in reports if report.problem), None)

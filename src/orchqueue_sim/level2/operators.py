@@ -6,6 +6,7 @@ import asyncio
 from random import Random
 
 from orchqueue_sim.level2.caller import Gone, ask, encode
+from orchqueue_sim.level2.engines import BAD_MODEL
 from orchqueue_sim.level2.visitors import Surroundings
 
 LOOKS = (
@@ -33,18 +34,18 @@ class Operators:
     async def work(self) -> None:
         """Do things until the trouble is over."""
         rng = self._rng
-        for _ in range(rng.choice((2, 6, 15))):
+        for _ in range(rng.choice((4, 10, 20))):
             await asyncio.sleep(rng.randint(0, self._around.plan.span_ms) / 8_000)
             pool_id = rng.choice(self._pools)
             path = f"/v1/pools/{pool_id}"
-            match rng.choice(("look", "look", "look", "drain", "reload", "bad reload", "rollback", "config")):
+            match rng.choice(("look", "look", "drain", "drain", "reload", "bad reload", "rollback", "config")):
                 case "drain":
                     self._touched[pool_id] = None
                     await self._ask("POST", f"{path}/drain", {"deadline_ms": rng.choice((1, 200, 5_000))})
                 case "reload":
-                    await self._ask("POST", f"{path}/reload", {"new_model_ref": rng.choice(("m0", "m1"))})
+                    await self._ask("POST", f"{path}/reload", {"new_model_ref": rng.choice(("file:m0", "file:m1"))})
                 case "bad reload":
-                    await self._ask("POST", f"{path}/reload", {"new_model_ref": "bad"})
+                    await self._ask("POST", f"{path}/reload", {"new_model_ref": BAD_MODEL})
                 case "rollback":
                     await self._ask("POST", f"{path}/rollback", None)
                 case "config":
@@ -56,7 +57,7 @@ class Operators:
         """Bring back the pools that were drained."""
         for pool_id in self._touched:
             for _ in range(20):
-                if await self._ask("POST", f"/v1/pools/{pool_id}/reload", {"new_model_ref": "m0"}) == 202:
+                if await self._ask("POST", f"/v1/pools/{pool_id}/reload", {"new_model_ref": "file:m0"}) == 202:
                     break
                 await asyncio.sleep(5.0)
 
@@ -65,7 +66,8 @@ class Operators:
             answer = await ask(self._around.network, encode(method, path, "operator", body))
         except Gone:
             return 0
-        self._around.tell("operator", f"{method} {path} {body or ''} -> {answer.status}")
+        self._around.chronicle.struck("operators")
+        self._around.chronicle.tell("operator", f"{method} {path} {body or ''} -> {answer.status}")
         if answer.status not in ALLOWED:
             self._around.inspector.fail(f"{method} {path} of an operator was answered {answer.status}: {answer.body!r}")
         return answer.status

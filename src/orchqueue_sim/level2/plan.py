@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 import msgspec
@@ -23,24 +24,49 @@ ENGINE_FAULTS = (
     "silence",
     "early_eof",
     "engine_error",
-    "refused",
+    "engine_500",
+    "overloaded",
+    "rejected",
     "broken_utf8",
     "broken_json",
     "split_frames",
     "ignored_abort",
+    "late_close",
+    "double_close",
     "late_to_slot",
     "hidden_slots",
     "failing_start",
+    "never_ready",
+    "port_clash",
     "odd_version",
     "engine_killed",
     "engine_deaf",
+    "zombie",
 )
-JOURNAL_FAULTS = ("busy_disk", "failing_disk", "full_disk", "torn_tail")
-CLIENT_FAULTS = ("vanishing", "slow_reader", "duplicates", "cancels", "resumes", "malformed")
+JOURNAL_FAULTS = ("busy_disk", "failing_disk", "full_disk", "torn_tail", "crash_before_commit", "crash_after_commit")
+VANISHING = (
+    "vanishing_before_reply",
+    "vanishing_before_started",
+    "vanishing_between_tokens",
+    "vanishing_before_end",
+)
+CLIENT_FAULTS = (*VANISHING, "slow_reader", "duplicates", "cancels", "resumes", "malformed", "odd_requests")
 WORLD_FAULTS = ("daemon_killed", "shutdown", "clock_pause", "wall_jump", "cut_writes", "slow_network", "operators")
 FAULTS = (*ENGINE_FAULTS, *JOURNAL_FAULTS, *CLIENT_FAULTS, *WORLD_FAULTS)
 # How often a family of faults is in play at all; what one family does shows best while the others are quiet.
-FAMILIES = ((ENGINE_FAULTS, 0.5), (JOURNAL_FAULTS, 0.4), (CLIENT_FAULTS, 0.8), (WORLD_FAULTS, 0.5))
+FAMILIES = ((ENGINE_FAULTS, 0.6), (JOURNAL_FAULTS, 0.4), (CLIENT_FAULTS, 0.9), (WORLD_FAULTS, 0.6))
+
+TOURS: tuple[tuple[frozenset[str], int], ...] = (
+    (frozenset({"early_eof"}), 16),
+    (frozenset({"shutdown", "silence", "slow_first_token"}), 16),
+    (frozenset({"rejected", "double_close", "late_close"}), 6),
+    (frozenset({"cancels", "ignored_abort"}), 6),
+    (frozenset({"operators", "silence"}), 12),
+    (frozenset({"engine_500", "overloaded"}), 8),
+    (frozenset({"vanishing_before_end", "vanishing_between_tokens", "resumes"}), 8),
+    (frozenset({"failing_disk", "busy_disk"}), 6),
+)
+"""Runs with just these faults, so many of each: here what is rare elsewhere happens often."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -71,7 +97,11 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def engines_fail(self) -> bool:
         """Tell whether anything may go wrong with an engine, or an operator may take a pool away."""
-        return bool(self.faults & {*ENGINE_FAULTS, "operators", "clock_pause"} - {"slow_first_token", "split_frames"})
+        return bool(
+            self.faults
+            & {*ENGINE_FAULTS, "operators", "clock_pause"}
+            - {"slow_first_token", "split_frames", "late_close", "double_close"}
+        )
 
     @property
     def story(self) -> str:
@@ -89,7 +119,7 @@ def draw(seed: int, faults: frozenset[str] | None = None) -> Plan:
     span_ms = rng.choice((2_000, 5_000, 12_000))
     drawn: set[str] = set()
     for family, chance in FAMILIES:
-        share = rng.choice((0.15, 0.3, 0.6)) if rng.random() < chance else 0.0
+        share = rng.choice((0.15, 0.4, 0.7)) if rng.random() < chance else 0.0
         drawn |= {fault for fault in family if rng.random() < share}
     return Plan(
         seed=seed,
@@ -100,17 +130,23 @@ def draw(seed: int, faults: frozenset[str] | None = None) -> Plan:
         peak_ms=rng.randint(span_ms // 4, span_ms),
         token_ms=rng.choice((2, 20, 60)),
         disk_ms=rng.choice((0, 3, 30)),
-        fault_ratio=rng.choice((0.1, 0.3)),
+        fault_ratio=rng.choice((0.1, 0.3, 0.6)),
         sessions=rng.choice((0, 2)),
         send_buffer_bytes=rng.choice((512, 64 * 1024)),
         stall_ms=rng.choice((200, 10_000)),
     )
 
 
+def tours() -> Iterator[Plan]:
+    """Draw the runs that go where others seldom come."""
+    for faults, count in TOURS:
+        yield from (draw(seed, faults) for seed in range(count))
+
+
 def straight(seed: int) -> Plan:
     """Give the run without a fault: twenty tasks on two replicas, every stream read to its end."""
     replicas = (ReplicaSettings(ReplicaId("p0r0")), ReplicaSettings(ReplicaId("p0r1")))
-    pool = PoolSettings(PoolId("p0"), "llamacpp", "m0", replicas, ctx=512, launch_digest="strict")
+    pool = PoolSettings(PoolId("p0"), "llamacpp", "file:m0", replicas, ctx=512, launch_digest="strict")
     settings = Settings(pools=(pool,), retention=Retention(600_000, 600_000))
     return Plan(seed, frozenset(), settings, 20, 2_000, 1_000, 5, 3, 0.0, 0, 64 * 1024, 10_000)
 
@@ -122,6 +158,7 @@ def _settings(rng: Random) -> Settings:
         sessions=SessionLimits(ttl_ms=rng.choice((2_000, 600_000)), max_turns=rng.choice((2, 8))),
         retention=Retention(600_000, 600_000),
         disconnect_grace_ms=rng.choice((100, 2_000)),
+        poison_kills=rng.choice((1, 3)),
     )
 
 
@@ -132,7 +169,7 @@ def _pool(rng: Random, index: int) -> PoolSettings:
     return PoolSettings(
         pool_id=pool_id,
         engine="llamacpp",
-        model_ref="m0",
+        model_ref="file:m0",
         replicas=replicas,
         ctx=512,
         slots=1 if strict else rng.choice((1, 2, 3)),

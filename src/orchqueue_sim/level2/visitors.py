@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -13,11 +12,15 @@ import msgspec
 from orchqueue.client.sse import SseParser
 from orchqueue_sim.level2.caller import Answer, Call, Gone, ask, begin, encode
 from orchqueue_sim.level2.inspector import Inspector, StreamCheck, Track
-from orchqueue_sim.level2.plan import Plan
+from orchqueue_sim.level2.oddities import ODDITIES, nonsense
+from orchqueue_sim.level2.plan import VANISHING, Plan
 from orchqueue_sim.level2.wires import Network
+from orchqueue_sim.marks import Chronicle
 
 TRIES_AT_MOST = 40
 TRIES_IN_TROUBLE = 4
+LOOKS_AT_MOST = 200
+DEEDS = ("asks again with the same body", "asks again with another body", "cancels twice")
 SSE = {"Accept": "text/event-stream"}
 REFUSALS = frozenset({400, 429, 500, 503})
 
@@ -29,7 +32,7 @@ class Surroundings(msgspec.Struct):
     network: Network
     inspector: Inspector
     rng: Random
-    tell: Callable[[str, str], None]
+    chronicle: Chronicle
     stopping: bool = False
     healing: bool = False
     bursts: bool = False
@@ -45,11 +48,13 @@ class Visitor:
         tenant = rng.choice(("t0", "t1"))
         task_id = str(UUID(int=rng.getrandbits(128), version=4))
         self.track: Track = around.inspector.track(number, task_id, tenant)
+        self._odd = around.plan.has("odd_requests") and rng.random() < 0.2
         self.body: dict[str, Any] = self._draw_body(rng, task_id)
         peak_ms = around.plan.peak_ms + rng.randint(0, 50)
         self.at_ms = peak_ms if around.bursts and rng.random() < 0.7 else rng.randint(0, around.plan.span_ms)
         self._streams_at_once = rng.random() < 0.3
         self._gives_up = False
+        self._stages = [fault.removeprefix("vanishing_") for fault in VANISHING if around.plan.has(fault)]
 
     def _draw_body(self, rng: Random, task_id: str) -> dict[str, Any]:
         prompt = f"[w{self._number}] " + "tell me of rivers and stones " * rng.choice((0, 1, 5))
@@ -68,6 +73,8 @@ class Visitor:
             body["deadline_ms"] = rng.choice((50, 1_000, 20_000))
         if self._around.plan.sessions and rng.random() < 0.5:
             body["session_id"] = str(UUID(int=rng.randint(1, self._around.plan.sessions), version=4))
+        if self._odd:
+            body |= rng.choice(ODDITIES)
         if rng.random() < 0.3:
             body["on_disconnect"] = rng.choice(("cancel", "continue"))
         return body
@@ -81,7 +88,7 @@ class Visitor:
             await self._read_to_the_end()
         for other in others:
             await other
-        around.tell("client", f"{self._number} is done")
+        around.chronicle.tell("client", f"{self._number} is done")
 
     def _whims(self) -> list[Any]:
         rng, has = self._around.rng, self._around.plan.has
@@ -90,12 +97,14 @@ class Visitor:
         def soon() -> float:
             return rng.choice((0.0, 0.005, 0.05, 0.8))
 
-        if has("cancels") and rng.random() < 0.4:
+        if has("cancels") and rng.random() < 0.6:
             whims.append(self._cancel(soon(), soon() if rng.random() < 0.5 else None))
         if has("duplicates") and rng.random() < 0.4:
             whims.append(self._repeat(soon()))
-        if has("vanishing") and rng.random() < 0.3:
+        if self._stages and rng.random() < 0.3:
             whims.append(self._peek(soon()))
+        if self.body.get("session_id") and rng.random() < 0.15:
+            whims.append(self._end_session(soon()))
         if has("malformed") and rng.random() < 0.5:
             whims.append(self._mumble(soon()))
         return whims
@@ -113,7 +122,7 @@ class Visitor:
     def _check(self, method: str, path: str, answer: Answer) -> None:
         inspector = self._around.inspector
         what = f"{method} {path} of client {self._number}"
-        self._around.tell("client", f"{self._number} {method} {path[:40]} -> {answer.status}")
+        self._around.chronicle.tell("client", f"{self._number} {method} {path[:40]} -> {answer.status}")
         if "x-correlation-id" not in answer.headers:
             inspector.fail(f"{what} was answered {answer.status} without a correlation id")
         if answer.status in (429, 503):
@@ -127,6 +136,9 @@ class Visitor:
     async def _post(self) -> bool:
         """Post until accepted or refused for good; the same task every time."""
         around = self._around
+        self.track.asked_at_s = around.inspector.clock()
+        if self._odd:
+            around.chronicle.struck("odd_requests", f"client {self._number}")
         tries = 0
         for _ in range(TRIES_AT_MOST):
             status, wait_ms = await (self._post_streaming() if self._streams_at_once else self._post_once())
@@ -142,10 +154,25 @@ class Visitor:
         return self.track.accepted
 
     async def _post_once(self) -> tuple[int, int]:
+        around = self._around
+        if "before_reply" in self._stages and not around.healing and around.rng.random() < 0.3:
+            await self._post_and_leave()
         answer = await self._ask("POST", "/v1/tasks", self.body)
         if answer is None:
             return 0, 200
         return self._posted(answer)
+
+    async def _post_and_leave(self) -> None:
+        """Be gone before the answer comes; whether the task was accepted is known to nobody."""
+        around = self._around
+        try:
+            call = await begin(around.network, encode("POST", "/v1/tasks", self.track.tenant, self.body))
+        except Gone:
+            return
+        await asyncio.wait({call.head}, timeout=around.rng.choice((0.0, 0.002)))
+        if not call.head.done():
+            around.chronicle.struck("vanishing_before_reply", f"client {self._number}")
+        call.close()
 
     def _posted(self, answer: Answer) -> tuple[int, int]:
         if answer.status == 202:
@@ -159,7 +186,8 @@ class Visitor:
         elif answer.status == 400 and not self.body.get("session_id"):
             code = answer.json.get("message")
             self._around.inspector.marks["refused by engine"] += 1
-            if not self.track.right_text and not self._around.plan.has("refused"):
+            other_model = self._around.plan.has("operators") and "several models fit" in str(code)
+            if not (self.track.right_text or self._around.plan.has("rejected") or self._odd or other_model):
                 self._around.inspector.fail(f"client {self._number} was refused: {code}")
         return answer.status, int(answer.headers.get("x-backoff-ms", "0"))
 
@@ -224,9 +252,11 @@ class Visitor:
                     return
                 around.inspector.fail(f"the stream of task {self._number} at {position} was answered {call.status}")
                 return
+            if position is not None:
+                around.chronicle.struck("resumes", f"client {self._number} at {position}")
             await self._read(call, check)
             if check.ended:
-                around.tell("client", f"{self._number} read its end")
+                around.chronicle.tell("client", f"{self._number} read its end")
                 return
             position = check.last_id if around.plan.has("resumes") and around.rng.random() < 0.8 else None
             await asyncio.sleep(around.rng.choice((0, 5, 300)) / 1000)
@@ -236,14 +266,15 @@ class Visitor:
         around = self._around
         rng, has = around.rng, around.plan.has
         slow = has("slow_reader") and not around.healing and rng.random() < 0.4
-        leaves = has("vanishing") and not around.healing and rng.random() < 0.5
+        stages = [stage for stage in self._stages if stage != "before_reply"]
+        leaves = stages and not around.healing and rng.random() < 0.7
         if slow and call.wire is not None:
+            around.chronicle.struck("slow_reader", f"client {self._number}")
             call.wire.pause_reading()
             await asyncio.sleep(rng.choice((0.01, 1.0, 40.0)))
             call.wire.resume_reading()
         if leaves:
-            await asyncio.wait({call.over}, timeout=rng.choice((0.0, 0.02, 0.3)))
-            around.tell("client", f"{self._number} leaves at {check.last_id}")
+            await self._wait_for(rng.choice(stages), call, check)
         else:
             await call.over
         left = not call.over.done()
@@ -257,6 +288,20 @@ class Visitor:
                 f"the stream of task {self._number} ended at {check.last_id} without a terminal event"
             )
 
+    async def _wait_for(self, stage: str, call: Call, check: StreamCheck) -> None:
+        """Read until the task has come so far, and be gone."""
+        chronicle = self._around.chronicle
+        for _ in range(LOOKS_AT_MOST):
+            if call.over.done() or check.stage == stage:
+                break
+            await asyncio.wait({call.over}, timeout=0.02)
+        if check.stage == stage and not check.ended:
+            self._gives_up = self._around.rng.random() < 0.3
+            ever = " for ever" if self._gives_up else ""
+            chronicle.struck(f"vanishing_{stage}", f"client {self._number} leaves at {check.last_id}{ever}")
+        else:
+            chronicle.tell("client", f"{self._number} leaves at {check.last_id}")
+
     # whims
 
     async def _cancel(self, after_s: float, again_after_s: float | None) -> None:
@@ -268,6 +313,7 @@ class Visitor:
         if answer.status == 204 and known:
             # A cancel on its way together with the POST may have met an earlier acceptance, withdrawn by now.
             self._around.inspector.canceled(self.track)
+            self._around.chronicle.struck("cancels")
             look = await self._ask("GET", path)
             if look is not None and look.status == 200:
                 self._around.inspector.seen_canceled(self.track, look.json)
@@ -279,18 +325,22 @@ class Visitor:
             await asyncio.sleep(again_after_s)
             known = self.track.accepted and not self._around.plan.has("wall_jump")
             again = await self._ask("POST", f"{path}/cancel")
+            self._around.chronicle.client("cancels twice")
             if again is not None and again.status != 204 and known:
                 self._around.inspector.fail(f"a second cancel of task {self._number} was answered {again.status}")
 
     async def _repeat(self, after_s: float) -> None:
         """Post the task again, or another one of its name."""
         await asyncio.sleep(after_s)
+        self._around.chronicle.struck("duplicates")
         if self._around.rng.random() < 0.5:
+            self._around.chronicle.client("asks again with the same body")
             if await self._post_once() == (202, 0) and self._streams_at_once:
                 self._around.inspector.marks["accepted by a repeat"] += 1
             return
         known = self.track.accepted
         self.track.two_bodies = True
+        self._around.chronicle.client("asks again with another body")
         answer = await self._ask("POST", "/v1/tasks", self._other_body())
         if answer is not None and answer.status == 202:
             if known:
@@ -300,6 +350,13 @@ class Visitor:
 
     def _other_body(self) -> dict[str, Any]:
         return {**self.body, "max_tokens": self.body["max_tokens"] ^ 1 or 2}
+
+    async def _end_session(self, after_s: float) -> None:
+        """Delete the session, whatever of it is in flight."""
+        await asyncio.sleep(after_s)
+        answer = await self._ask("DELETE", f"/v1/sessions/{self.body['session_id']}")
+        if answer is not None and answer.status not in (204, 429, 503):
+            self._around.inspector.fail(f"the end of a session of client {self._number} was answered {answer.status}")
 
     async def _peek(self, after_s: float) -> None:
         """Look at the task and leave before the answer, or look at someone else's."""
@@ -323,7 +380,8 @@ class Visitor:
         """Send what is no request, or half of one."""
         await asyncio.sleep(after_s)
         rng, tenant = self._around.rng, self.track.tenant
-        request = rng.choice(_nonsense(tenant, encode("POST", "/v1/tasks", tenant, self.body)))
+        self._around.chronicle.struck("malformed")
+        request = rng.choice(nonsense(tenant, encode("POST", "/v1/tasks", tenant, self.body)))
         try:
             call = await begin(self._around.network, request)
         except Gone:
@@ -336,21 +394,3 @@ class Visitor:
             )
         if call.whole and "x-correlation-id" not in call.headers:
             self._around.inspector.fail(f"nonsense of client {self._number} was answered without a correlation id")
-
-
-def _nonsense(tenant: str, request: bytes) -> list[bytes]:
-    head, body = request.split(b"\r\n\r\n", 1)
-    return [
-        b"good morning\r\n\r\n",
-        request[: len(head) // 2],
-        request[: len(head) + 10],
-        request.replace(body, b"!" * len(body)),
-        head.replace(b"Host", b"X-Padding: " + b"x" * 40_000 + b"\r\nHost") + b"\r\n\r\n" + body,
-        request.replace(b"application/json", b"text/html"),
-        request.replace(b"Content-Length: ", b"Content-Length: 99999"),
-        encode("POST", "/v1/tasks", tenant, {"prompt": 5}),
-        encode("POST", "/v1/tasks", tenant, {"max_tokens": 5}),
-        encode("DELETE", "/v1/tasks", tenant),
-        encode("GET", "/v1/tasks/none-such/stream", tenant),
-        encode("GET", "/v1/nowhere", tenant),
-    ]

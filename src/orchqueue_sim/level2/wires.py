@@ -65,6 +65,7 @@ class Network:
         self.loop = loop
         self.rng = rng
         self.weather = weather
+        self.on_cut: Callable[[], None] = lambda: None
         self._listeners: dict[Address, list[Listener]] = {}
         self._wires: dict[Wire, None] = {}
         self._last_port = 40_000
@@ -253,6 +254,7 @@ class Wire(asyncio.Transport):
         network, peer = self._network, self.peer
         pieces = [data]
         if len(data) > 1 and network.rng.random() < network.weather.cut:
+            network.on_cut()
             at = 1 + int(network.rng.random() * (len(data) - 1))
             pieces = [data[:at], data[at:]]
         for piece in pieces:

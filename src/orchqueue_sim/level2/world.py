@@ -9,31 +9,34 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import copy_context
 from itertools import count
 from random import Random
 from typing import Any
 from unittest import mock
 
+from orchqueue.adapters import system
 from orchqueue.adapters.engines import llamacpp
 from orchqueue.adapters.processes import host
 from orchqueue_sim.agenda import BEGIN_MS
 from orchqueue_sim.auditor import Violation
 from orchqueue_sim.disk import Disk
 from orchqueue_sim.level2.caller import Gone, ask, encode
-from orchqueue_sim.level2.daemon import Daemon
+from orchqueue_sim.level2.daemon import Daemon, Listener, VirtualTime
 from orchqueue_sim.level2.engines import Stables
 from orchqueue_sim.level2.inspector import Inspector
 from orchqueue_sim.level2.journal import SimulatedJournal, Trouble
 from orchqueue_sim.level2.operators import Operators
 from orchqueue_sim.level2.plan import Plan, draw
-from orchqueue_sim.level2.virtual_loop import NothingLeft, VirtualLoop, bury, in_dead_realm
+from orchqueue_sim.level2.virtual_loop import NothingLeft, VirtualLoop, bury
 from orchqueue_sim.level2.visitors import Surroundings, Visitor
 from orchqueue_sim.level2.wires import Network, Weather
+from orchqueue_sim.marks import Chronicle, Trace, watching
 from orchqueue_sim.world import Report
 
 PATIENCE_S = 900.0
-Trace = Callable[[int, str, object], None]
+DOOMS = ("torn_tail", "crash_before_commit", "crash_after_commit")
 
 
 class World:
@@ -52,20 +55,23 @@ class World:
         self.inspector = Inspector(self.disk)
         self.inspector.engines_fail = plan.engines_fail
         self.inspector.stalled = lambda: self.trouble.shows_at(self.loop.now_s)
-        self._trace = trace
-        self.stables = Stables(plan, self.loop, self._rng, self.inspector, self.tell)
-        self.around = Surroundings(plan, self.network, self.inspector, self._rng, self.tell)
+        self.inspector.clock = lambda: self.loop.now_s
+        self.chronicle = Chronicle(lambda: BEGIN_MS + int(self.loop.now_s * 1000), trace)
+        self.tell = self.chronicle.tell
+        self.network.on_cut = lambda: self.chronicle.marks.add("fault cut_writes")
+        if plan.has("slow_network"):
+            self.chronicle.struck("slow_network", f"every piece may take {self.weather.latency_ms} ms")
+        self.time = VirtualTime(self.loop)
+        self.stables = Stables(plan, self.loop, self._rng, self.inspector, self.chronicle)
+        self.around = Surroundings(plan, self.network, self.inspector, self._rng, self.chronicle)
         self.around.bursts = self._rng.random() < 0.5
         self.operators = Operators(self.around, self._rng)
         self.visitors = [Visitor(self.around, number) for number in range(plan.tasks)]
         self.daemon: Daemon | None = None
         self.lives = 0
-        self._wall_offset_ms = 0
-
-    def tell(self, kind: str, text: str) -> None:
-        """Write a line of the story."""
-        if self._trace is not None:
-            self._trace(BEGIN_MS + int(self.loop.now_s * 1000), kind, text)
+        self._dooms: list[str] = []
+        self._context = copy_context()
+        self._restarting: asyncio.Task[None] | None = None
 
     def run(self) -> None:
         """Run to the end.
@@ -82,7 +88,7 @@ class World:
 
     async def _all(self) -> None:
         log = logging.getLogger("uvicorn.error")
-        log.addHandler(handler := _Listener(self.loop.problems))
+        log.addHandler(handler := Listener(self.loop.problems))
         log.propagate = False
         try:
             await self._run()
@@ -100,7 +106,10 @@ class World:
         clients = {asyncio.ensure_future(visitor.live()) for visitor in self.visitors}
         disasters = asyncio.ensure_future(self._disasters())
         await asyncio.sleep(self.plan.span_ms / 1000)
+        self._dooms.clear()
         await disasters
+        if self._restarting is not None:
+            await self._restarting
         await self._heal()
         deadline_s = self.loop.now_s + PATIENCE_S
         while any(not client.done() for client in clients):
@@ -126,11 +135,10 @@ class World:
     async def _boot(self) -> None:
         self.lives += 1
         self.stables.end_leftovers()
-        journal = SimulatedJournal(self.disk, self.trouble, self._rng, self.plan.disk_ms, self.tell)
+        journal = SimulatedJournal(self.disk, self.trouble, self._rng, self.plan.disk_ms, self.chronicle)
+        journal.doom, journal.on_doom = self._doom, self._die_of_doom
         self.tell("boot", f"life {self.lives}")
-        self.daemon = Daemon(
-            self.plan, self.loop, self.stables, journal, self._wall_offset_ms, self.lives, self.plan.settings
-        )
+        self.daemon = Daemon(self.plan, self.loop, self.stables, journal, self.lives, self.plan.settings)
         await self.daemon.boot()
         self.around.stopping = False
 
@@ -145,6 +153,7 @@ class World:
         happen: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "engine_killed": self._kill_engine,
             "engine_deaf": self._deafen_engine,
+            "zombie": self._zombify_engine,
             "busy_disk": self._busy_disk,
             "failing_disk": self._failing_disk,
             "full_disk": self._full_disk,
@@ -159,6 +168,9 @@ class World:
             if plan.has(name)
             for _ in range(rng.choice((1, 1, 3)))
         ]
+        for fault in DOOMS:
+            if plan.has(fault):
+                self.loop.call_later(self._bad_moment_ms() / 1000, self._dooms.append, fault)
         if plan.has("operators"):
             times.append(self.operators.work())
         await asyncio.gather(*times)
@@ -179,6 +191,9 @@ class World:
     async def _deafen_engine(self) -> None:
         self.stables.deafen_one()
 
+    async def _zombify_engine(self) -> None:
+        self.stables.zombify_one()
+
     async def _busy_disk(self) -> None:
         self.trouble.slow_ms = self._rng.choice((100, 2_000))
         self.tell("journal", f"is slow by {self.trouble.slow_ms} ms")
@@ -186,13 +201,13 @@ class World:
         self.trouble.slow_ms = 0
 
     async def _failing_disk(self) -> None:
-        await self._bad_disk("input/output error", self._rng.choice((0.01, 0.3, 3.0)))
+        await self._bad_disk("failing_disk", "input/output error", self._rng.choice((0.01, 0.3, 3.0)))
 
     async def _full_disk(self) -> None:
-        await self._bad_disk("no space left on the disk", self._rng.choice((2.0, 15.0)))
+        await self._bad_disk("full_disk", "no space left on the disk", self._rng.choice((2.0, 15.0)))
 
-    async def _bad_disk(self, reason: str, lasts_s: float) -> None:
-        self.trouble.reason = reason
+    async def _bad_disk(self, fault: str, reason: str, lasts_s: float) -> None:
+        self.trouble.fault, self.trouble.reason = fault, reason
         self.tell("disk", f"{reason} for {lasts_s:g} s")
         await asyncio.sleep(lasts_s)
         self.trouble.reason = ""
@@ -202,23 +217,51 @@ class World:
         if daemon is None or self.around.stopping:
             return
         self._life_over(daemon)
-        self.tell("kill", f"kill -9 of life {self.lives}")
+        self.chronicle.struck("daemon_killed", f"kill -9 of life {self.lives}")
         self.around.stopping = True
-        daemon.kill(torn=self.plan.has("torn_tail"))
+        daemon.kill()
         await self._start_again()
+
+    def _doom(self, records: int) -> str:
+        """Name the crash that this commit meets, if one is due; only what has several records can be torn."""
+        if self.around.stopping:
+            return ""
+        due = next((fault for fault in self._dooms if fault != "torn_tail" or records > 1), "")
+        if due:
+            self._dooms.remove(due)
+        return due
+
+    def _die_of_doom(self) -> None:
+        """Die in the middle of a commit: the caller belongs to the realm that ends here."""
+        daemon = self.daemon
+        assert daemon is not None
+        self.around.stopping = True
+        self.inspector.life_over(daemon.figures.counts, daemon.journal.history)
+        daemon.kill()
+        self.daemon = None
+        self._restarting = self.loop.create_task(self._start_again(), context=self._context.copy())
 
     async def _shut_down(self) -> None:
         daemon = self.daemon
         if daemon is None or self.around.stopping:
             return
         self.around.stopping = True
-        self.tell("stop", f"SIGTERM for life {self.lives}")
-        await daemon.stop(self._rng.choice((0, 0, 200, 2_000)))
+        self.chronicle.struck("shutdown", f"SIGTERM for life {self.lives}")
+        knock = asyncio.ensure_future(self._knock())
+        await daemon.stop(self._rng.choice((0, 200, 2_000)))
+        await knock
         await asyncio.sleep(5.0)
         self._life_over(daemon)
         self._demand_nothing_left(daemon)
         daemon.realm.kill()
         await self._start_again()
+
+    async def _knock(self) -> None:
+        """Ask for one more task while the daemon stops."""
+        await asyncio.sleep(self._rng.choice((0.0, 0.005)))
+        body = {"prompt": "is there room for one more?", "max_tokens": 1}
+        with suppress(Gone):
+            await ask(self.network, encode("POST", "/v1/tasks", "t0", body))
 
     async def _start_again(self) -> None:
         self.daemon = None
@@ -228,13 +271,13 @@ class World:
     async def _pause(self) -> None:
         """Stop the machine for a while: when it goes on, every clock has moved and nothing was done."""
         lasts_s = self._rng.choice((0.5, 5.0, 40.0))
-        self.tell("clock", f"everything stands still for {lasts_s:g} s")
+        self.chronicle.struck("clock_pause", f"everything stands still for {lasts_s:g} s")
         self.loop.now_s += lasts_s
 
     async def _jump(self) -> None:
         """Set the wall clock; a daemon that runs does not care, the next one reads it."""
-        self._wall_offset_ms += self._rng.choice((-3_600_000, -2_000, 2_000, 3_600_000))
-        self.tell("clock", f"the wall clock is set, now {self._wall_offset_ms} ms off")
+        self.time.wall_offset_ms += self._rng.choice((-3_600_000, -2_000, 2_000, 3_600_000))
+        self.chronicle.struck("wall_jump", f"the wall clock is set, now {self.time.wall_offset_ms} ms off")
 
     async def _heal(self) -> None:
         self.tell("heal", "no more faults")
@@ -307,7 +350,8 @@ class World:
         track = visitor.track
         if not track.accepted:
             return
-        if not (self.plan.has("wall_jump") and self.inspector.forgotten(track)):
+        old = self.plan.has("wall_jump") or self.loop.now_s * 1000 > self.plan.settings.retention.interactive_ms
+        if not (old and self.inspector.forgotten(track)):
             self.inspector.looked(track, await self._get(f"/v1/tasks/{track.task_id}", track.tenant), final=True)
 
     async def _get(self, path: str, tenant: str) -> dict[str, Any]:
@@ -320,19 +364,6 @@ class World:
         return answer.json
 
 
-class _Listener(logging.Handler):
-    """Hears what the server complains about."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__(logging.ERROR)
-        self._problems = problems
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a complaint of the living."""
-        if not in_dead_realm():
-            self._problems.append(f"{record.getMessage()} {record.exc_info}")
-
-
 def run(seed: int, trace: Trace | None = None, plan: Plan | None = None) -> Report:
     """Run one seed; whatever goes wrong stands in the report.
 
@@ -343,6 +374,8 @@ def run(seed: int, trace: Trace | None = None, plan: Plan | None = None) -> Repo
     world = World(plan, trace)
     with (
         mock.patch.object(llamacpp, "_markers", count(1)),
+        mock.patch.object(system, "time", world.time),
+        watching(world.chronicle.marks),
         mock.patch.object(host, "count_oom_kills", return_value=0),
     ):
         try:
@@ -353,4 +386,5 @@ def run(seed: int, trace: Trace | None = None, plan: Plan | None = None) -> Repo
             report.problem = f"exception at {int(world.loop.now_s * 1000)} ms:\n{traceback.format_exc()}"
     report.lives, report.virtual_ms = world.lives, int(world.loop.now_s * 1000)
     report.refused, report.outcomes = world.around.refused, world.inspector.outcomes + world.inspector.marks
+    report.marks = frozenset(world.chronicle.marks)
     return report
