@@ -71,6 +71,10 @@ sim-replay: $(STAMP) ## Repeat one simulated run and tell its story (LEVEL=1|2 S
 	@test -n "$(SEED)" || { echo "name the seed: make sim-replay SEED=42" >&2; exit 2; }
 	@$(VENV)/bin/orchq-sim replay --level $(or $(LEVEL),1) --seed $(SEED)
 
+.PHONY: sim-nightly
+sim-nightly: $(STAMP) ## Simulate for an hour, both levels in turn (MINUTES=60 or HOURS=n, START=seed)
+	@$(VENV)/bin/orchq-sim nightly --minutes $(or $(MINUTES),60) $(if $(HOURS),--hours $(HOURS)) $(if $(START),--start $(START))
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz the contract for longer than the gate does (EXAMPLES=200 SEED=n)
 	@seed="$(or $(SEED),$$RANDOM)"; echo "fuzz: seed $$seed; SEED=$$seed repeats this run"; \

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import repeat
 from pathlib import Path
 from time import monotonic
@@ -26,6 +26,7 @@ from orchqueue_sim.world import Report, run
 
 SHOWN_AT_MOST = 5
 CHUNK = 25
+TELL_EVERY_S = 20.0
 REGRESSIONS = {1: Path("tests/simulation/regressions.txt"), 2: Path("tests/simulation/level2/regressions.txt")}
 RUNS: dict[int, Callable[[int, Trace | None], Report]] = {1: run, 2: level2.run}
 
@@ -60,18 +61,24 @@ def run_all(seeds: Iterable[int], processes: int = 1, level: int = 1) -> Iterato
         yield from pool.map(RUNS[level], seeds, repeat(None), chunksize=CHUNK)
 
 
-def campaign(first: int, count: int, processes: int | None = None, level: int = 1) -> int:
-    """Run `count` seeds from `first` and tell what was found.
+def campaign(
+    first: int, count: int, processes: int | None = None, level: int = 1, clock: Callable[[], float] = monotonic
+) -> int:
+    """Run `count` seeds from `first` and tell what was found; a long one tells how far it is.
 
     Shape: the exit status, 1 when some promise was broken.
     """
-    began = monotonic()
+    began = told = clock()
     tally = Tally()
     for report in run_all(range(first, first + count), processes or os.cpu_count() or 1, level):
         tally.add(report)
         if report.problem and len(tally.failed) <= SHOWN_AT_MOST:
             print(f"{report.text}\n", flush=True)
-    took_s = max(0.001, monotonic() - began)
+        if clock() - told >= TELL_EVERY_S:
+            told = clock()
+            rate = tally.runs / (told - began) * 60
+            print(f"{tally.runs} of {count} seeds, {rate:.0f} a minute, failed: {len(tally.failed)}", flush=True)
+    took_s = max(0.001, clock() - began)
     ended = ", ".join(f"{name} {n}" for name, n in tally.outcomes.most_common())
     print(f"ends told: {ended or 'none'}; requests refused: {tally.refused}; daemon lives: {tally.lives}")
     print(
@@ -92,8 +99,9 @@ def replay(seed: int, only: str = "", level: int = 1) -> int:
     print(f"seed {seed}: {plan.story}")
     timeline = Timeline(only)
     report = RUNS[level](seed, timeline.note)
-    sys.stdout.writelines(f"{line}\n" for line in timeline.lines)
-    print(report.text if report.problem else f"seed {seed} kept every promise in {report.steps} steps")
+    with suppress(BrokenPipeError):  # Whoever reads with `head` has seen enough.
+        sys.stdout.writelines(f"{line}\n" for line in timeline.lines)
+        print(report.text if report.problem else f"seed {seed} kept every promise in {report.steps} steps", flush=True)
     return 1 if report.problem else 0
 
 

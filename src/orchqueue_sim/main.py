@@ -34,8 +34,10 @@ def build_parser(*, simulations: bool = True) -> argparse.ArgumentParser:
     engine.add_argument("--faults", default="{}", help="JSON object, as POST /sim/faults takes it")
     if simulations:
         from orchqueue_sim.campaign import add_commands
+        from orchqueue_sim.nightly import add_command
 
         add_commands(commands)
+        add_command(commands)
     return parser
 
 
