@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import repeat
 from pathlib import Path
 from time import monotonic
+from typing import TypeAlias
 
 import msgspec
 
@@ -19,7 +20,7 @@ from orchqueue_sim.level2 import mutants as level2_mutants
 from orchqueue_sim.level2 import world as level2
 from orchqueue_sim.level2.plan import draw as draw_level2
 from orchqueue_sim.marks import Trace
-from orchqueue_sim.mutants import MUTANTS
+from orchqueue_sim.mutants import BED
 from orchqueue_sim.plan import draw
 from orchqueue_sim.timeline import Timeline
 from orchqueue_sim.world import Report, run
@@ -28,7 +29,21 @@ SHOWN_AT_MOST = 5
 CHUNK = 25
 TELL_EVERY_S = 20.0
 REGRESSIONS = {1: Path("tests/simulation/regressions.txt"), 2: Path("tests/simulation/level2/regressions.txt")}
-RUNS: dict[int, Callable[[int, Trace | None], Report]] = {1: run, 2: level2.run}
+BEDS = {1: BED, 2: level2_mutants.BED}
+Faults: TypeAlias = frozenset[str] | None
+
+
+def play_core(seed: int, trace: Trace | None, faults: Faults) -> Report:
+    """Run a seed of level 1; `faults` replaces those that it would draw."""
+    return run(seed, trace, draw(seed, faults))
+
+
+def play_daemon(seed: int, trace: Trace | None, faults: Faults) -> Report:
+    """Run a seed of level 2; `faults` replaces those that it would draw."""
+    return level2.run(seed, trace, draw_level2(seed, faults))
+
+
+RUNS: dict[int, Callable[[int, Trace | None, Faults], Report]] = {1: play_core, 2: play_daemon}
 
 
 class Tally(msgspec.Struct):
@@ -52,25 +67,26 @@ class Tally(msgspec.Struct):
             self.failed.append(report)
 
 
-def run_all(seeds: Iterable[int], processes: int = 1, level: int = 1) -> Iterator[Report]:
+def run_all(seeds: Iterable[int], processes: int = 1, level: int = 1, faults: Faults = None) -> Iterator[Report]:
     """Run every seed, in order, on as many processes as given."""
     if processes <= 1:
-        yield from (RUNS[level](seed, None) for seed in seeds)
+        yield from (RUNS[level](seed, None, faults) for seed in seeds)
         return
     with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(RUNS[level], seeds, repeat(None), chunksize=CHUNK)
+        yield from pool.map(RUNS[level], seeds, repeat(None), repeat(faults), chunksize=CHUNK)
 
 
 def campaign(
-    first: int, count: int, processes: int | None = None, level: int = 1, clock: Callable[[], float] = monotonic
-) -> int:
+    first: int, count: int, processes: int | None = None, level: int = 1, faults: Faults = None,
+    clock: Callable[[], float] = monotonic,
+) -> int:  # fmt: skip
     """Run `count` seeds from `first` and tell what was found; a long one tells how far it is.
 
     Shape: the exit status, 1 when some promise was broken.
     """
     began = told = clock()
     tally = Tally()
-    for report in run_all(range(first, first + count), processes or os.cpu_count() or 1, level):
+    for report in run_all(range(first, first + count), processes or os.cpu_count() or 1, level, faults):
         tally.add(report)
         if report.problem and len(tally.failed) <= SHOWN_AT_MOST:
             print(f"{report.text}\n", flush=True)
@@ -90,15 +106,15 @@ def campaign(
     return 1 if tally.failed else 0
 
 
-def replay(seed: int, only: str = "", level: int = 1) -> int:
+def replay(seed: int, only: str = "", level: int = 1, faults: Faults = None) -> int:
     """Repeat one seed and print what happened.
 
     Shape: the exit status, 1 when a promise was broken.
     """
-    plan = draw(seed) if level == 1 else draw_level2(seed)
+    plan = draw(seed, faults) if level == 1 else draw_level2(seed, faults)
     print(f"seed {seed}: {plan.story}")
     timeline = Timeline(only)
-    report = RUNS[level](seed, timeline.note)
+    report = RUNS[level](seed, timeline.note, faults)
     with suppress(BrokenPipeError):  # Whoever reads with `head` has seen enough.
         sys.stdout.writelines(f"{line}\n" for line in timeline.lines)
         print(report.text if report.problem else f"seed {seed} kept every promise in {report.steps} steps", flush=True)
@@ -127,20 +143,27 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.set_defaults(act=_replay)
     for command in (many, one):
         command.add_argument("--level", type=int, choices=sorted(RUNS), default=1, help="2: the whole daemon over HTTP")
-        command.add_argument(
-            "--mutant", choices=sorted({**MUTANTS, **level2_mutants.MUTANTS}), help="plant this bug and see it caught"
-        )
+        names = sorted({name for bed in BEDS.values() for name in bed.mutants})
+        command.add_argument("--mutant", choices=names, help="plant this bug of the level and see it caught")
 
 
 def _run(args: argparse.Namespace) -> int:
-    with _planted(args.mutant):
-        return campaign(args.start, args.seeds, 1 if args.mutant else args.processes, args.level)
+    plant, faults = _planted(args)
+    with plant:
+        return campaign(args.start, args.seeds, 1 if args.mutant else args.processes, args.level, faults)
 
 
 def _replay(args: argparse.Namespace) -> int:
-    with _planted(args.mutant):
-        return replay(args.seed, args.only, args.level)
+    plant, faults = _planted(args)
+    with plant:
+        return replay(args.seed, args.only, args.level, faults)
 
 
-def _planted(mutant: str | None) -> AbstractContextManager[object]:
-    return {**MUTANTS, **level2_mutants.MUTANTS}[mutant]() if mutant else nullcontext()
+def _planted(args: argparse.Namespace) -> tuple[AbstractContextManager[object], Faults]:
+    """Find the bug that was asked for, and the faults of the runs that look for it."""
+    bed, name = BEDS[args.level], args.mutant
+    if name is None:
+        return nullcontext(), None
+    if name not in bed.mutants:
+        sys.exit(f"{name} is no mutant of level {args.level}; there are: {', '.join(sorted(bed.mutants))}")
+    return bed.mutants[name](), bed.focus.get(name)

@@ -74,7 +74,7 @@ def first_seed(day: date) -> int:
 
 def run_batch(level: int, seeds: range) -> Batch:
     """Run some seeds of a level."""
-    reports = [RUNS[level](seed, None) for seed in seeds]
+    reports = [RUNS[level](seed, None, None) for seed in seeds]
     failures = [(report.plan.seed, " ".join(report.problem.split()[:40])) for report in reports if report.problem]
     return Batch(level, len(reports), failures, frozenset().union(*(report.marks for report in reports)))
 

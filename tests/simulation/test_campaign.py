@@ -97,6 +97,10 @@ def test_the_command_line_runs_and_replays(capsys: pytest.CaptureFixture[str]) -
     assert "3 of 3 seeds kept every promise" in capsys.readouterr().out
     assert main.main(["run", "--seeds", "20", "--mutant", "finish_twice"]) == 1
     assert "ends twice" in capsys.readouterr().out
+    assert main.main(["run", "--seeds", "60", "--mutant", "torn_tail_accepted"]) == 1
+    assert "than was decided" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no mutant of level 1"):
+        main.main(["run", "--seeds", "1", "--mutant", "one_tenant"])
     assert main.main(["replay", "--seed", "5", "--only", "is up"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("seed 5: ")
