@@ -23,7 +23,7 @@ def reached(seeds: range) -> Counter[str]:
     return found
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(120)
 @pytest.mark.req("ORCH-4340", "ORCH-4341", "ORCH-4342")
 def test_the_seeds_of_the_pipeline_reach_everything() -> None:
     """No end, verdict, transition, event, effect, deed or fault is left out; none is reached that nobody expects."""
