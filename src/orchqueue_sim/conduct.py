@@ -64,11 +64,11 @@ class Conduct:
         self._order = order
         self._pools: dict[PoolId, PoolSettings] = {p.pool_id: p for p in settings.pools}
         self._pool_of = {r.replica_id: p.pool_id for p in settings.pools for r in p.replicas}
-        self._pause_over_ms = 0
         self.life_over()
 
     def life_over(self) -> None:
         """Forget what only a life of the daemon knows."""
+        self._pause_over_ms = 0
         self._up: dict[ReplicaId, str] = {}
         self._resting: dict[ReplicaId, str] = {}
         self._slots: dict[ReplicaId, int] = {}

@@ -48,7 +48,8 @@ class Track(msgspec.Struct):
     index_after: dict[tuple[int, str | None], int] = {}
     frozen: bytes | None = None
     two_bodies: bool = False
-    asked_at_s: float | None = None
+    asked_at_s: float = 0.0
+    asked_in_life: int = 0
 
     @property
     def key(self) -> TaskKey:
@@ -67,6 +68,7 @@ class Inspector:
         self.engines_fail = True
         self.life = 0
         self.problem = ""
+        self.wall_set = False
         self.stalled: Callable[[], bool] = lambda: False
         self.clock: Callable[[], float] = lambda: 0.0
 
@@ -244,8 +246,10 @@ class StreamCheck:
 
     def _see_timeout(self, message: str) -> None:
         """Hold a limit that is said to be over against the time since the task was first asked for."""
-        limit = LIMIT.search(message)
-        waited_ms = (self._inspector.clock() - (self._track.asked_at_s or 0.0)) * 1000
+        limit, inspector, track = LIMIT.search(message), self._inspector, self._track
+        waited_ms = (inspector.clock() - track.asked_at_s) * 1000
+        if inspector.wall_set and inspector.life != track.asked_in_life:
+            return  # Only the wall tells a new life how long ago a task was accepted.
         if limit is not None and waited_ms < int(limit[1]):
             self._fail(f"was told {message!r} {waited_ms:.0f} ms after it was asked for")
 

@@ -136,7 +136,7 @@ class Visitor:
     async def _post(self) -> bool:
         """Post until accepted or refused for good; the same task every time."""
         around = self._around
-        self.track.asked_at_s = around.inspector.clock()
+        self.track.asked_at_s, self.track.asked_in_life = around.inspector.clock(), around.inspector.life
         if self._odd:
             around.chronicle.struck("odd_requests", f"client {self._number}")
         tries = 0

@@ -277,6 +277,7 @@ class World:
     async def _jump(self) -> None:
         """Set the wall clock; a daemon that runs does not care, the next one reads it."""
         self.time.wall_offset_ms += self._rng.choice((-3_600_000, -2_000, 2_000, 3_600_000))
+        self.inspector.wall_set = True
         self.chronicle.struck("wall_jump", f"the wall clock is set, now {self.time.wall_offset_ms} ms off")
 
     async def _heal(self) -> None:
