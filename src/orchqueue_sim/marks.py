@@ -70,7 +70,6 @@ NEVER_DOWN = "whoever takes a replica down starts it again in the same turn, so 
 EXCUSED: dict[int, dict[str, str]] = {
     1: {
         "outcome internal": OURS,
-        "outcome rejected_quota": NO_QUOTA,
         "outcome rejected_busy": "the mailbox in front of the core gives it, which level 1 leaves out",
         "replica down stop": NEVER_DOWN,
     },
