@@ -96,10 +96,23 @@ class Account(msgspec.Struct):
         self.tokens += times * hold.tokens
         self.kv_bytes += times * hold.kv_bytes
 
+    def requests_missing(self, limits: Limits, now_ms: int) -> int:
+        """Tell how much is missing of the requests, nothing where they are not limited.
+
+        Units: millionths of a request.
+        """
+        per_ms = limits.request_micro_per_ms
+        return 0 if per_ms is None else self.requests_taken.taken_at(per_ms, now_ms)
+
+    def tokens_missing(self, limits: Limits, now_ms: int) -> int:
+        """Tell how much is missing of the tokens, nothing where they are not limited.
+
+        Units: sixty-thousandths of a token.
+        """
+        per_ms = limits.tokens_per_minute
+        return 0 if per_ms is None else self.tokens_taken.taken_at(per_ms, now_ms)
+
     def is_idle(self, limits: Limits, now_ms: int) -> bool:
         """Tell whether nothing is held and both buckets are full."""
-        return (
-            self.tasks == 0
-            and self.requests_taken.taken_at(limits.request_micro_per_ms or 0, now_ms) == 0
-            and self.tokens_taken.taken_at(limits.tokens_per_minute or 0, now_ms) == 0
-        )
+        missing = self.requests_missing(limits, now_ms) or self.tokens_missing(limits, now_ms)
+        return self.tasks == 0 and not missing

@@ -274,12 +274,12 @@ def _shortage(quota: QuotaName, side: Side, account: Account, demand: Demand, no
     limits = side.limits
     match quota:
         case "requests_per_s":
-            per_ms = limits.request_micro_per_ms
-            missing = account.requests_taken.taken_at(per_ms or 0, now_ms) + REQUEST_MICRO - limits.burst_micro
+            missing = account.requests_missing(limits, now_ms) + REQUEST_MICRO - limits.burst_micro
+            return _wait_ms(missing, limits.request_micro_per_ms)
         case "tokens_per_minute":
             per_ms = limits.tokens_per_minute
-            full = (per_ms or 0) * TOKEN_UNITS
-            missing = account.tokens_taken.taken_at(per_ms or 0, now_ms) + demand.tokens * TOKEN_UNITS - full
+            missing = account.tokens_missing(limits, now_ms) + demand.tokens * TOKEN_UNITS
+            return None if per_ms is None else _wait_ms(missing - per_ms * TOKEN_UNITS, per_ms)
         case "concurrent_tasks":
             return None if limits.tasks is None or account.tasks < limits.tasks else 0
         case "queued_tasks":
@@ -288,15 +288,18 @@ def _shortage(quota: QuotaName, side: Side, account: Account, demand: Demand, no
             cached = demand.cached_bytes if side.scope == "tenant" else 0
             fits = limits.kv_bytes is None or account.kv_bytes + cached + demand.kv_bytes <= limits.kv_bytes
             return None if fits else 0
+
+
+def _wait_ms(missing: int, per_ms: int | None) -> int | None:
     return None if per_ms is None or missing <= 0 else -(-missing // per_ms)
 
 
 def _in_use(quota: QuotaName, limits: Limits, account: Account, cached_bytes: int, now_ms: int) -> int:
     match quota:
         case "requests_per_s":
-            return -(-account.requests_taken.taken_at(limits.request_micro_per_ms or 0, now_ms) // REQUEST_MICRO)
+            return -(-account.requests_missing(limits, now_ms) // REQUEST_MICRO)
         case "tokens_per_minute":
-            return -(-account.tokens_taken.taken_at(limits.tokens_per_minute or 0, now_ms) // TOKEN_UNITS)
+            return -(-account.tokens_missing(limits, now_ms) // TOKEN_UNITS)
         case "concurrent_tasks":
             return account.tasks
         case "queued_tasks":

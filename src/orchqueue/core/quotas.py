@@ -74,10 +74,12 @@ def _whose(task: Task, excess: Excess) -> str:
 
 def _never_fits(task: Task, pool: Pool, excess: Excess, allowed: Quotas) -> Refusal:
     if excess.quota == "kv_mb":
-        limit = (allowed.kv_mb or 0) * MB_BYTES // pool.kv_bytes_per_token
+        assert allowed.kv_mb is not None, "only a limit can be too low"
+        limit = allowed.kv_mb * MB_BYTES // pool.kv_bytes_per_token
         said = f"quota kv_mb of {_whose(task, excess)} is {allowed.kv_mb} MB, room for {limit} tokens of context"
     else:
-        limit = allowed.tokens_per_minute or 0
+        assert allowed.tokens_per_minute is not None, "only a limit can be too low"
+        limit = allowed.tokens_per_minute
         said = f"quota tokens_per_minute of {_whose(task, excess)} is {limit}"
     room = max(0, limit - task.prompt_tokens)
     text = f"{said}; prompt {task.prompt_tokens} and max_tokens {task.spec.max_tokens} never fit, at most {room} would"

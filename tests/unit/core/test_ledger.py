@@ -227,6 +227,9 @@ def test_what_an_earlier_life_used_is_missing_as_of_its_time() -> None:
     assert book.excess(A, "k", Demand(60), NOW + 6_000) == Excess("tenant", "tokens_per_minute", wait_ms=23_000)
     book.restore(B, "k", 0, 1, 0)
     assert list(book.accounts) == [(A, None)]
+    book = ledger(per_key=Quotas(tokens_per_minute=60))
+    book.restore(A, "k", NOW, 7, NOW)
+    assert book.accounts == {(A, "k"): Account(tokens_taken=Bucket(7 * TOKEN_UNITS, NOW))}
 
 
 def test_a_withdrawn_task_never_took_anything() -> None:
@@ -269,14 +272,16 @@ def test_accounts_that_nobody_needs_go_as_others_come() -> None:
     "quotas", [Quotas(requests_per_s=1), Quotas(tokens_per_minute=60), Quotas(queued_tasks=1), Quotas(kv_mb=1)]
 )
 def test_an_account_is_idle_only_when_nothing_is_held_and_nothing_is_missing(quotas: Quotas) -> None:
-    """A held task or a bucket that is not full keeps it."""
+    """A held task or a bucket that is not full keeps it; a bucket that is not limited any more does not."""
     limits = limits_of(quotas)
     assert limits is not None
     assert Account().is_idle(limits, NOW)
     assert not Account(tasks=1).is_idle(limits, NOW)
-    rate = limits.request_micro_per_ms or 0
-    assert Account(requests_taken=Bucket(1, NOW)).is_idle(limits, NOW + 1) == (rate > 0)
-    assert Account(tokens_taken=Bucket(1, NOW)).is_idle(limits, NOW + 1) == (limits.tokens_per_minute is not None)
+    requests, tokens = Account(requests_taken=Bucket(1, NOW)), Account(tokens_taken=Bucket(1, NOW))
+    assert requests.is_idle(limits, NOW) == (quotas.requests_per_s is None)
+    assert tokens.is_idle(limits, NOW) == (quotas.tokens_per_minute is None)
+    assert requests.is_idle(limits, NOW + 1)
+    assert tokens.is_idle(limits, NOW + 1)
 
 
 @pytest.mark.req("ORCH-4304")

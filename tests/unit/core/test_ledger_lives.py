@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from orchqueue.core import events as ev
+from orchqueue.core import quotas
 from orchqueue.core.accounts import Hold
 from orchqueue.core.ids import AttemptId, PoolId, TaskId, Tenant
 from orchqueue.core.outcome import Outcome
@@ -39,6 +40,20 @@ def test_a_crash_gives_nobody_a_fresh_minute() -> None:
     assert core.task("one").hold == Hold(TENANT, "k", ASKED, 0, waiting=False)
     core.handle(ev.TaskRestored(accepted("other", now, OTHER), msgspec.structs.replace(ended, tenant=OTHER)))
     assert {tenant for tenant, _ in core.core.state.ledger.accounts} == {TENANT}
+
+
+@pytest.mark.req("ORCH-4302", "ORCH-4305")
+def test_a_key_gets_no_fresh_minute_either() -> None:
+    """What it used is missing, for it and for no other key, and comes back with time."""
+    core = limited(per_key=Quotas(tokens_per_minute=60))
+    now = core.now_ms
+    ended = Ended(TENANT, TaskId("old"), Outcome.COMPLETED, now, now + 9, 3, 27, 40, started_at_ms=now)
+    core.handle(ev.TaskRestored(accepted("old", now), ended))
+    state = core.core.state
+    shown = [
+        quotas.uses(state, TENANT, key_id, now + ms)[0].in_use for key_id, ms in (("k", 0), ("l", 0), ("k", 5_000))
+    ]
+    assert shown == [30, 0, 25]
 
 
 @pytest.mark.req("ORCH-4302")
