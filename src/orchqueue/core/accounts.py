@@ -38,10 +38,13 @@ def limits_of(quotas: Quotas) -> Limits | None:
     """
     if quotas == Quotas():
         return None
-    per_ms = None if quotas.requests_per_s is None else max(1, round(quotas.requests_per_s * 1000))
+    per_ms, burst_micro = None, REQUEST_MICRO
+    if quotas.requests_per_s is not None:
+        per_ms = max(1, round(quotas.requests_per_s * 1000))
+        burst_micro = max(REQUEST_MICRO, 1000 * per_ms)
     return Limits(
         request_micro_per_ms=per_ms,
-        burst_micro=quotas.burst * REQUEST_MICRO if quotas.burst else max(REQUEST_MICRO, 1000 * (per_ms or 0)),
+        burst_micro=burst_micro if quotas.burst is None else quotas.burst * REQUEST_MICRO,
         tokens_per_minute=quotas.tokens_per_minute,
         tasks=quotas.concurrent_tasks,
         waiting=quotas.queued_tasks,

@@ -27,7 +27,7 @@ def over_quota(state: State, task: Task, pool: Pool, now_ms: int) -> Refusal | N
     """
     if state.ledger.terms(task.tenant) is None:
         return None
-    demand = _demand(task, pool, _cached_bytes(state, task.tenant, now_ms))
+    demand = Demand(*_needs(task, pool), _cached_bytes(state, task.tenant, now_ms))
     excess = state.ledger.excess(task.tenant, task.client_id, demand, now_ms)
     if excess is None:
         return None
@@ -44,9 +44,10 @@ def over_quota(state: State, task: Task, pool: Pool, now_ms: int) -> Refusal | N
     )
 
 
-def _demand(task: Task, pool: Pool, cached_bytes: int = 0) -> Demand:
+def _needs(task: Task, pool: Pool) -> tuple[int, int]:
+    """Tell the tokens that a task may use, and the bytes that they occupy."""
     tokens = task.prompt_tokens + task.spec.max_tokens
-    return Demand(tokens, tokens * pool.kv_bytes_per_token, cached_bytes)
+    return tokens, tokens * pool.kv_bytes_per_token
 
 
 def _cached_bytes(state: State, tenant: Tenant, now_ms: int) -> int:
@@ -143,7 +144,7 @@ def reserve_again(state: State, task: Task, pool: Pool) -> None:
 
     Req: ORCH-4302
     """
-    task.hold = state.ledger.reserve(task.tenant, task.client_id, _demand(task, pool), task.accepted_at_ms)
+    task.hold = state.ledger.reserve(task.tenant, task.client_id, Demand(*_needs(task, pool)), task.accepted_at_ms)
 
 
 def settle(state: State, task: Task, now_ms: int) -> None:
@@ -191,7 +192,7 @@ def reconfigure(state: State, now_ms: int) -> None:
             task.hold = None
             continue
         if task.hold is None:
-            kv_bytes = _demand(task, state.pools[task.pool_id]).kv_bytes
+            _, kv_bytes = _needs(task, state.pools[task.pool_id])
             task.hold = Hold(task.tenant, task.client_id, 0, kv_bytes, task.state is TaskState.WAITING)
         state.ledger.book(task.hold)
 

@@ -158,6 +158,14 @@ def test_each_limit_allows_exactly_what_it_says(
         assert book.excess(A, "k", more, NOW + beyond.wait_ms) is None
 
 
+def test_the_smallest_part_of_a_token_is_waited_for() -> None:
+    """A level that misses one unit is not enough, and a millisecond later it is."""
+    book = ledger(Quotas(tokens_per_minute=60))
+    book.accounts[A, None] = Account(tokens_taken=Bucket(1, NOW))
+    assert book.excess(A, "k", Demand(60), NOW) == Excess("tenant", "tokens_per_minute", wait_ms=1)
+    assert book.excess(A, "k", Demand(60), NOW + 1) is None
+
+
 @pytest.mark.req("ORCH-4306")
 @pytest.mark.parametrize("scope", ["tenant", "key"])
 def test_what_never_fits_is_told_apart(scope: Scope) -> None:
@@ -247,6 +255,10 @@ def test_a_withdrawn_task_never_took_anything() -> None:
     book.withdraw(A, "k", 0, NOW)
     book.withdraw(B, "k", 0, NOW)
     assert book.accounts == {}
+    book = ledger(per_key=Quotas(tokens_per_minute=100))
+    book.settle(take(book, 20), 20, NOW)
+    book.withdraw(A, "k", 15, NOW)
+    assert book.accounts[A, "k"].tokens_taken.taken == 5 * TOKEN_UNITS
 
 
 def test_accounts_that_nobody_needs_go_as_others_come() -> None:
@@ -327,6 +339,8 @@ def test_what_is_in_use_is_shown_for_each_limit() -> None:
     fresh = book.uses(entry, A, "k", 0, NOW + 2_000)
     assert [use.in_use for use in fresh] == [1, 28, 2, 1, 3, 0, 3]
     assert [use.in_use for use in book.uses(entry, A, "new", 0, NOW)][-2:] == [0, 0]
+    part = TenantSettings("a", 1, Quotas(requests_per_s=2.5))
+    assert repr(Ledger((part,)).uses(part, A, "k", 0, NOW)[0].burst) == "2"
 
 
 def test_accounts_that_do_not_add_up_are_told() -> None:

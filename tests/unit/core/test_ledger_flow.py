@@ -106,12 +106,12 @@ def test_a_task_that_waits_again_is_never_refused_for_it() -> None:
 @pytest.mark.req("ORCH-4307")
 @pytest.mark.parametrize(("allowed", "key_id"), [(Quotas(concurrent_tasks=2), "k"), (Quotas(queued_tasks=1), "k")])
 def test_it_tells_to_come_back_when_the_first_running_task_should_end(allowed: Quotas, key_id: str) -> None:
-    """8 tokens at 1 ms as long as none has come, then those that are left; a key waits for its own tasks alone."""
+    """8 tokens at 1 ms as long as none has come, then those that are left; a tenant waits for tasks of any of its keys."""
     core = limited(allowed)
     submit(core, "one", key_id)
     submit(core, "two", key_id)
     core.now_ms += 3
-    refusal = submit(core, "three", key_id)
+    refusal = submit(core, "three", "another")
     assert refusal is not None
     assert (refusal.outcome, refusal.retry_after_ms) == (Outcome.REJECTED_QUOTA, 8)
     core.handle(ev.ChunksArrived(AttemptId(1), ("a",), 6))
@@ -182,6 +182,19 @@ def test_context_is_limited_where_the_engine_tells_its_size() -> None:
     assert submit(core, "w", "l", max_tokens=17) is None
 
 
+def test_the_context_of_all_sessions_counts() -> None:
+    """Two slots keep two."""
+    core = limited(Quotas(kv_mb=30), strict=False, slots=2)
+    core.handle(ev.ReplicaLost(R, "exit", ""))
+    core.handle(ev.TimerFired(("restart", "pr0")), after_ms=100_000)
+    core.ready("pr0", kv_bytes_per_token=1_000_000)
+    for number, name in enumerate(("one", "two"), start=1):
+        submit(core, name, session_id=name)
+        core.handle(ev.AttemptCompleted(AttemptId(number), "stop", 3, number, 1, 1))
+        core.close(number)
+    assert quotas.uses(core.core.state, TENANT, "k", core.now_ms)[0].in_use == 4 + 5
+
+
 def test_context_that_another_task_has_taken_the_place_of_is_not_held() -> None:
     """One slot keeps one session's context; and a session whose time is over keeps none."""
     core = limited(Quotas(kv_mb=30), strict=False)
@@ -245,6 +258,7 @@ def test_every_way_to_end_settles_the_account_exactly() -> None:
     submit(core, "canceled while it waited")
     assert missing(core) == 12 + 2 * ASKED
     core.cancel("canceled while it waited")
+    assert core.task("canceled while it waited").hold is None
     core.chunk(2)
     core.cancel("canceled while it ran")
     assert missing(core) == 12 + 3 + 1
@@ -278,14 +292,16 @@ def test_a_victim_makes_room_in_its_own_account() -> None:
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_withdrawn_task_took_nothing(*, ended: bool) -> None:
     """Its client was told 503: request, tokens and place are back, whether it ended before or by that."""
-    core = limited(Quotas(requests_per_s=5, tokens_per_minute=600, concurrent_tasks=2))
+    allowed = Quotas(requests_per_s=5, tokens_per_minute=600, concurrent_tasks=2)
+    core = limited(allowed, allowed)
     submit(core, "t")
     core.chunk(1)
     if ended:
         core.cancel("t")
     core.handle(ev.JournalStalled("disk full"))
     core.handle(ev.AcceptsWithdrawn((key("t"),)))
-    assert account(core) == Account(requests_taken=Bucket(0, core.now_ms), tokens_taken=Bucket(0, core.now_ms))
+    nothing = Account(requests_taken=Bucket(0, core.now_ms), tokens_taken=Bucket(0, core.now_ms))
+    assert account(core) == account(core, "k") == nothing
 
 
 def test_idle_accounts_go_as_tasks_come() -> None:
