@@ -78,9 +78,7 @@ class Ledger:
 
     def __init__(self, tenants: Iterable[TenantSettings] = ()) -> None:
         self.accounts: dict[AccountKey, Account] = {}
-        self._terms: dict[str, Terms | None] = {}
-        self._others: Terms | None = None
-        self.configure(tenants, 0)
+        self._terms, self._others = _read(tenants)
 
     def configure(self, tenants: Iterable[TenantSettings], now_ms: int) -> None:
         """Take new limits. What was taken from buckets stays taken; what tasks hold is to be booked anew.
@@ -88,8 +86,7 @@ class Ledger:
         Req: ORCH-4304
         """
         old = {key: (account, self._limits(key)) for key, account in self.accounts.items()}
-        self._terms = {entry.tenant: _terms(entry) for entry in tenants}
-        self._others = self._terms.pop("*", None)
+        self._terms, self._others = _read(tenants)
         self.accounts = {}
         for key, (account, limits) in old.items():
             if self._limits(key) is not None and limits is not None:
@@ -248,6 +245,12 @@ class Ledger:
             if held != booked:
                 found.append(f"the account of {key} has booked {booked}, its tasks hold {held}")
         return sorted(found)
+
+
+def _read(tenants: Iterable[TenantSettings]) -> tuple[dict[str, Terms | None], Terms | None]:
+    """Give the terms of those that are listed, and of all others."""
+    listed = {entry.tenant: _terms(entry) for entry in tenants}
+    return listed, listed.pop("*", None)
 
 
 def _terms(entry: TenantSettings) -> Terms | None:
