@@ -185,9 +185,10 @@ class Bookkeeper:
     def _restored(self, now_ms: int, accepted: Accepted, ended: Ended) -> None:
         """Count what an earlier life used, at the latest now: the machine's clock may have been set back since."""
         used = 0 if ended.started_at_ms is None else ended.tokens_in + ended.tokens_out
-        self._entries[task_key(accepted.tenant, accepted.task_id)] = Entry(accepted, ended=True, used=used)
-        self._move(accepted, "requests_per_s", min(now_ms, accepted.accepted_at_ms), 1)
-        self._move(accepted, "tokens_per_minute", min(now_ms, ended.ended_at_ms), used)
+        self._accepted(min(now_ms, accepted.accepted_at_ms), accepted)
+        entry = self._entries[task_key(accepted.tenant, accepted.task_id)]
+        entry.ended, entry.used = True, used
+        self._move(accepted, "tokens_per_minute", min(now_ms, ended.ended_at_ms), used - entry.reserved)
 
     def _ended(self, now_ms: int, key: TaskKey, event: ev.AnyEvent) -> None:
         entry = self._entries[key]
@@ -276,9 +277,9 @@ def _says(refusal: Refusal, broken: str) -> bool:
 
 
 def _missing(moves: Sequence[tuple[int, int]], back_per_ms: int, now_ms: int) -> int:
-    """Add up every movement; what is told late counts as of the latest instant before it."""
+    """Add up every movement in the order of time, whenever it was told."""
     level, as_of_ms = 0, 0
-    for at_ms, amount in [*moves, (now_ms, 0)]:
+    for at_ms, amount in [*sorted(moves, key=lambda move: move[0]), (now_ms, 0)]:
         passed_ms, as_of_ms = max(0, at_ms - as_of_ms), max(at_ms, as_of_ms)
         level = max(0, max(0, level - passed_ms * back_per_ms) + amount)
     return level

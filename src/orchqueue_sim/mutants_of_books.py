@@ -111,7 +111,7 @@ def refusals_cost_a_request() -> Planted:
     def excess(self: Ledger, tenant: Tenant, key_id: str, demand: Demand, now_ms: int) -> Excess | None:
         found = real(self, tenant, key_id, demand, now_ms)
         if found is not None:
-            self.restore(tenant, key_id, now_ms, 0, now_ms)
+            self.restore(tenant, key_id, 0, 0, now_ms, now_ms)
         return found
 
     return mock.patch.object(Ledger, "excess", excess)

@@ -56,7 +56,7 @@ class Row:
 
 @dataclass
 class Took:
-    """What was taken from a bucket, in the order in which the core was told of it."""
+    """What was taken from a bucket, and when."""
 
     requests: list[tuple[int, int]] = field(default_factory=list)
     tokens: list[tuple[int, int]] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Took:
 def missing(took: list[tuple[int, int]], back_per_ms: int, unit: int, now_ms: int) -> int:
     """Add up from the first to the last what is not back by now."""
     level, as_of = 0, 0
-    for at_ms, amount in [*took, (now_ms, 0)]:
+    for at_ms, amount in [*sorted(took, key=lambda move: move[0]), (now_ms, 0)]:
         if at_ms > as_of:
             level, as_of = max(0, level - (at_ms - as_of) * back_per_ms), at_ms
         level = max(0, level + amount * unit)
@@ -258,15 +258,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """Begin another life with what the journal has: ends in their order, then the rest in order of acceptance."""
+        """Begin another life with what the journal has: ends in their order, then the rest. Withdrawn tasks never were."""
         self.boot(self.core.now_ms)
         self.took.clear()
         ended = sorted((r for r in self.rows.values() if r.ended), key=lambda r: r.ended.ended_at_ms if r.ended else 0)
         for row in ended:
             assert row.ended is not None
             self.core.handle(ev.TaskRestored(row.accepted, row.ended))
-            self.take(row, 1, 0, row.accepted.accepted_at_ms)
-            self.take(row, 0, row.used, row.ended.ended_at_ms)
+            self.take(row, 1, PROMPT + row.max_tokens, row.accepted.accepted_at_ms)
+            self.take(row, 0, row.used - PROMPT - row.max_tokens, row.ended.ended_at_ms)
         for row in [r for r in self.rows.values() if r.phase != "ended"]:
             self.core.handle(ev.TaskRecovered(row.accepted, row.ever_started))
             row.phase, row.ever_started, row.streamed = "waiting", False, 0

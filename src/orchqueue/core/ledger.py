@@ -68,17 +68,45 @@ class Side(NamedTuple):
     limits: Limits
 
 
+class Move(NamedTuple):
+    """What was taken from buckets at an instant, or given back where it is negative."""
+
+    at_ms: int
+    tenant: Tenant
+    key_id: str
+    requests: int
+    tokens: int
+
+
 class Ledger:
     """All accounts. Whoever has no limits has no account.
 
-    Bounded: an account of which nothing is held and nothing is missing goes as tasks come.
+    Buckets are moved when somebody looks, in the order of the moves' instants: what an earlier life did is told in another
+    order than it happened.
 
-    Req: ORCH-4151
+    Bounded: an account of which nothing is held and nothing is missing goes as tasks come, and the moves of each with it.
+
+    Req: ORCH-4151, ORCH-4302
     """
 
     def __init__(self, tenants: Iterable[TenantSettings] = ()) -> None:
-        self.accounts: dict[AccountKey, Account] = {}
+        self._accounts: dict[AccountKey, Account] = {}
+        self._moves: list[Move] = []
         self._terms, self._others = _read(tenants)
+
+    @property
+    def accounts(self) -> dict[AccountKey, Account]:
+        """Give all accounts, their buckets as they stand."""
+        moves, self._moves = self._moves, []
+        for move in sorted(moves, key=lambda m: m.at_ms):
+            for side in self._sides(move.tenant, move.key_id):
+                taking = move.requests > 0 or move.tokens > 0
+                account = self._account(side) if taking else self._accounts.get(side.key)
+                if account is not None and move.requests:
+                    _take_requests(account, side.limits, move.requests, move.at_ms)
+                if account is not None and move.tokens:
+                    _take_tokens(account, side.limits, move.tokens, move.at_ms)
+        return self._accounts
 
     def configure(self, tenants: Iterable[TenantSettings], now_ms: int) -> None:
         """Take new limits. What was taken from buckets stays taken; what tasks hold is to be booked anew.
@@ -87,12 +115,12 @@ class Ledger:
         """
         old = {key: (account, self._limits(key)) for key, account in self.accounts.items()}
         self._terms, self._others = _read(tenants)
-        self.accounts = {}
+        self._accounts = {}
         for key, (account, limits) in old.items():
             if self._limits(key) is not None and limits is not None:
                 _take_requests(account, limits, 0, now_ms)
                 _take_tokens(account, limits, 0, now_ms)
-                self.accounts[key] = Account(requests_taken=account.requests_taken, tokens_taken=account.tokens_taken)
+                self._accounts[key] = Account(requests_taken=account.requests_taken, tokens_taken=account.tokens_taken)
 
     def book(self, hold: Hold) -> None:
         """Add what an accepted task holds already."""
@@ -120,9 +148,9 @@ class Ledger:
         return sides
 
     def _account(self, side: Side) -> Account:
-        found = self.accounts.get(side.key)
+        found = self._accounts.get(side.key)
         if found is None:
-            found = self.accounts[side.key] = Account()
+            found = self._accounts[side.key] = Account()
         return found
 
     def sweep(self, now_ms: int) -> None:
@@ -131,11 +159,12 @@ class Ledger:
         Called before each reservation, which opens two at most. Not while an earlier life is told of: what is told next
         may lie before the instant at which an account seemed idle.
         """
-        for key in list(islice(self.accounts, 2)):
-            account, limits = self.accounts.pop(key), self._limits(key)
+        accounts = self.accounts
+        for key in list(islice(accounts, 2)):
+            account, limits = accounts.pop(key), self._limits(key)
             assert limits is not None, f"{key} has an account without limits"
             if not account.is_idle(limits, now_ms):
-                self.accounts[key] = account
+                accounts[key] = account
 
     def excess(self, tenant: Tenant, key_id: str, demand: Demand, now_ms: int) -> Excess | None:
         """Find the first quota of either account that a new task would break. Nothing is changed.
@@ -143,7 +172,8 @@ class Ledger:
         1. What could never run comes first.
         2. Rates, then what is held; of each the tenant's before the key's.
         """
-        sides = [(side, self.accounts.get(side.key) or Account()) for side in self._sides(tenant, key_id)]
+        accounts = self.accounts
+        sides = [(side, accounts.get(side.key) or Account()) for side in self._sides(tenant, key_id)]
         for side, _ in sides:
             if demand.tokens > (side.limits.tokens_per_minute or demand.tokens):
                 return Excess(side.scope, "tokens_per_minute", never=True)
@@ -163,10 +193,8 @@ class Ledger:
             return None
         hold = Hold(tenant, key_id, demand.tokens, demand.kv_bytes)
         for side in sides:
-            account = self._account(side)
-            account.enter(hold)
-            _take_requests(account, side.limits, 1, at_ms)
-            _take_tokens(account, side.limits, demand.tokens, at_ms)
+            self._account(side).enter(hold)
+        self._moves.append(Move(at_ms, tenant, key_id, 1, demand.tokens))
         return hold
 
     def start(self, hold: Hold | None) -> None:
@@ -183,32 +211,27 @@ class Ledger:
         assert hold.waiting is not waiting, f"a task of {hold.tenant} moves from waiting {hold.waiting} to {waiting}"
         hold.waiting = waiting
         for side in self._sides(hold.tenant, hold.key_id):
-            self.accounts[side.key].waiting += 1 if waiting else -1
+            self._accounts[side.key].waiting += 1 if waiting else -1
 
     def settle(self, hold: Hold, used_tokens: int, now_ms: int) -> None:
         """Give back at a task's end what it held, and of its tokens what it did not use."""
         for side in self._sides(hold.tenant, hold.key_id):
-            account = self.accounts[side.key]
-            account.enter(hold, -1)
-            _take_tokens(account, side.limits, used_tokens - hold.tokens, now_ms)
+            self._accounts[side.key].enter(hold, -1)
+        self._moves.append(Move(now_ms, hold.tenant, hold.key_id, 0, used_tokens - hold.tokens))
 
-    def restore(self, tenant: Tenant, key_id: str, accepted_at_ms: int, used_tokens: int, ended_at_ms: int) -> None:
-        """Count what a task of an earlier life took, each at its own time.
+    def restore(
+        self, tenant: Tenant, key_id: str, tokens: int, used_tokens: int, accepted_at_ms: int, ended_at_ms: int
+    ) -> None:
+        """Count what a task of an earlier life took when it was accepted, and gave back when it ended.
 
         Req: ORCH-4302
         """
-        for side in self._sides(tenant, key_id):
-            account = self._account(side)
-            _take_requests(account, side.limits, 1, accepted_at_ms)
-            _take_tokens(account, side.limits, used_tokens, ended_at_ms)
+        self._moves.append(Move(accepted_at_ms, tenant, key_id, 1, tokens))
+        self._moves.append(Move(ended_at_ms, tenant, key_id, 0, used_tokens - tokens))
 
     def withdraw(self, tenant: Tenant, key_id: str, used_tokens: int, now_ms: int) -> None:
         """Give back what an ended task took that never counted."""
-        for side in self._sides(tenant, key_id):
-            account = self.accounts.get(side.key)
-            if account is not None:
-                _take_requests(account, side.limits, -1, now_ms)
-                _take_tokens(account, side.limits, -used_tokens, now_ms)
+        self._moves.append(Move(now_ms, tenant, key_id, -1, -used_tokens))
 
     def uses(
         self, entry: TenantSettings, tenant: Tenant, key_id: str, cached_bytes: int, now_ms: int
@@ -240,8 +263,8 @@ class Ledger:
             for side in self._sides(hold.tenant, hold.key_id):
                 sums.setdefault(side.key, Account()).enter(hold)
         found = []
-        for key in sums.keys() | self.accounts.keys():
-            held, booked = (_held(accounts.get(key) or Account()) for accounts in (sums, self.accounts))
+        for key in sums.keys() | self._accounts.keys():
+            held, booked = (_held(accounts.get(key) or Account()) for accounts in (sums, self._accounts))
             if held != booked:
                 found.append(f"the account of {key} has booked {booked}, its tasks hold {held}")
         return sorted(found)

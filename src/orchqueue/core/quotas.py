@@ -171,7 +171,8 @@ def restore(state: State, task: Task, now_ms: int) -> None:
     assert task.ended is not None, f"{task.key} has not ended"
     if state.ledger.terms(task.tenant) is not None:
         accepted_at_ms, ended_at_ms = min(task.accepted_at_ms, now_ms), min(task.ended.ended_at_ms, now_ms)
-        state.ledger.restore(task.tenant, task.client_id, accepted_at_ms, _used_tokens(task), ended_at_ms)
+        taken = task.prompt_tokens + task.spec.max_tokens
+        state.ledger.restore(task.tenant, task.client_id, taken, _used_tokens(task), accepted_at_ms, ended_at_ms)
 
 
 def withdraw(state: State, task: Task, now_ms: int) -> None:

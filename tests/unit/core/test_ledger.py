@@ -223,21 +223,36 @@ def test_what_was_not_used_comes_back_at_once_and_what_was_used_beyond_is_taken(
 
 
 @pytest.mark.req("ORCH-4302")
-def test_what_an_earlier_life_used_is_missing_as_of_its_time() -> None:
-    """Ten seconds later a sixth of a minute's tokens are back; each request counts as of its acceptance."""
+def test_what_an_earlier_life_took_and_gave_back_counts_at_its_time() -> None:
+    """Taken at the acceptance, corrected at the end, faded since; each request counts as of its acceptance."""
     book = ledger(Quotas(requests_per_s=0.1, tokens_per_minute=60))
-    book.restore(A, "k", NOW - 4_000, 30, NOW - 1_000)
+    book.restore(A, "k", 50, 30, NOW - 4_000, NOW - 1_000)
     account = book.accounts[A, None]
     assert account == Account(
-        requests_taken=Bucket(REQUEST_MICRO, NOW - 4_000), tokens_taken=Bucket(30 * TOKEN_UNITS, NOW - 1_000)
+        requests_taken=Bucket(REQUEST_MICRO, NOW - 4_000), tokens_taken=Bucket(27 * TOKEN_UNITS, NOW - 1_000)
     )
     assert book.excess(A, "k", Demand(1), NOW) == Excess("tenant", "requests_per_s", wait_ms=6_000)
-    assert book.excess(A, "k", Demand(60), NOW + 6_000) == Excess("tenant", "tokens_per_minute", wait_ms=23_000)
-    book.restore(B, "k", 0, 1, 0)
+    assert book.excess(A, "k", Demand(60), NOW + 6_000) == Excess("tenant", "tokens_per_minute", wait_ms=20_000)
+    book.restore(B, "k", 1, 1, 0, 0)
     assert list(book.accounts) == [(A, None)]
     book = ledger(per_key=Quotas(tokens_per_minute=60))
-    book.restore(A, "k", NOW, 7, NOW)
+    book.restore(A, "k", 7, 7, NOW, NOW)
     assert book.accounts == {(A, "k"): Account(tokens_taken=Bucket(7 * TOKEN_UNITS, NOW))}
+
+
+@pytest.mark.req("ORCH-4302")
+def test_buckets_move_in_the_order_of_time_whatever_the_order_of_telling() -> None:
+    """What an earlier life did is told ends first; nothing of what came back meanwhile is lost by that."""
+    quotas = Quotas(tokens_per_minute=60)
+    book, again, limits = ledger(quotas), ledger(quotas), limits_of(quotas)
+    assert limits is not None
+    book.reserve(A, "k", Demand(20), NOW - 5_000)
+    assert book.accounts[A, None].tokens_missing(limits, NOW - 5_000) == 20 * TOKEN_UNITS
+    book.restore(A, "k", 9, 3, NOW - 4_000, NOW)
+    again.restore(A, "k", 9, 3, NOW - 4_000, NOW)
+    again.reserve(A, "k", Demand(20), NOW - 5_000)
+    assert book.accounts[A, None] == again.accounts[A, None]
+    assert book.accounts[A, None].tokens_missing(limits, NOW) == (20 + 3 - 5) * TOKEN_UNITS
 
 
 def test_a_withdrawn_task_never_took_anything() -> None:
@@ -250,7 +265,7 @@ def test_a_withdrawn_task_never_took_anything() -> None:
     assert (account.requests_taken.taken, account.tokens_taken.taken) == (REQUEST_MICRO, 20 * TOKEN_UNITS)
     book.settle(second, 0, NOW)
     book.withdraw(A, "k", 0, NOW)
-    assert account == Account(requests_taken=Bucket(0, NOW), tokens_taken=Bucket(0, NOW))
+    assert book.accounts[A, None] == Account(requests_taken=Bucket(0, NOW), tokens_taken=Bucket(0, NOW))
     book.sweep(NOW)
     book.withdraw(A, "k", 0, NOW)
     book.withdraw(B, "k", 0, NOW)
