@@ -181,6 +181,7 @@ class Auditor:
         self._history["tasks_enqueued_total", ""] += 1
         self._taken.setdefault(key, []).append(record)
         self._said.pop(key, None)
+        self._restored.pop(key, None)
         self._conduct.accepted(record, self._now_ms)
         self._demand(self._order.accepted(record) or self._turns.accepted(record))
 
@@ -365,7 +366,9 @@ class Auditor:
                 raise Violation(f"{key} was told 202 and is gone after the crash")
             self.told_accepted.discard(key)
             self.told_ended.pop(key, None)
+        # Whose forgetting was durable is gone, though the daemon died before it said so.
         self.canceled &= self._disk.accepted.keys()
+        self.told_ended = {key: end for key, end in self.told_ended.items() if key in self._disk.accepted}
         for key in self.told_ended:
             if key in unfinished or (key in self._disk.accepted and key not in finished):
                 raise Violation(f"{key} was told its end and is unfinished after the crash")

@@ -162,8 +162,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _act(args: argparse.Namespace) -> int:
-    # Whoever ends the job from outside gets the summary as well.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Whoever ends the job from outside gets the summary as well; a shell in the background ignores Ctrl-C otherwise.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     first = first_seed(datetime.now(UTC).date()) if args.start is None else args.start
     minutes = args.minutes if args.hours is None else args.hours * 60
     return nightly(first, minutes, args.processes or os.cpu_count() or 1, args.failures)

@@ -199,6 +199,12 @@ class VirtualLoop(BaseEventLoop):
         if in_dead_realm():
             return
         error = context.get("exception")
+        if (
+            isinstance(error, ConnectionError)
+            and "future" in context
+            and not isinstance(context["future"], asyncio.Task)
+        ):
+            return  # Whoever waited for the connection was killed before it heard that it is lost.
         self.problems.append(f"{context.get('message')}: {error!r}")
 
     def drop_callbacks(self, realm: Realm) -> None:

@@ -233,6 +233,7 @@ class Visitor:
         """Follow the stream, with breaks, until its terminal event."""
         position: str | None = None
         around = self._around
+        read_in_life = around.inspector.life
         while not self._gives_up:
             headers = SSE if position is None else {**SSE, "Last-Event-ID": position}
             check = StreamCheck(around.inspector, self.track, position)
@@ -244,6 +245,9 @@ class Visitor:
                 continue
             if call.status == 204 and position is not None and position.endswith(":end"):
                 return
+            if call.status == 409 and position is not None and read_in_life != around.inspector.life:
+                position = None  # Computed again, the task ended before it came as far as its reader had been.
+                continue
             if call.status != 200:
                 await call.over
                 if not call.whole:
@@ -255,6 +259,7 @@ class Visitor:
             if position is not None:
                 around.chronicle.struck("resumes", f"client {self._number} at {position}")
             await self._read(call, check)
+            read_in_life = read_in_life if check.last_id == position else check.life
             if check.ended:
                 around.chronicle.tell("client", f"{self._number} read its end")
                 return
@@ -291,9 +296,8 @@ class Visitor:
     async def _wait_for(self, stage: str, call: Call, check: StreamCheck) -> None:
         """Read until the task has come so far, and be gone."""
         chronicle = self._around.chronicle
-        for _ in range(LOOKS_AT_MOST):
-            if call.over.done() or check.stage == stage:
-                break
+        looks = 0
+        while not call.over.done() and check.stage != stage and (looks := looks + 1) < LOOKS_AT_MOST:
             await asyncio.wait({call.over}, timeout=0.02)
         if check.stage == stage and not check.ended:
             self._gives_up = self._around.rng.random() < 0.3
