@@ -64,6 +64,7 @@ class Life:
         self.timers: dict[TimerKey, object] = {}
         self._deferred: deque[tuple[int, fx.AnyEffect]] = deque()
         self._unopened: set[TaskKey] = set()
+        self._told_all = False
         self._since_check = 0
         self.trace: Callable[[str, object], None] | None = None
 
@@ -79,6 +80,7 @@ class Life:
             self.handle(ev.TaskRestored(accepted, ended))
         for accepted, was_bound in self._disk.unfinished():
             self.handle(ev.TaskRecovered(accepted, was_bound))
+        self._told_all = True
         self._carry_out(self.core.begin(self.now_ms))
 
     def post(self, event: ev.AnyEvent, delay_ms: int = 0) -> None:
@@ -99,7 +101,8 @@ class Life:
             raise Violation(wrong)
         self._carry_out(effects)
         self._since_check += 1
-        if self._since_check >= CHECK_EVERY:
+        # Nobody can ask before the earlier life is told to its end.
+        if self._since_check >= CHECK_EVERY and self._told_all:
             self.check()
 
     def check(self) -> None:
