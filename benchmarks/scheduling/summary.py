@@ -12,7 +12,7 @@ from benchmarks.scheduling.player import Played, Policy, Run
 from benchmarks.scheduling.trace import Priority
 
 CURVE_POINTS = 120
-SAMPLED_POINTS = 600
+SAMPLED_POINTS = 400
 LONG_WINDOW_MS = 300_000
 CURVE_STEP_MS = 900_000
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.figures import Report
 from benchmarks.scheduling.summary import Summary
 
 
@@ -69,6 +70,33 @@ def prediction_table(summaries: Sequence[Summary]) -> str:
         if e.count
     ]
     return _table(head, rows)
+
+
+def burst_table(report: Report) -> str:
+    """Tell how far predictions were off with the real engine, from the report of benchmarks/prediction.py."""
+    head = ["tasks", "count", "median error", "90th percentile", "bias"]
+    rows = [
+        [
+            name,
+            f"{report.value(f'{name}: tasks'):.0f}",
+            f"{report.value(f'{name}: median error'):.1f}%",
+            f"{report.value(f'{name}: p90 error'):.1f}%",
+            f"{report.value(f'{name}: bias'):+.1f}%",
+        ]
+        for name in ("all", "waited", "interactive", "batch")
+    ]
+    return _table(head, rows)
+
+
+def scale_table(report: Report) -> str:
+    """Tell what deciding costs by waiting tasks and tenants, from the report of benchmarks/core_scale.py."""
+    steps = {name: cells for name, cells in report.detail.items() if isinstance(cells, dict)}
+    sizes = list(next(iter(steps.values())))
+    rows = [
+        [name, *(f"{cells[size]:.1f}" for size in sizes), f"{max(cells.values()) / min(cells.values()):.2f} ×"]
+        for name, cells in steps.items()
+    ]
+    return _table(["µs, by waiting / tenants", *sizes, "largest over smallest"], rows)
 
 
 def put_between(path: Path, name: str, text: str) -> None:

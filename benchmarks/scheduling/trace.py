@@ -80,7 +80,7 @@ def habits(seed: int, tenants: int = TENANTS) -> list[Habit]:
     drawn = []
     for rank, share in enumerate(shares):
         mostly_interactive = dice.random() < (0.3 if rank < tenants // 5 else 0.7)
-        output_median = math.exp(dice.uniform(math.log(70), math.log(600)))
+        output_median = math.exp(dice.uniform(math.log(100), math.log(700)))
         roomy = [limit for limit in MAX_TOKENS_CHOICES if limit >= 2 * output_median]
         drawn.append(
             Habit(
@@ -126,11 +126,11 @@ def with_adversary(base: Trace, kind: Adversary, pool: EnginePool = POOL) -> Tra
     """Put one tenant on top of a trace that plays against the scheduler, from a third of it to two thirds.
 
     flood: three times what the pool can do, all interactive. liar: as much as the pool can do, each task claiming one token
-    and using a thousand. resubmitter: as much as the pool can do, canceled after 3 s and sent again, six times.
+    and using a thousand. resubmitter: as much as the pool can do, canceled after 3 s and sent again, four times.
     """
     begin, end = base.length_ms // 3, base.length_ms * 2 // 3
     dice = Random(f"{kind} {base.seed}")
-    output, times = {"flood": (100, 3), "liar": (1000, 1), "resubmitter": (200, 1)}[kind]
+    output, times = {"flood": (200, 3), "liar": (1000, 1), "resubmitter": (200, 1)}[kind]
     work_us = pool.work_us(200, output)
     count = round((end - begin) * 1000 * pool.slots * times / work_us)
     added = [
@@ -143,7 +143,7 @@ def with_adversary(base: Trace, kind: Adversary, pool: EnginePool = POOL) -> Tra
             max_tokens=1024 if kind == "liar" else 512,
             expected_tokens=1 if kind == "liar" else None,
             patience_ms=3_000 if kind == "resubmitter" else 0,
-            rounds=6 if kind == "resubmitter" else 0,
+            rounds=4 if kind == "resubmitter" else 0,
         )
         for at_ms in sorted(dice.randrange(begin, end) for _ in range(count))
     ]

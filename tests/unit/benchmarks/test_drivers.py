@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks import admission, cancel, core_events, first_token, memory, relay
+from benchmarks import admission, cancel, core_events, core_scale, first_token, memory, prediction, relay
 from benchmarks.figures import Report
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="the harness is built with gcc")
@@ -18,7 +18,9 @@ def checked(measure: Callable[[bool], Report]) -> Report:
     report = measure(True)
     assert report.quick
     impossible = [
-        f for f in report.figures if f.value <= 0 and not f.name.startswith(("added", "tokens after", "open stream"))
+        f
+        for f in report.figures
+        if f.value <= 0 and not f.name.startswith(("added", "tokens after", "open stream")) and "bias" not in f.name
     ]
     assert report.figures
     assert impossible == []
@@ -29,6 +31,20 @@ def checked(measure: Callable[[bool], Report]) -> Report:
 def test_core() -> None:
     """The core is measured without a compiler, an engine or a socket."""
     assert checked(core_events.measure).value("memory of a waiting task, allocated") > 500
+
+
+@pytest.mark.timeout(120)
+def test_core_scale() -> None:
+    """Every step is timed in every cell, the queue is as long after a round as before, and tasks are weighed."""
+    report = checked(core_scale.measure)
+    assert all(len(cells) == 9 for cells in report.detail.values() if isinstance(cells, dict))
+    assert set(report.detail) == set(core_scale.STEPS)
+    assert 500 < report.value("memory of a waiting task beside its prompt, 100 tenants") < 5_000
+    crowd = core_scale.Crowd(tenants=3, depth=20)
+    crowd.go_round()
+    pool = next(iter(crowd.core.state.pools.values()))
+    assert (len(pool.queue), len(crowd.core.state.attempts)) == (20, core_scale.SLOTS)
+    assert len({key.partition("/")[0] for key in crowd.core.state.tasks}) == 3
 
 
 @needs_gcc
@@ -72,3 +88,14 @@ def test_cancel() -> None:
     """No text follows a 204 in any phase, with the real model."""
     report = checked(cancel.measure)
     assert set(report.detail) == {"waiting", "prefill", "decode", "just finished"}
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(180)
+def test_prediction() -> None:
+    """A burst at the real model is followed to its end, and every start has a prediction beside it."""
+    report = checked(prediction.measure)
+    told, real = report.detail["told"], report.detail["real"]
+    assert isinstance(told, list)
+    assert isinstance(real, list)
+    assert len(told) == len(real) == report.value("all: tasks") == 12

@@ -67,6 +67,15 @@ def test_times_are_the_engine_s() -> None:
     assert second.wait_ms == 0
 
 
+def test_tasks_beside_each_other_slow_each_other() -> None:
+    """Two at once on one engine take twice as long as alone, and a third that comes after them does not."""
+    pool = EnginePool(replicas=1, slots_each=2, prefill_us=1_000, decode_us=10_000, slow_percent=100)
+    one, two, later = play(trace_of(arrival(0), arrival(0), arrival(50_000)), "fifo", pool).runs
+    assert two.ended_at_ms == pytest.approx(2_200, rel=0.2)
+    assert max(one.ended_at_ms, two.ended_at_ms) > 1_900
+    assert later.ended_at_ms - later.started_at_ms == pytest.approx(1_100, rel=0.2)
+
+
 def test_service_is_all_that_was_decoded() -> None:
     """The bins hold every token, and each prompt by its worth."""
     played = play(trace_of(arrival(0, 500), arrival(0, 70, tenant="b", priority="batch")), "fair", POOL)
