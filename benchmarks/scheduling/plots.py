@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,29 @@ def waits(days: list[Summary]) -> Figure:
 
 
 def tenants(days: list[Summary]) -> Figure:
-    """Draw each tenant's p95 wait; tenants stand in the order of the work that they send."""
-    figure, panels = _panels(2, "tenant, the heaviest first")
-    for panel, name in zip(panels, CLASSES, strict=True):
-        for day in days:
-            found = {t["tenant"]: t["waits"]["p95"] for t in day["tenants"] if t["priority"] == name}
-            points = [(int(tenant.rpartition("-")[2]), max(AT_ONCE_S, p95 / 1000)) for tenant, p95 in found.items()]
-            panel.plot(
-                [x for x, _ in points], [y for _, y in points], ".", color=COLOURS[day["policy"]], label=day["policy"]
-            )
-        panel.set(title=name, yscale="log", ylabel="p95 wait (s)")
-    panels[0].legend(frameon=False)
+    """Draw each tenant's p50, p95 and p99 wait; tenants stand in the order of the work that they send."""
+    figure = Figure(figsize=(9.0, 5.2), layout="constrained")
+    panels = figure.subplots(len(CLASSES), len(days), sharex=True, sharey="row", squeeze=False)
+    for row, name in zip(panels, CLASSES, strict=True):
+        for panel, day in zip(row, days, strict=True):
+            found = sorted((_rank(t["tenant"]), t["waits"]) for t in day["tenants"] if t["priority"] == name)
+            ranks, colour = [rank for rank, _ in found], COLOURS[day["policy"]]
+            p50, p95, p99 = ([max(AT_ONCE_S, w[q] / 1000) for _, w in found] for q in ("p50", "p95", "p99"))
+            # One line with gaps: lines of their own would make the file three times as large.
+            across = [x for rank in ranks for x in (rank, rank, math.nan)]
+            along = [y for ends in zip(p50, p99, strict=True) for y in (*ends, math.nan)]
+            panel.plot(across, along, "-", color=colour, linewidth=1, alpha=0.5)
+            panel.plot(ranks, p95, ".", color=colour, markersize=4)
+            panel.set(title=f"{day['policy']}, {name}", yscale="log")
+            panel.minorticks_off()
+        row[0].set_ylabel("wait (s): p95, and p50 to p99")
+    for panel in panels[-1]:
+        panel.set_xlabel("tenant, the heaviest first")
     return figure
+
+
+def _rank(tenant: str) -> int:
+    return int(tenant.rpartition("-")[2])
 
 
 def fairness(days: list[Summary]) -> Figure:

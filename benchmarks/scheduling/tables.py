@@ -96,6 +96,8 @@ def scale_table(report: Report) -> str:
         [name, *(f"{cells[size]:.1f}" for size in sizes), f"{max(cells.values()) / min(cells.values()):.2f} ×"]
         for name, cells in steps.items()
     ]
+    weights = [f for f in report.figures if f.name.startswith("memory")]
+    rows += [[f.name, *[""] * len(sizes), f"{f.value:.0f} {f.unit}"] for f in weights]
     return _table(["µs, by waiting / tenants", *sizes, "largest over smallest"], rows)
 
 

@@ -21,7 +21,7 @@ Spans: TypeAlias = list[tuple[float, float]]
 ADVERSARIES: tuple[Adversary, ...] = ("flood", "liar", "resubmitter")
 DAY_S = 86_400
 TENANTS = 50
-OFFERED_PERCENT = 85
+OFFERED_PERCENT = 90
 MAX_TOKENS_CHOICES = (256, 512, 1024, 2048)
 
 
@@ -73,13 +73,14 @@ class Trace(msgspec.Struct, frozen=True):
 def habits(seed: int, tenants: int = TENANTS) -> list[Habit]:
     """Draw the tenants: a few send most of the work, many send little, each has lengths of its own.
 
-    The heavy ones send mostly batch work, as such tenants do. One in ten has weight 2.
+    The heaviest send mostly batch work, as such tenants do; of the others most send mostly interactive work. One in ten
+    has weight 2.
     """
     dice = Random(f"habits {seed}")
     shares = [1 / (rank + 2) ** 1.1 for rank in range(tenants)]
     drawn = []
     for rank, share in enumerate(shares):
-        mostly_interactive = dice.random() < (0.3 if rank < tenants // 5 else 0.7)
+        mostly_interactive = rank >= tenants // 8 and dice.random() < 0.7
         output_median = math.exp(dice.uniform(math.log(100), math.log(700)))
         roomy = [limit for limit in MAX_TOKENS_CHOICES if limit >= 2 * output_median]
         drawn.append(

@@ -39,14 +39,14 @@ def burst_report() -> Report:
     return report
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_command_writes_figures_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A few minutes of traffic under two policies fill the JSON, the terminal and all tables of the real document."""
+    """Two minutes of traffic under two policies fill the JSON, the terminal and all tables of the real document."""
     write(burst_report(), tmp_path)
     write(core_scale.measure(True), tmp_path)
     document = tmp_path / "scheduling.md"
     document.write_text((ROOT / "docs/scheduling.md").read_text())
-    wish = ["--policy", "fair", "--policy", "fifo", "--hours", "0.1", "--out", str(tmp_path)]
+    wish = ["--policy", "fair", "--policy", "fifo", "--hours", "0.04", "--out", str(tmp_path)]
     assert main([*wish, "--document", str(document)]) == 0
     whole = json.loads((tmp_path / "scheduling.json").read_text())
     assert [(day["policy"], day["trace"]) for day in whole["day"]] == [("fair", "bursty"), ("fifo", "bursty")]
@@ -74,7 +74,7 @@ def plots_of(results: Path, name: str) -> dict[str, bytes]:
 @pytest.mark.timeout(60)
 def test_one_part_can_be_played_alone(tmp_path: Path) -> None:
     """Whoever tunes a policy plays the day without the adversaries, or the adversaries without the day."""
-    wish = ["--policy", "fair", "--hours", "0.05", "--out", str(tmp_path)]
+    wish = ["--policy", "fair", "--hours", "0.03", "--out", str(tmp_path)]
     for part, played in (("day", (1, 0)), ("adversaries", (0, 4))):
         assert main([*wish, "--part", part]) == 0
         whole = json.loads((tmp_path / "scheduling.json").read_text())
