@@ -23,6 +23,7 @@ class Fairness(msgspec.Struct, frozen=True):
     windows: int
     mean: float
     low: float
+    long_windows: int
     long_mean: float
     long_low: float
 
@@ -106,7 +107,9 @@ def _curve(values: Sequence[float]) -> list[float]:
 def _fairness(played: Played, priority: Priority | None) -> Fairness:
     short = m.jain_windows(played, priority)
     long = m.jain_windows(played, priority, LONG_WINDOW_MS)
-    return Fairness(len(short), m.mean_index(short), m.low_index(short), m.mean_index(long), m.low_index(long))
+    return Fairness(
+        len(short), m.mean_index(short), m.low_index(short), len(long), m.mean_index(long), m.low_index(long)
+    )
 
 
 def _fairness_curve(windows: Sequence[m.Window]) -> list[tuple[float, float]]:

@@ -32,13 +32,22 @@ def policies_table(summaries: Sequence[Summary]) -> str:
 
 def fairness_table(summaries: Sequence[Summary]) -> str:
     """Tell Jain's index of each policy by class."""
-    head = ("policy", "over", "windows of 60 s", "mean", "5th percentile", "5 min: mean", "5 min: 5th percentile")
+    head = ("policy", "over", "60 s: windows", "mean", "5th percentile", "5 min: windows", "mean", "5th percentile")
     rows = [
-        (s.policy, name, str(f.windows), *(f"{value:.3f}" for value in (f.mean, f.low, f.long_mean, f.long_low)))
+        (s.policy, name, *_index(f.windows, f.mean, f.low), *_index(f.long_windows, f.long_mean, f.long_low))
         for s in summaries
         for name, f in s.fairness.items()
     ]
     return _table(head, rows)
+
+
+def _index(windows: int, mean: float, low: float) -> tuple[str, str, str]:
+    """Write an index, or that there was no window to take one from.
+
+    >>> _index(2, 0.98, 0.96), _index(0, 1.0, 1.0)
+    (('2', '0.980', '0.960'), ('0', '–', '–'))
+    """
+    return (str(windows), f"{mean:.3f}", f"{low:.3f}") if windows else ("0", "–", "–")
 
 
 def adversaries_table(summaries: Sequence[Summary]) -> str:

@@ -90,6 +90,12 @@ def test_adversary_is_not_in_the_summary() -> None:
     assert summary.errors["all"].count == alone.errors["all"].count
 
 
+def test_no_window_is_no_fairness() -> None:
+    """Where nobody was backlogged for a whole window the table has no index, and above all not a perfect one."""
+    row = tables.fairness_table([summarize(play(bursty_day(1, 30), "fair"))]).splitlines()[2]
+    assert row == "| fair | all | 0 | – | – | 0 | – | – |"
+
+
 def test_tables_need_their_markers(tmp_path: Path) -> None:
     """What stands around the markers stays; without them nothing is written and the message names them."""
     page = tmp_path / "page.md"
