@@ -83,7 +83,7 @@ class WarmthMachine(RuleBasedStateMachine):
         self.count += 1
         name = f"t{self.count}"
         self.waiting[name] = session
-        effects = self.core.submit(name, session_id=session, max_tokens=tokens)
+        effects = self.core.submit(name, session_id=session, max_tokens=tokens, expected_tokens=tokens)
         if not self.core.wanted(fx.Accept, effects):
             del self.waiting[name]
         self.follow(effects)

@@ -72,6 +72,7 @@ def on_completed(state: State, event: AttemptCompleted, now_ms: int) -> None:
     pool = state.pools[task.pool_id]
     pool.queue.price_prompts(replica.rates.prefill_us, replica.rates.decode_us)
     pool.habits.learn(task.tenant, task.spec.priority, pool.model_ref, event.tokens_out, task.cost_tokens)
+    pool.habits.learn_prompt(task.prompt_tokens, task.prompt_basis, event.tokens_in)
     task.tokens_out = event.tokens_out
     if task.session is not None and not task.strict and task.spec.kv_hint == "reuse":
         cached = event.tokens_in + event.tokens_out

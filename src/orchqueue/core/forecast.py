@@ -45,13 +45,14 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 def expect(pool: Pool, task: Task) -> None:
-    """Note on a task what it will probably decode in a pool.
+    """Note on a task what it will probably read and decode in a pool.
 
     Req: ORCH-4361
     """
     spec = task.spec
     found = pool.habits.expect(task.tenant, spec.priority, pool.model_ref, spec.expected_tokens, spec.max_tokens)
     task.cost_tokens, task.spread_tokens = found.tokens, found.spread_tokens
+    task.prefill_tokens = pool.habits.expect_prompt(task.prompt_tokens, task.prompt_basis)
 
 
 def pool_rates(state: State, pool: Pool) -> Rates:
@@ -85,7 +86,7 @@ def _remaining_ms(state: State, attempt: Attempt, rates: Rates, now_ms: int) -> 
     left = remaining_tokens(task.cost_tokens, task.spread_tokens, task.tokens_out, task.spec.max_tokens)
     if task.first_token_at_ms is not None:
         return service_ms(0, left, rates)
-    prefill_ms = service_ms(task.prompt_tokens, 0, rates)
+    prefill_ms = service_ms(task.prefill_tokens, 0, rates)
     return service_ms(0, left, rates) + max(0, prefill_ms - (now_ms - attempt.started_at_ms))
 
 
@@ -134,7 +135,7 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: Free
     Req: ORCH-3029
     """
     rates = pool_rates(state, pool)
-    own_ms = service_ms(task.prompt_tokens, task.cost_tokens, rates)
+    own_ms = service_ms(task.prefill_tokens, task.cost_tokens, rates)
     ahead = pool.queue.look_ahead(task)
     work = ahead.work
     if work.tasks == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
@@ -153,9 +154,9 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: Free
 
 
 def arrive(state: State, pool: Pool, task: Task, now_ms: int) -> None:
-    """Count an arrival as demand."""
-    work_ms = service_ms(task.prompt_tokens, task.cost_tokens, pool_rates(state, pool))
-    pool.demand[task.spec.priority].add(task.tenant, work_ms, now_ms)
+    """Count an arrival as inflow."""
+    work_ms = service_ms(task.prefill_tokens, task.cost_tokens, pool_rates(state, pool))
+    pool.inflow[task.spec.priority].add(task.tenant, work_ms, now_ms)
 
 
 def _passers(
@@ -168,13 +169,13 @@ def _passers(
     """
     found = []
     for name, tasks in ahead.to_come.items():
-        demand = pool.demand[name]
-        found.append(Passers(demand.permille(now_ms, slots, ahead_ms), tasks * demand.whole.each_ms // slots))
+        inflow = pool.inflow[name]
+        found.append(Passers(inflow.permille(now_ms, slots, ahead_ms), tasks * inflow.whole.each_ms // slots))
     own_ms = service_ms(ahead.own.prompts, ahead.own.tokens, rates)
     if own_ms and pool.queue.shares_tenants:
-        demand = pool.demand[task.spec.priority]
-        permille = demand.others_permille([task.tenant, *ahead.later], now_ms, slots, ahead_ms)
-        found.append(Passers(permille // 2, own_ms * (len(demand) - 1 - len(ahead.later)) // slots))
+        inflow = pool.inflow[task.spec.priority]
+        permille = inflow.others_permille([task.tenant, *ahead.later], now_ms, slots, ahead_ms)
+        found.append(Passers(permille // 2, own_ms * (len(inflow) - 1 - len(ahead.later)) // slots))
     return found
 
 

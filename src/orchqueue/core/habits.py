@@ -1,4 +1,4 @@
-"""How long outputs get: learned for each tenant, class and model from what finished, told with how far it is usually off.
+"""How long outputs and prompts get: learned for each tenant, class and model from what finished, with how far that is off.
 
 Whole numbers only, in thousandths of a token, so that small steps are not lost to rounding.
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import msgspec
+
+from orchqueue.core.events import CountBasis
 
 TENANTS_AT_MOST = 4_096
 MEMORY = 16
@@ -61,10 +63,29 @@ class Habits:
 
     def __init__(self, at_most: int = TENANTS_AT_MOST) -> None:
         self._at_most = at_most
+        self._counted = self._real = 0
         self._habits: OrderedDict[tuple[str, ...], Habit] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._habits)
+
+    def learn_prompt(self, counted: int, basis: CountBasis, real: int) -> None:
+        """Take in how many tokens a prompt had that was counted as so many before."""
+        if basis != "tokenizer" and counted > 0 and real > 0:
+            self._counted += 1_000 * counted - self._counted // MEMORY
+            self._real += 1_000 * real - self._real // MEMORY
+
+    def expect_prompt(self, counted: int, basis: CountBasis) -> int:
+        """Predict how many tokens a prompt really has: a bound from its bytes is mostly far above them.
+
+        >>> habits = Habits(); habits.learn_prompt(40, "bytes_bound", 10); habits.expect_prompt(100, "bytes_bound")
+        25
+        >>> habits.expect_prompt(100, "tokenizer"), Habits().expect_prompt(100, "bytes_bound")
+        (100, 100)
+        """
+        if basis == "tokenizer" or not self._counted:
+            return counted
+        return max(1, counted * self._real // self._counted)
 
     def learn(self, tenant: str, priority: str, model_ref: str, tokens: int, predicted: int) -> None:
         """Take in what a task decoded and what was predicted of it, for its tenant and for its whole class."""

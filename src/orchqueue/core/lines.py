@@ -71,11 +71,11 @@ class Line:
     def push(self, task: Task) -> None:
         """Let a task wait; one that comes back takes its old place among its tenant's."""
         self.by_seq[task.seq] = task
-        self.arrivals.add(task.seq, task.cost_tokens, task.prompt_tokens)
+        self.arrivals.add(task.seq, task.cost_tokens, task.prefill_tokens)
         own = self._own.get(task.tenant)
         if own is None:
             own = self._own[task.tenant] = Ranks()
-        own.add(task.seq, task.cost_tokens, task.prompt_tokens)
+        own.add(task.seq, task.cost_tokens, task.prefill_tokens)
         if own.first == task.seq:
             left = self._leave(task.tenant)
             self._enter(task.tenant, self.shares.clock if left is None else left.floor)
@@ -105,7 +105,7 @@ class Line:
 
     def settle(self, task: Task, tokens: int) -> None:
         """Correct the charge of a start to what the task really decoded."""
-        self._correct(task, self._charge(1, tokens, task.prompt_tokens, task.weight) - task.charged)
+        self._correct(task, self._charge(1, tokens, task.prefill_tokens, task.weight) - task.charged)
 
     def refund(self, task: Task) -> None:
         """Take the charge of a start back: the task waits again and will be charged when it starts."""
@@ -174,7 +174,7 @@ class Line:
         return whole + (self._own[other.tenant].at(whole) < number)
 
     def _price(self, task: Task) -> int:
-        return self._charge(1, task.cost_tokens, task.prompt_tokens, task.weight)
+        return self._charge(1, task.cost_tokens, task.prefill_tokens, task.weight)
 
     def _charge(self, count: int, tokens: int, prompts: int, weight: int) -> int:
         return self.policy.charge(count, tokens + prompts * self.prompt_ppm // MILLION, weight) if count else 0

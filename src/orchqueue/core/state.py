@@ -10,12 +10,12 @@ from typing import Literal
 
 import msgspec
 
-from orchqueue.core.demand import Demand
 from orchqueue.core.effects import AnyEffect
 from orchqueue.core.estimate import Rates, Readmission
 from orchqueue.core.events import DeviceFigures, ReplicaFacts
 from orchqueue.core.habits import Habits
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, SessionKey, TaskKey
+from orchqueue.core.inflow import Inflow
 from orchqueue.core.ledger import Ledger
 from orchqueue.core.queue import PoolQueue
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger, next_replica_state
@@ -91,7 +91,7 @@ class Pool:
         self.pool_id = settings.pool_id
         self.queue = PoolQueue(settings.capacity, settings.classes, settings.scheduling)
         self.habits = Habits()
-        self.demand: dict[str, Demand] = {c.name: Demand() for c in settings.classes}
+        self.inflow: dict[str, Inflow] = {c.name: Inflow() for c in settings.classes}
         self.replicas = {r.replica_id: Replica(r, settings.pool_id) for r in settings.replicas}
         self.mode: PoolMode = "serving"
         self.drain_at_ms: int | None = None

@@ -22,7 +22,8 @@ class Task(msgspec.Struct, gc=False):
 
     `charged` is what its tenant's share in `charged_pool_id` was charged for its start, in the policy's units.
 
-    Units: instants in unix milliseconds; `cost_tokens` is what it is expected to decode, give or take `spread_tokens`.
+    Units: instants in unix milliseconds; `cost_tokens` is what it is expected to decode, give or take `spread_tokens`; `prefill_tokens`
+    what its prompt probably has, where `prompt_tokens` may be no more than an upper bound.
     """
 
     task_id: TaskId
@@ -38,6 +39,7 @@ class Task(msgspec.Struct, gc=False):
     profile: str = "v1"
     prompt_tokens: int = 0
     prompt_basis: CountBasis = "estimate"
+    prefill_tokens: int = 0
     cost_tokens: int = 0
     spread_tokens: int = 0
     weight: int = 1

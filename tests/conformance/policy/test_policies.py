@@ -25,7 +25,7 @@ every_policy = pytest.mark.parametrize("name", sorted(POLICIES))
 def task(seq: int, priority: Priority = "batch", tenant: str = "t0", cost: int = 10, prompt: int = 0) -> Task:
     """Make a task that waits."""
     spec = TaskSpec(prompt="hi", priority=priority)
-    return Task(TaskId(f"n{seq}"), Tenant(tenant), spec, "", seq, prompt_tokens=prompt, cost_tokens=cost)
+    return Task(TaskId(f"n{seq}"), Tenant(tenant), spec, "", seq, prefill_tokens=prompt, cost_tokens=cost)
 
 
 def queue_of(name: str, tasks: Iterable[Task] = ()) -> PoolQueue:

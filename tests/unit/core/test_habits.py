@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchqueue.core import effects as fx
+from orchqueue.core import events as ev
 from orchqueue.core.habits import Expectation, Habit, Habits
+from orchqueue.core.ids import AttemptId
 from tests.unit.core.driving import Driver
 
 
@@ -84,3 +87,33 @@ def test_the_core_learns_from_what_ends() -> None:
     core.complete(1, tokens_out=3)
     core.submit("second", max_tokens=200)
     assert (core.task("second").cost_tokens, core.task("second").spread_tokens) == (3, 197)
+
+
+@pytest.mark.req("ORCH-4361")
+def test_a_bound_from_bytes_is_brought_down_to_what_prompts_really_have() -> None:
+    """Time over what was counted, forgetting slowly; an exact count is left alone and teaches nothing."""
+    habits = Habits()
+    assert habits.expect_prompt(90, "bytes_bound") == 90
+    habits.learn_prompt(100, "tokenizer", 5)
+    habits.learn_prompt(100, "bytes_bound", 0)
+    habits.learn_prompt(0, "bytes_bound", 5)
+    assert habits.expect_prompt(90, "estimate") == 90
+    habits.learn_prompt(40, "bytes_bound", 10)
+    assert [habits.expect_prompt(90, basis) for basis in ("bytes_bound", "estimate", "tokenizer")] == [22, 22, 90]
+    assert habits.expect_prompt(2, "bytes_bound") == 1
+    for _ in range(400):
+        habits.learn_prompt(30, "bytes_bound", 15)
+    assert habits.expect_prompt(90, "bytes_bound") in (44, 45)
+
+
+@pytest.mark.req("ORCH-4361", "ORCH-4149")
+def test_a_deadline_is_judged_by_what_the_prompt_probably_has() -> None:
+    """Once prompts were seen to have a quarter of their bound, a task that only the bound made too slow is taken."""
+    for seen, taken in ((False, False), (True, True)):
+        core = Driver()
+        if seen:
+            core.submit("first", prompt="x" * 79, max_tokens=1)
+            core.handle(ev.AttemptCompleted(AttemptId(1), "stop", 20, 1, 2, 1))
+            core.close(1)
+        core.submit("second", prompt="x" * 199, max_tokens=1, deadline_ms=15)
+        assert bool(core.wanted(fx.Accept, core.last)) == taken

@@ -24,7 +24,7 @@ def task(seq: int, tenant: str = "a", cost: int = 10, prompt: int = 0, weight: i
         TaskSpec(prompt="hi"),
         "",
         seq,
-        prompt_tokens=prompt,
+        prefill_tokens=prompt,
         cost_tokens=cost,
         weight=weight,
     )

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchqueue.core import demand
-from orchqueue.core.demand import LASTS_MS, LONG_MS, SHORT_MS, Demand, Flow, faded
+from orchqueue.core import inflow
 from orchqueue.core.estimate import Passers
 from orchqueue.core.ids import Tenant
+from orchqueue.core.inflow import LASTS_MS, LONG_MS, SHORT_MS, Flow, Inflow, faded
 from tests.unit.core.driving import Driver
 
 A, B = Tenant("a"), Tenant("b")
@@ -29,7 +29,7 @@ def test_what_fades_is_halved_by_each_half_life(amount: int, after_ms: int) -> N
 @pytest.mark.req("ORCH-4365")
 def test_a_steady_flow_is_told_as_what_it_is() -> None:
     """Half a slot's work each second, for long, keeps half of one slot and an eighth of four busy, however far ahead."""
-    flows = Demand()
+    flows = Inflow()
     for second in range(4_000):
         flows.add(A, 500, T0 + 1_000 * second)
     now_ms = T0 + 4_000_000
@@ -41,7 +41,7 @@ def test_a_steady_flow_is_told_as_what_it_is() -> None:
 @pytest.mark.req("ORCH-4365")
 def test_a_burst_is_expected_to_last_a_while_and_then_to_be_over() -> None:
     """Near ahead the latest rate counts, far ahead the usual one; halfway at `LASTS_MS`."""
-    flows = Demand()
+    flows = Inflow()
     flows.add(A, 1, T0)
     begin_ms = T0 + 10_000_000
     for second in range(120):
@@ -57,7 +57,7 @@ def test_a_burst_is_expected_to_last_a_while_and_then_to_be_over() -> None:
 @pytest.mark.req("ORCH-4365")
 def test_one_tenant_s_flow_can_be_left_out() -> None:
     """What others send is what all send without it; an unknown tenant sends nothing."""
-    flows = Demand()
+    flows = Inflow()
     assert flows.others_permille([A], T0, 1, 0) == 0
     for second in range(600):
         flows.add(A, 300, T0 + 1_000 * second)
@@ -72,13 +72,13 @@ def test_one_tenant_s_flow_can_be_left_out() -> None:
 @pytest.mark.req("ORCH-4365")
 def test_who_sends_nothing_for_long_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """The flows are bounded in time and in number."""
-    flows = Demand()
+    flows = Inflow()
     flows.add(A, 5, T0)
     flows.add(B, 5, T0 + LONG_MS)
     assert len(flows) == 2
     flows.add(B, 5, T0 + LONG_MS + 1)
     assert len(flows) == 1
-    monkeypatch.setattr(demand, "REMEMBERED_AT_MOST", 3)
+    monkeypatch.setattr(inflow, "REMEMBERED_AT_MOST", 3)
     for number in range(9):
         flows.add(Tenant(f"t{number}"), 5, T0 + LONG_MS + 1)
     assert len(flows) == 3

@@ -62,7 +62,7 @@ def faded(amount: int, after_ms: int, half_life_ms: int) -> int:
     return (amount >> min(halvings, 64)) * series // MILLION
 
 
-class Demand:
+class Inflow:
     """One class's flows: of each tenant and of all together. Who sent nothing for long is forgotten."""
 
     def __init__(self) -> None:
