@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 from heapq import heappop, heappush
-from typing import Literal
+from typing import TypeAlias
 
 import msgspec
 
 from benchmarks.scheduling.engines import ABORT_MS, CHUNK_TOKENS, POOL, Engine, EnginePool, paces
 from benchmarks.scheduling.trace import Arrival, Priority, Trace
-from orchqueue.core import settings as core_settings
 from orchqueue.core.effects import (
     AbortAttempt,
     Accept,
@@ -46,9 +45,18 @@ from orchqueue.core.events import (
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, TaskId, TaskKey, Tenant, TimerKey, task_key
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.request import TaskSpec
-from orchqueue.core.settings import ClassSettings, PoolSettings, ReplicaSettings, Retention, Settings, Timeouts
+from orchqueue.core.settings import (
+    ClassSettings,
+    PoolSettings,
+    ReplicaSettings,
+    Retention,
+    Scheduling,
+    Settings,
+    TenantSettings,
+    Timeouts,
+)
 
-Policy = Literal["fair", "fifo", "strict-priority", "round-robin"]
+Policy: TypeAlias = Scheduling
 POLICIES: tuple[Policy, ...] = ("fair", "fifo", "strict-priority", "round-robin")
 CLASS_WEIGHTS: dict[Priority, int] = {"interactive": 8, "batch": 1}
 BEGIN_MS = 1_700_000_000_000
@@ -131,19 +139,12 @@ def pool_settings(policy: Policy, trace: Trace, pool: EnginePool = POOL) -> Sett
         pool.slots_each,
         strict=False,
         capacity=CAPACITY,
+        scheduling=policy,
         classes=classes,
         timeouts=Timeouts(wall_ms=3_600_000, idle_ms=60_000),
     )
-    settings = Settings((only,), retention=Retention(interactive_ms=1, batch_ms=1))
-    # Until the core knows policies and tenants, every name plays the one that it has.
-    if "scheduling" in PoolSettings.__struct_fields__:
-        only = msgspec.structs.replace(only, scheduling=policy)
-        settings = msgspec.structs.replace(settings, pools=(only,))
-    if "tenants" in Settings.__struct_fields__:
-        tenant = getattr(core_settings, "TenantSettings")  # noqa: B009 - the type checker does not know it yet
-        named = tuple(tenant(Tenant(name), weight=weight) for name, weight in trace.weights.items())
-        settings = msgspec.structs.replace(settings, tenants=named)
-    return settings
+    tenants = tuple(TenantSettings(name, weight) for name, weight in trace.weights.items())
+    return Settings((only,), retention=Retention(interactive_ms=1, batch_ms=1), tenants=tenants)
 
 
 def play(trace: Trace, policy: Policy, pool: EnginePool = POOL) -> Played:

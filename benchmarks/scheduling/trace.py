@@ -21,7 +21,7 @@ Spans: TypeAlias = list[tuple[float, float]]
 ADVERSARIES: tuple[Adversary, ...] = ("flood", "liar", "resubmitter")
 DAY_S = 86_400
 TENANTS = 50
-OFFERED_PERCENT = 90
+OFFERED_PERCENT = 84
 MAX_TOKENS_CHOICES = (256, 512, 1024, 2048)
 
 

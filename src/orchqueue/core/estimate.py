@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heapreplace
 from itertools import product
+from math import isqrt
 from typing import NamedTuple
 
 import msgspec
@@ -135,18 +136,26 @@ def start_after_ms(slots: Sequence[SlotFrees], ahead: int, each_ms: int) -> int:
     >>> start_after_ms([SlotFrees(100, 0), SlotFrees(500, 0)], 2, 150)
     400
     >>> start_after_ms([SlotFrees(300, 300)] * 3, 0, 300), start_after_ms([SlotFrees(300, 300)] * 3, 3, 300)
-    (100, 400)
+    (66, 366)
     """
     levels = sorted(slot.in_ms for slot in slots)
     planned_ms = _in_turn(levels.copy(), ahead, each_ms)
     if levels[0] == 0 and ahead == 0:
         return 0
     expected_ms = sum(levels)
-    chance_permille = min(1_000, sum(slot.spread_ms for slot in slots) * SPREAD_OF_CHANCE // max(1, expected_ms))
-    if not chance_permille:
+    eighths = min(8, sum(slot.spread_ms for slot in slots) * 8 * SPREAD_OF_CHANCE // (1_000 * max(1, expected_ms)))
+    if not eighths:
         return planned_ms
-    by_chance_ms = _by_chance(levels, ahead, each_ms)
-    return planned_ms + (by_chance_ms - planned_ms) * chance_permille // 1_000
+    return _between(planned_ms, _by_chance(levels, ahead, each_ms), eighths)
+
+
+def _between(planned_ms: int, by_chance_ms: int, eighths: int) -> int:
+    """Take the weighted geometric mean: the two may lie orders of magnitude apart.
+
+    >>> _between(1_600, 100, 4), _between(1_600, 100, 8)
+    (400, 100)
+    """
+    return isqrt(isqrt(isqrt(planned_ms ** (8 - eighths) * by_chance_ms**eighths)))
 
 
 def _in_turn(levels: list[int], ahead: int, each_ms: int) -> int:
@@ -165,15 +174,18 @@ def _in_turn(levels: list[int], ahead: int, each_ms: int) -> int:
 
 
 def _by_chance(levels: list[int], ahead: int, each_ms: int) -> int:
-    """Add up the mean times between slots that free at rates, the one that should free first renewed first."""
+    """Add up the mean times between slots that free at rates, the one that should free first renewed first.
+
+    Told is the median of that: of n such times together it is about a third of one below the mean.
+    """
     rates = [RATE_ONE // max(1, level) for level in levels]
     fresh = RATE_ONE // max(1, each_ms)
     together, waited = sum(rates), 0
     for rate in rates[: ahead + 1]:
         waited += RATE_ONE * 1_000 // together
         together += fresh - rate
-    waited_ms = waited // 1_000
-    return waited_ms + max(0, ahead + 1 - len(rates)) * each_ms // len(rates)
+    mean_ms = waited // 1_000 + max(0, ahead + 1 - len(rates)) * each_ms // len(rates)
+    return mean_ms * (3 * ahead + 2) // (3 * ahead + 3)
 
 
 class Passers(NamedTuple):

@@ -165,7 +165,7 @@ def _passers(
     """List who may come later and still start before a task: other classes, and other tenants of its own.
 
     Each other tenant of which no task stands behind this one passes until it has had what the task's own tenant has before it;
-    only half of what they send passes, because in a burst a tenant's tasks stand behind each other.
+    only three quarters of what they send pass, because in a burst a tenant's tasks stand behind each other.
     """
     found = []
     for name, tasks in ahead.to_come.items():
@@ -175,7 +175,7 @@ def _passers(
     if own_ms and pool.queue.shares_tenants:
         inflow = pool.inflow[task.spec.priority]
         permille = inflow.others_permille([task.tenant, *ahead.later], now_ms, slots, ahead_ms)
-        found.append(Passers(permille // 2, own_ms * (len(inflow) - 1 - len(ahead.later)) // slots))
+        found.append(Passers(permille * 3 // 4, own_ms * (len(inflow) - 1 - len(ahead.later)) // slots))
     return found
 
 

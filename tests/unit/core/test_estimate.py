@@ -66,9 +66,9 @@ def test_more_work_never_means_an_earlier_start(levels: list[int], ahead: int, e
 @pytest.mark.req("ORCH-3029")
 @given(slots=st.integers(1, 40), ahead=st.integers(0, 200), each_ms=st.integers(100, 5_000))
 def test_rates_of_slots_that_free_by_chance_add_up(slots: int, ahead: int, each_ms: int) -> None:
-    """With lengths of pure chance n slots free n times as often as one, from the first on."""
-    exact_ms = (ahead + 1) * each_ms / slots
-    assert abs(start_after_ms(by_chance([each_ms] * slots), ahead, each_ms) - exact_ms) <= 2
+    """With lengths of pure chance n slots free n times as often as one; told is the median, a third of a time below the mean."""
+    exact_ms = (ahead + 2 / 3) * each_ms / slots
+    assert abs(start_after_ms(by_chance([each_ms] * slots), ahead, each_ms) - exact_ms) <= 3
 
 
 @pytest.mark.req("ORCH-3029")
@@ -76,10 +76,10 @@ def test_rates_of_slots_that_free_by_chance_add_up(slots: int, ahead: int, each_
     ("slots", "ahead", "each_ms", "start_ms"),
     [
         ([SlotFrees(300, 0), SlotFrees(600, 0)], 0, 500, 300),
-        ([SlotFrees(300, 300), SlotFrees(600, 600)], 0, 500, 200),
-        ([SlotFrees(300, 150), SlotFrees(600, 181)], 0, 500, 250),
-        ([SlotFrees(300, 300), SlotFrees(600, 600)], 1, 500, 472),
-        ([SlotFrees(300, 300), SlotFrees(600, 600)], 3, 500, 972),
+        ([SlotFrees(300, 300), SlotFrees(600, 600)], 0, 500, 133),
+        ([SlotFrees(300, 150), SlotFrees(600, 181)], 0, 500, 221),
+        ([SlotFrees(300, 300), SlotFrees(600, 600)], 1, 500, 393),
+        ([SlotFrees(300, 300), SlotFrees(600, 600)], 3, 500, 891),
         ([SlotFrees(0, 0), SlotFrees(600, 600)], 0, 500, 0),
         ([SlotFrees(0, 0), SlotFrees(0, 0)], 2, 10, 10),
     ],
