@@ -153,12 +153,6 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: Free
     return Forecast(work.tasks, start_in_ms, start_in_ms + own_ms, rates.basis)
 
 
-def arrive(state: State, pool: Pool, task: Task, now_ms: int) -> None:
-    """Count an arrival as inflow."""
-    work_ms = service_ms(task.prefill_tokens, task.cost_tokens, pool_rates(state, pool))
-    pool.inflow[task.spec.priority].add(task.tenant, work_ms, now_ms)
-
-
 def _passers(
     pool: Pool, task: Task, ahead: Ahead, rates: Rates, slots: int, now_ms: int, ahead_ms: int
 ) -> list[Passers]:

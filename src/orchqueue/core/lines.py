@@ -13,7 +13,7 @@ from orchqueue.core.ranks import Ranks, Work
 from orchqueue.core.shares import Shares
 from orchqueue.core.task import Task
 
-LOOKED_AT_MOST = 32
+LOOKED_AT_MOST = 24
 MILLION = 1_000_000
 
 
@@ -145,23 +145,22 @@ class Line:
         if self.policy.charge(1, 1, 1) == 0:
             return own, self.arrivals.ahead(task.seq).minus(own), []
         reached = bisect_left(self._order, Turn(tag, task.seq, task.tenant, 0))
-        found, looked, theirs, later = Work(), 0, Work(), list[Tenant]()
-        for other in self._order[:reached]:
-            if other.tenant == task.tenant:
-                continue
-            if looked == LOOKED_AT_MOST:
-                break
-            looked += 1
+        passing, waiting, later = [0, 0, 0], 0, list[Tenant]()
+        looked = [turn for turn in self._order[: min(reached, LOOKED_AT_MOST + 1)] if turn.tenant != task.tenant]
+        for other in looked[:LOOKED_AT_MOST]:
             total = self._own[other.tenant].total
-            theirs = theirs.plus(total)
             before = self._before(other, total, tag, task.seq)
-            found = found.plus(total.part(before))
+            waiting += total.tasks
+            passing[0] += before
+            passing[1] += total.tokens * before // total.tasks
+            passing[2] += total.prompts * before // total.tasks
             if before < total.tasks:
                 later.append(other.tenant)
-        unseen = reached - (turn.number < task.seq) - looked
+        found = Work(*passing)
+        unseen = reached - (turn.number < task.seq) - min(len(looked), LOOKED_AT_MOST)
         if unseen > 0:
-            left = len(self) - len(self._own[task.tenant]) - theirs.tasks
-            found = found.plus(found.part(min(left, found.tasks * unseen // looked)))
+            left = len(self) - len(self._own[task.tenant]) - waiting
+            found = found.plus(found.part(min(left, found.tasks * unseen // LOOKED_AT_MOST)))
         return own, found, later
 
     def _before(self, other: Turn, total: Work, tag: int, number: int) -> int:

@@ -83,7 +83,7 @@ class PoolQueue:
         self.weights: dict[str, int] = {c.name: c.weight for c in classes}
 
     def __len__(self) -> int:
-        return sum(len(line) for line in self.lines.values())
+        return sum(map(len, self.lines.values()))
 
     @property
     def shares_tenants(self) -> bool:

@@ -44,6 +44,8 @@ class Ranks:
     (Work(tasks=1, tokens=2, prompts=1), [3, 7], 3, 7)
     """
 
+    __slots__ = ("_lasts", "_numbers", "_prompts", "_sums", "_tokens", "total")
+
     def __init__(self) -> None:
         self.total = Work()
         self._numbers: list[list[int]] = []

@@ -25,7 +25,7 @@ from orchqueue.core.events import (
     PromptCounted,
     TaskSubmitted,
 )
-from orchqueue.core.forecast import arrive, expect, retry_after_full, start_of
+from orchqueue.core.forecast import expect, retry_after_full, start_of
 from orchqueue.core.ids import Tenant, task_key
 from orchqueue.core.log_entries import log_refused, log_request
 from orchqueue.core.outcome import MEANINGS, Fault, Outcome, Refusal
@@ -221,11 +221,11 @@ def _admit(
     # Whoever pages through the tasks relies on them standing in that order.
     state.tasks[task.key] = state.tasks.pop(task.key)
     pool.queue.push(task)
-    arrive(state, pool, task, now_ms)
     if task.session is not None:
         session = state.sessions.count_turn(task.session, now_ms)
         state.emit(SetTimer(("session", "/".join(task.session)), session.expires_at_ms))
     forecast = start_of(state, pool, task, now_ms)
+    pool.inflow[task.spec.priority].add(task.tenant, forecast.end_in_ms - forecast.start_in_ms, now_ms)
     accept = Accept(
         reply=task.replies[0],
         key=task.key,
