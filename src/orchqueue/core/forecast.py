@@ -22,7 +22,6 @@ from orchqueue.core.estimate import (
 )
 from orchqueue.core.ids import PoolId
 from orchqueue.core.queue import Ahead
-from orchqueue.core.ranks import Work
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.state import Attempt, Pool, Replica, State
 from orchqueue.core.task import Task
@@ -183,19 +182,16 @@ def _slots_once(state: State, pool: Pool, now_ms: int, known: FreeSlots) -> list
 def retry_after_full(state: State, pool: Pool, priority: str, now_ms: int) -> int:
     """Tell a client refused by a full queue when a place should be free for it.
 
-    The interval between two freed places is one service time over the slots that drain this queue. A margin covers the
-    uncertainty of what the rates rest on.
+    The interval between two freed places is the work between them over the slots that drain this queue: one task of a full
+    pool, one round of a full class. A margin covers the uncertainty of what the rates rest on.
 
     Req: ORCH-4119
     """
     rates = pool_rates(state, pool)
     slots = slots_free(state, pool, now_ms) or [SlotFrees(comes_up_in_ms(pool, now_ms), 0)]
-    waiting = Work()
-    for line in pool.queue.lines.values():
-        waiting = waiting.plus(line.arrivals.total)
-    typical = waiting.part(1) if waiting.tasks else Work(1, 1, 0)
+    between = pool.queue.between_places(priority)
     times, over = CAUTION[rates.basis]
-    interval = service_ms(typical.prompts, typical.tokens, rates) * times // (over * len(slots))
+    interval = service_ms(between.prompts, between.tokens, rates) * times // (over * len(slots))
     return pool.readmission[priority].promise(now_ms, min(slots).in_ms, interval)
 
 

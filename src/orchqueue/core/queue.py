@@ -117,6 +117,25 @@ class PoolQueue:
             return Room(victim, Outcome.SHED_VICTIM) if victim else Full(Outcome.REJECTED_SHED)
         return Full(Outcome.REJECTED_FULL)
 
+    def between_places(self, priority: str) -> Work:
+        """Tell the work that is started from one freed place for a class to the next.
+
+        A full pool gives a place with every start, a full class only with its own: until then others have their turns.
+        """
+        own = self.lines[priority].arrivals
+        if len(self) >= self.capacity or not len(own):
+            waiting = Work()
+            for line in self.lines.values():
+                waiting = waiting.plus(line.arrivals.total)
+            return waiting.part(1) if waiting.tasks else Work(1, 1, 0)
+        found = own.total.part(1)
+        for name, line in self.lines.items():
+            if name != priority and line.by_seq:
+                weights = self.weights[priority], self.weights[name]
+                passing = self._policy.passing(*weights, 0, line.arrivals, own.first)
+                found = found.plus(line.arrivals.total.part(passing))
+        return found
+
     def _lru_victim(self, priority: str, class_full: bool) -> Task | None:
         rank = self.weights[priority]
         allowed = [priority] if class_full else [name for name, weight in self.weights.items() if weight <= rank]

@@ -175,3 +175,24 @@ def test_a_lowered_bound_evicts_nobody() -> None:
     assert victim(queue, "interactive") == "t1 dropped_victim"
     assert queue.weights == {"interactive": 5, "batch": 2}
     assert queue.turns() == ["interactive", "batch"]
+
+
+@pytest.mark.req("ORCH-4119")
+def test_places_of_a_full_class_come_with_its_own_turns() -> None:
+    """A full pool gives one with every start; a full class waits until the others have had their turns."""
+    queue = PoolQueue(99, both_classes(2))
+    assert queue.between_places("batch") == Work(1, 1, 0)
+    for seq, priority, cost in ((1, "batch", 10), (2, "batch", 20), (3, "interactive", 4), (4, "interactive", 6)):
+        queue.push(waiting(seq, priority, cost_tokens=cost))  # type: ignore[arg-type]
+    assert queue.between_places("batch") == Work(3, 15 + 10, 0)
+    assert queue.between_places("interactive") == Work(1, 5, 0)
+    queue.configure(4, both_classes(2))
+    assert queue.between_places("batch") == queue.between_places("interactive") == Work(1, 10, 0)
+
+
+@pytest.mark.req("ORCH-4119")
+def test_a_class_with_nothing_waiting_gets_the_pools_next_place() -> None:
+    """Where its line is empty there is no turn of its own to wait for."""
+    queue = PoolQueue(99, both_classes(9))
+    queue.push(waiting(1, cost_tokens=7))
+    assert queue.between_places("batch") == Work(1, 7, 0)
