@@ -120,8 +120,8 @@ def work_not_conserved() -> Planted:
     """Look at the queue not when a slot is freed, but when something else happens."""
     real = attempt_flow.on_closed
 
-    def on_closed(state: State, event: ev.AttemptClosed) -> None:
-        real(state, event)
+    def on_closed(state: State, event: ev.AttemptClosed, now_ms: int) -> None:
+        real(state, event, now_ms)
         state.dirty = False
 
     return mock.patch.object(attempt_flow, "on_closed", on_closed)

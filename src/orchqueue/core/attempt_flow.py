@@ -65,6 +65,7 @@ def on_completed(state: State, event: AttemptCompleted, now_ms: int) -> None:
     replica = state.replicas[attempt.replica_id]
     computed = event.tokens_in - event.cached_tokens
     together = (attempt.busy_at_start + busy(state, replica) + 1) // 2
+    attempt.worked_ms = event.prefill_ms + event.decode_ms
     replica.rates.learn(computed, event.prefill_ms, event.tokens_out, event.decode_ms, together)
     task = state.active.get(attempt.key)
     if task is None or task.attempt_id != event.attempt_id:
@@ -154,7 +155,7 @@ def _story(verdict: Outcome) -> str:
             return "the engine refused the task"
 
 
-def on_closed(state: State, event: AttemptClosed) -> None:
+def on_closed(state: State, event: AttemptClosed, now_ms: int) -> None:
     """Release the slot: the engine holds nothing of this attempt any more. The only place that releases.
 
     Req: ORCH-3017, ORCH-4164
@@ -166,5 +167,7 @@ def on_closed(state: State, event: AttemptClosed) -> None:
     assert owner is None or owner.attempt_id != event.attempt_id, (
         f"attempt {event.attempt_id} closed while it owns a task"
     )
+    if attempt.worked_ms is not None:
+        state.replicas[attempt.replica_id].rates.learn_overhead(now_ms - attempt.started_at_ms, attempt.worked_ms)
     state.slots.release(event.attempt_id)
     state.dirty = True

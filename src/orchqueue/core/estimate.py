@@ -52,15 +52,17 @@ class Pace(msgspec.Struct):
 class Rates(msgspec.Struct):
     """How fast a replica works, all in all and at each number of tasks that were decoded at once.
 
-    Units: microseconds per token.
+    Units: microseconds per token; `overhead_us` per task: what a slot is held beside reading and decoding.
     Req: ORCH-4166
     """
 
     prefill_us: int = 0
     decode_us: int = 0
     basis: Basis = "none"
+    overhead_us: int = 0
     prefill: Pace = msgspec.field(default_factory=Pace)
     decode: Pace = msgspec.field(default_factory=Pace)
+    prefill_at: dict[int, Pace] = {}
     decode_at: dict[int, Pace] = {}
 
     def start_from(self, facts: ReplicaFacts) -> None:
@@ -72,13 +74,19 @@ class Rates(msgspec.Struct):
 
     def learn(self, tokens_in: int, prefill_ms: int, tokens_out: int, decode_ms: int, busy: int) -> None:
         """Take in what a finished attempt took while `busy` tasks, itself included, shared the devices."""
-        self.prefill.learn(prefill_ms, tokens_in)
-        self.prefill_us = self.prefill.us_per_token or self.prefill_us
+        if tokens_in > 0 and prefill_ms > 0:
+            self.prefill.learn(prefill_ms, tokens_in)
+            self.prefill_us = self.prefill.us_per_token
+            self.prefill_at.setdefault(busy, Pace()).learn(prefill_ms, tokens_in)
         if tokens_out > 0 and decode_ms > 0:
             self.decode.learn(decode_ms, tokens_out)
             self.decode_us = self.decode.us_per_token
             self.decode_at.setdefault(busy, Pace()).learn(decode_ms, tokens_out)
             self.basis = "measured"
+
+    def learn_overhead(self, held_ms: int, worked_ms: int) -> None:
+        """Take in how long an attempt held its slot beyond the engine's work: connections, templates, the way to idle."""
+        self.overhead_us = smooth(self.overhead_us, 1_000 * max(0, held_ms - worked_ms))
 
     def at(self, busy: int) -> Rates:
         """Tell the rates while so many tasks are decoded at once: measured there, else at the nearest number, else overall.
@@ -89,7 +97,8 @@ class Rates(msgspec.Struct):
         if not self.decode_at:
             return self
         nearest = min(self.decode_at, key=lambda known: (abs(known - busy), known))
-        return Rates(self.prefill_us, self.decode_at[nearest].us_per_token, self.basis)
+        prefill = self.prefill_at.get(nearest, self.prefill).us_per_token or self.prefill_us
+        return Rates(prefill, self.decode_at[nearest].us_per_token, self.basis, self.overhead_us)
 
 
 def smooth(old: int, new: int) -> int:
@@ -101,9 +110,9 @@ def smooth(old: int, new: int) -> int:
     return old + (new - old) // 8 if old else new
 
 
-def service_ms(prompt_tokens: int, decode_tokens: int, rates: Rates) -> int:
-    """Predict how long a task occupies a slot."""
-    return (prompt_tokens * rates.prefill_us + decode_tokens * rates.decode_us) // 1000
+def service_ms(prompt_tokens: int, decode_tokens: int, rates: Rates, tasks: int = 0) -> int:
+    """Predict how long so many tokens, and what comes beside them with each of some tasks, occupy a slot."""
+    return (prompt_tokens * rates.prefill_us + decode_tokens * rates.decode_us + tasks * rates.overhead_us) // 1000
 
 
 def remaining_tokens(expected: int, spread: int, done: int, limit: int) -> int:

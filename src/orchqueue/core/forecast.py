@@ -60,7 +60,11 @@ def pool_rates(state: State, pool: Pool) -> Rates:
     if not known:
         return Rates()
     basis: Basis = "measured" if all(r.basis == "measured" for r in known) else "selftest"
-    return Rates(sum(r.prefill_us for r in known) // len(known), sum(r.decode_us for r in known) // len(known), basis)
+    prefill_us, decode_us, overhead_us = (
+        sum(figures) // len(known)
+        for figures in zip(*((r.prefill_us, r.decode_us, r.overhead_us) for r in known), strict=True)
+    )
+    return Rates(prefill_us, decode_us, basis, overhead_us)
 
 
 def busy(state: State, replica: Replica) -> int:
@@ -85,7 +89,7 @@ def _remaining_ms(state: State, attempt: Attempt, rates: Rates, now_ms: int) -> 
     left = remaining_tokens(task.cost_tokens, task.spread_tokens, task.tokens_out, task.spec.max_tokens)
     if task.first_token_at_ms is not None:
         return service_ms(0, left, rates)
-    prefill_ms = service_ms(task.prefill_tokens, 0, rates)
+    prefill_ms = service_ms(task.prefill_tokens, 0, rates, 1)
     return service_ms(0, left, rates) + max(0, prefill_ms - (now_ms - attempt.started_at_ms))
 
 
@@ -134,7 +138,7 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: Free
     Req: ORCH-3029
     """
     rates = pool_rates(state, pool)
-    own_ms = service_ms(task.prefill_tokens, task.cost_tokens, rates)
+    own_ms = service_ms(task.prefill_tokens, task.cost_tokens, rates, 1)
     ahead = pool.queue.look_ahead(task)
     work = ahead.work
     if work.tasks == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
@@ -146,7 +150,7 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: Free
             slots = [*slots, *(wait for wait in _slots_once(state, sibling, now_ms, known) if wait == NOW)]
     if not slots:
         slots = [SlotFrees(comes_up_in_ms(pool, now_ms), 0)]
-    each_ms = service_ms(work.prompts, work.tokens, rates) // max(1, work.tasks)
+    each_ms = service_ms(work.prompts, work.tokens, rates, work.tasks) // max(1, work.tasks)
     start_in_ms = start_after_ms(slots, work.tasks, each_ms)
     start_in_ms = passed_on_the_way(start_in_ms, _passers(pool, task, ahead, rates, len(slots), now_ms, start_in_ms))
     return Forecast(work.tasks, start_in_ms, start_in_ms + own_ms, rates.basis)
@@ -164,7 +168,7 @@ def _passers(
     for name, tasks in ahead.to_come.items():
         inflow = pool.inflow[name]
         found.append(Passers(inflow.permille(now_ms, slots, ahead_ms), tasks * inflow.whole.each_ms // slots))
-    own_ms = service_ms(ahead.own.prompts, ahead.own.tokens, rates)
+    own_ms = service_ms(ahead.own.prompts, ahead.own.tokens, rates, ahead.own.tasks)
     if own_ms and pool.queue.shares_tenants:
         inflow = pool.inflow[task.spec.priority]
         permille = inflow.others_permille([task.tenant, *ahead.later], now_ms, slots, ahead_ms)
@@ -191,7 +195,7 @@ def retry_after_full(state: State, pool: Pool, priority: str, now_ms: int) -> in
     slots = slots_free(state, pool, now_ms) or [SlotFrees(comes_up_in_ms(pool, now_ms), 0)]
     between = pool.queue.between_places(priority)
     times, over = CAUTION[rates.basis]
-    interval = service_ms(between.prompts, between.tokens, rates) * times // (over * len(slots))
+    interval = service_ms(between.prompts, between.tokens, rates, between.tasks) * times // (over * len(slots))
     return pool.readmission[priority].promise(now_ms, min(slots).in_ms, interval)
 
 

@@ -93,7 +93,7 @@ class Orchestrator:
             case ev.AttemptFailed():
                 attempt_flow.on_failed(state, event, now_ms)
             case ev.AttemptClosed():
-                attempt_flow.on_closed(state, event)
+                attempt_flow.on_closed(state, event, now_ms)
             case ev.TimerFired():
                 timer_flow.on_timer(state, event, now_ms)
             case ev.Ticked():

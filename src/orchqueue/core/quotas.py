@@ -128,7 +128,7 @@ def _room_in_ms(state: State, task: Task, pool: Pool, excess: Excess, now_ms: in
         return min(ends)
     if own:
         frees_in_ms = min(slots_free(state, pool, now_ms)).in_ms
-        return frees_in_ms + service_ms(task.prefill_tokens, task.cost_tokens, pool_rates(state, pool))
+        return frees_in_ms + service_ms(task.prefill_tokens, task.cost_tokens, pool_rates(state, pool), 1)
     return min(session.expires_at_ms for session, _ in _warm(state, task.tenant, now_ms)) - now_ms
 
 

@@ -32,7 +32,10 @@ PoolMode = Literal["serving", "draining", "drained", "verifying", "reloading"]
 
 
 class Attempt(msgspec.Struct):
-    """One try of a task on a replica. It holds a slot until it is closed, also when the task is no longer its own."""
+    """One try of a task on a replica. It holds a slot until it is closed, also when the task is no longer its own.
+
+    Units: `worked_ms` what the engine says that it read and decoded, once it is done.
+    """
 
     attempt_id: AttemptId
     key: TaskKey
@@ -40,6 +43,7 @@ class Attempt(msgspec.Struct):
     started_at_ms: int
     busy_at_start: int
     aborting: bool = False
+    worked_ms: int | None = None
 
 
 class Replica:

@@ -166,3 +166,28 @@ def test_backoff_doubles_within_its_spread_and_is_bounded(failures: int, name: s
     wait_ms = backoff_ms(policy, failures, name)
     assert 0.9 * base <= wait_ms <= 1.1 * base
     assert wait_ms == backoff_ms(policy, failures, name)
+
+
+@pytest.mark.req("ORCH-4166")
+def test_reading_is_measured_at_each_number_of_tasks_too() -> None:
+    """Prompts are read more slowly beside others; where only decoding was measured, reading is told as it is overall."""
+    rates = Rates()
+    rates.learn(10, 20, 10, 100, 1)
+    rates.learn(10, 60, 10, 300, 2)
+    rates.learn(0, 0, 10, 500, 4)
+    assert {busy: rates.at(busy).prefill_us for busy in (1, 2)} == {1: 2_000, 2: 6_000}
+    assert rates.at(4).prefill_us == rates.prefill_us == rates.prefill.us_per_token
+
+
+@pytest.mark.req("ORCH-4166")
+def test_what_a_slot_is_held_beside_the_engine_s_work_is_counted_with_each_task() -> None:
+    """It is learned from whole attempts, smoothed like starts, and never below nothing."""
+    rates = Rates(100, 1_000)
+    assert service_ms(10, 10, rates, 3) == 11
+    rates.learn_overhead(150, 100)
+    assert rates.overhead_us == 50_000
+    rates.learn_overhead(100, 140)
+    assert rates.overhead_us == 43_750
+    assert service_ms(10, 10, rates, 2) == 11 + 87
+    rates.learn(0, 0, 10, 10, 1)
+    assert rates.at(1).overhead_us == 43_750

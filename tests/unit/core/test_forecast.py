@@ -185,3 +185,22 @@ def test_another_policy_writes_off_what_was_charged_under_the_old_one() -> None:
     assert core.starts == ["runs", "runs"]
     assert core.task("runs").charged == 1
     assert core.waiting() == ["waits"]
+
+
+@pytest.mark.req("ORCH-4166", "ORCH-3029")
+def test_the_core_learns_how_long_a_slot_is_held_beside_the_work() -> None:
+    """From dispatch to the moment at which the engine holds nothing any more; aborted attempts teach nothing."""
+    core = Driver()
+    core.submit("first", max_tokens=10)
+    core.now_ms += 30
+    core.handle(ev.AttemptCompleted(A, "stop", 2, 10, 1, 10))
+    core.now_ms += 5
+    core.close(1)
+    rates = core.core.state.replicas[ReplicaId("pr0")].rates
+    assert rates.overhead_us == (35 - 11) * 1_000
+    assert pool_rates(core.core.state, core.pool()).overhead_us == 24_000
+    core.submit("second")
+    core.cancel("second")
+    core.now_ms += 500
+    core.close(2)
+    assert rates.overhead_us == 24_000
