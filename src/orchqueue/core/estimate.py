@@ -33,11 +33,9 @@ class Pace(msgspec.Struct):
     tokens: int = 0
 
     def learn(self, took_ms: int, tokens: int) -> None:
-        """Take an attempt in; nothing is learned where there was no time or no token."""
-        if took_ms > 0 and tokens > 0:
-            self.us += 1_000 * took_ms - self.us // MEMORY
-            # In thousandths, so that forgetting does not stop at small numbers.
-            self.tokens += 1_000 * tokens - self.tokens // MEMORY
+        """Take an attempt in; tokens in thousandths, so that forgetting does not stop at small numbers."""
+        self.us += 1_000 * took_ms - self.us // MEMORY
+        self.tokens += 1_000 * tokens - self.tokens // MEMORY
 
     @property
     def us_per_token(self) -> int:
