@@ -213,6 +213,12 @@ class Ledger:
         for side in self._sides(hold.tenant, hold.key_id):
             self._accounts[side.key].waiting += 1 if waiting else -1
 
+    def resize(self, hold: Hold, kv_bytes: int) -> None:
+        """Let a task hold another amount of context, however much that is."""
+        for side in self._sides(hold.tenant, hold.key_id):
+            self._accounts[side.key].kv_bytes += kv_bytes - hold.kv_bytes
+        hold.kv_bytes = kv_bytes
+
     def settle(self, hold: Hold, used_tokens: int, now_ms: int) -> None:
         """Give back at a task's end what it held, and of its tokens what it did not use."""
         for side in self._sides(hold.tenant, hold.key_id):

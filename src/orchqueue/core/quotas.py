@@ -198,6 +198,18 @@ def reconfigure(state: State, now_ms: int) -> None:
         state.ledger.book(task.hold)
 
 
+def size_context(state: State, pool: Pool) -> None:
+    """Count anew what the accepted tasks of a pool occupy, now that an engine has told what a token takes.
+
+    After a restart and a reload tasks are there before any engine has told it.
+
+    Req: ORCH-4302
+    """
+    for task in state.active.values():
+        if task.hold is not None and task.pool_id == pool.pool_id:
+            state.ledger.resize(task.hold, _needs(task, pool)[1])
+
+
 def uses(state: State, tenant: Tenant, key_id: str, now_ms: int) -> tuple[QuotaUse, ...]:
     """Show a caller its tenant's and its key's limits with what is in use of them.
 

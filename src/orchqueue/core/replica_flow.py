@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
+from orchqueue.core import quotas
 from orchqueue.core.attempt_flow import fail_attempt
 from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, Note, SetTimer, StartReplica
 from orchqueue.core.ending import end
@@ -44,7 +45,10 @@ def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
         on_lost(state, ReplicaLost(event.replica_id, "selftest", odd), now_ms)
         return
     replica.move(ReplicaTrigger.BECOME_READY)
+    size_before = pool.kv_bytes_per_token
     replica.facts = event.facts
+    if pool.kv_bytes_per_token != size_before:
+        quotas.size_context(state, pool)
     replica.rates.start_from(event.facts)
     replica.start_took_ms = smooth(replica.start_took_ms, now_ms - replica.starting_since_ms)
     replica.ready_since_ms = now_ms

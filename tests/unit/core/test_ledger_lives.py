@@ -11,7 +11,7 @@ from orchqueue.core.outcome import Outcome
 from orchqueue.core.records import Accepted, Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.settings import Quotas, TenantSettings
-from tests.unit.core.driving import TENANT
+from tests.unit.core.driving import TENANT, Driver, pool_settings
 from tests.unit.core.test_ledger_flow import ASKED, OTHER, account, limited, missing, submit
 
 pytestmark = pytest.mark.req("ORCH-4151")
@@ -65,6 +65,23 @@ def test_a_clock_that_was_set_back_takes_what_comes_from_the_future_as_of_now() 
     core.handle(ev.TaskRestored(accepted("old", now + 50), ended))
     taken = account(core)
     assert (taken.requests_taken.as_of_ms, taken.tokens_taken.as_of_ms) == (now, now)
+
+
+@pytest.mark.req("ORCH-4302")
+def test_context_is_held_again_as_soon_as_an_engine_tells_what_a_token_takes() -> None:
+    """Tasks of an earlier life are there before any engine; what another pool's tasks hold stays."""
+    allowed = TenantSettings(TENANT, 1, Quotas(kv_mb=9))
+    core = Driver(pool_settings(), pool_settings("q"), up=False, tenants=(allowed,))
+    core.handle(ev.TaskRecovered(accepted("one", core.now_ms), was_bound=False))
+    core.handle(ev.TaskRecovered(accepted("free", core.now_ms, OTHER), was_bound=False))
+    assert account(core).kv_bytes == 0
+    core.ready("qr0", kv_bytes_per_token=5_000)
+    assert account(core).kv_bytes == 0
+    core.ready("pr0", kv_bytes_per_token=100_000)
+    assert account(core).kv_bytes == 11 * 100_000
+    assert quotas.disagreements(core.core.state) == []
+    core.complete(1)
+    assert account(core).kv_bytes == 0
 
 
 @pytest.mark.req("ORCH-4304")
