@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from orchqueue.cli.context import Context
+
+if TYPE_CHECKING:
+    from orchqueue.client.types import QuotaUse
 
 DETAILS = """examples:
   orchq usage
@@ -51,11 +55,20 @@ async def execute(context: Context, args: Namespace) -> int:
     if usage.limits:
         context.output.table(
             ("LIMIT OF", "QUOTA", "LIMIT", "IN USE"),
-            [(one.scope, one.quota, f"{one.limit:g}", one.in_use) for one in usage.limits],
+            [(one.scope, one.quota, _limit(one), one.in_use) for one in usage.limits],
         )
     if not usage.complete:
         context.output.note(f"complete only since {_instant(usage.since_ms)}")
     return 0
+
+
+def _limit(one: QuotaUse) -> str:
+    burst = f" (burst {one.burst})" if one.burst else ""
+    return f"{_plain(one.limit)}{burst}"
+
+
+def _plain(limit: float) -> str:
+    return str(int(limit)) if limit == int(limit) else repr(limit)
 
 
 def _instant(unix_ms: int) -> str:

@@ -52,6 +52,7 @@ USAGE = {
         }
     ],
     "limits": [
+        {"scope": "tenant", "quota": "tokens_per_minute", "limit": 1_000_000, "in_use": 0},
         {"scope": "tenant", "quota": "kv_mb", "limit": 9000, "in_use": 3},
         {"scope": "key", "quota": "requests_per_s", "limit": 2.5, "burst": 10, "in_use": 4},
     ],
@@ -75,7 +76,13 @@ USAGE = {
             ],
         ),
         ("usage", USAGE, "/v1/usage", ["2026-11-23", "k7", "bundled:m", "12  9  2  1", "371  802  4210"]),
-        ("usage", USAGE, "/v1/usage", ["tenant  kv_mb           9000  3", "key     requests_per_s  2.5   4"]),
+        ("usage", USAGE, "/v1/usage", ["tenant  tokens_per_minute  1000000         0"]),
+        (
+            "usage",
+            USAGE,
+            "/v1/usage",
+            ["tenant  kv_mb              9000            3", "key     requests_per_s     2.5 (burst 10)  4"],
+        ),
         (
             "usage --from-day 2026-11-01 --to-day 2026-11-23",
             USAGE,
