@@ -11,7 +11,7 @@ from msgspec import inspect
 
 from orchqueue.config.document import Document, Value
 from orchqueue.config.problems import Path, Problem, closest, show
-from orchqueue.config.types import Config, Pool
+from orchqueue.config.types import Config, Pool, TenantSection
 
 
 class _Bad:
@@ -20,7 +20,7 @@ class _Bad:
 
 BAD = _Bad()
 
-# What stands in for a required field that is bad, so that the rest of its pool can still be judged.
+# What stands in for a required field that is bad, so that the rest of its pool or tenant can still be judged.
 _STAND_INS: dict[str, Value] = {"id": "unnamed", "engine": "llamacpp", "model": "bundled:unknown"}
 
 
@@ -89,7 +89,7 @@ class Shape:
         for name in (field.encode_name for field in kind.fields if field.required):
             if name not in value:
                 self._fault((*path, name), "is missing", f"add '{name}: …'")
-            if name not in known and kind.cls is Pool:
+            if name not in known and kind.cls in (Pool, TenantSection):
                 known[name] = _STAND_INS[name]
         return known if all(field.encode_name in known for field in kind.fields if field.required) else BAD
 

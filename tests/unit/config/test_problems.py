@@ -99,11 +99,15 @@ tenants:
         "4:88 tenants[1].quotas_per_key.requests_per_s: is out of range, got 0",
         "6:9 tenants[3].id: '*' is also tenants[2]",
     ]
-    wrong = "tenants: [{id: a b, quotas: {tokens: 3, kv_mb: x}}]"
+    wrong = "tenants: [{id: a b, quotas: {tokens: 3, kv_mb: x}}, {quotas: {burst: 2}}, {id: a b}, {id: a}, {id: a}]"
     assert told(f"pools: [{POOL % ''}]\n{wrong}\n") == [
         "2:16 tenants[0].id: has a form that is not allowed, got 'a b'",
         "2:30 tenants[0].quotas.tokens: unknown field",
         "2:48 tenants[0].quotas.kv_mb: must be a whole number, got 'x'",
+        "2:53 tenants[1].id: is missing",
+        "2:70 tenants[1].quotas.burst: has no effect without requests_per_s",
+        "2:80 tenants[2].id: has a form that is not allowed, got 'a b'",
+        "2:100 tenants[4].id: 'a' is also tenants[3]",
     ]
 
 
