@@ -20,7 +20,7 @@ OUTCOMES: dict[Outcome, str] = {
     Outcome.CONFLICT: "It was refused because its id already names another task.",
     Outcome.NO_WORKLOAD: "It was refused because no fitting pool serves its workload.",
     Outcome.REJECTED_FULL: "It was refused because the queue was full.",
-    Outcome.REJECTED_SHED: "It was refused because the queue was full and nothing less important waited there.",
+    Outcome.REJECTED_SHED: "It was refused because the queue was full and nobody less important could make room for it.",
     Outcome.REJECTED_RATE: "It was refused because tasks came faster than the limit allows.",
     Outcome.REJECTED_QUOTA: "It was refused because a quota was used up.",
     Outcome.REJECTED_DEADLINE: "It was refused because its deadline would certainly have been missed.",

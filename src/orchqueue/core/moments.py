@@ -92,8 +92,9 @@ def _ran(decision: dc.AnyDecision) -> list[Moment]:
             text = f"{TIMERS[decision.timer]}: {decision.limit_ms} ms."
             return [Moment(at_ms, "timer_fired", text, detail=decision.timer)]
         case dc.Ended():
-            text = f"It ended as {decision.outcome.value}: {decision.tokens_in} tokens in, {decision.tokens_out} out."
             outcome = decision.outcome.value
+            tokens = f": {decision.tokens_in} tokens in, {decision.tokens_out} out."
+            text = f"It ended as {outcome}{tokens if decision.attempts else ' before any engine took it.'}"
             return [Moment(at_ms, "ended", text, decision.pool_id, decision.replica_id, detail=outcome)]
         case _:
             # What is about pools has other keys.

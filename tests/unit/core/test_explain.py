@@ -243,6 +243,7 @@ def test_a_victim_learns_why_it_was_dropped() -> None:
     found = told(core, "victim")
     assert (found.state, found.attempts, found.story[0]) == ("failed", (), OUTCOMES[Outcome.DROPPED_VICTIM])
     assert "No engine ever took it." in found.story
+    assert found.timeline[-1].text == "It ended as dropped_victim before any engine took it."
     assert told(core, "newcomer").state == "queued"
 
 
