@@ -34,7 +34,7 @@ from orchqueue.config.settings import is_strict, replica_ids, to_settings
 from orchqueue.config.types import Config, Pool
 from orchqueue.core.events import AnyEvent
 from orchqueue.core.ids import PoolId
-from orchqueue.core.outcome import Fault
+from orchqueue.core.outcome import Fault, Refusal
 from orchqueue.http.app import build_app
 from orchqueue.http.auth import Access
 from orchqueue.http.limits import EdgeLimits
@@ -42,6 +42,7 @@ from orchqueue.http.server import EdgeServer, bind, tls_context
 from orchqueue.ports.errors import CannotListen
 from orchqueue.ports.journal import Journal
 from orchqueue.ports.process import ReplicaHost
+from orchqueue.ports.telemetry import Telemetry
 from orchqueue.runtime.decision_log import DecisionLog
 from orchqueue.runtime.gate import NewSettings
 from orchqueue.runtime.lifecycle import Resources, Runtime
@@ -137,7 +138,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
         runtime.start()
         await server.start(sockets)
         stack.push_async_callback(server.stop)
-        _listen_to_signals(ending, runtime)
+        _listen_to_signals(ending, runtime, telemetry)
         sys.stdout.write(f"OrchQueue {__version__} serves {_url(config, sockets[0])} (data in {data.path})\n")
         sys.stdout.flush()
         telemetry.log("info", "serving", {"detail": _url(config, sockets[0])})
@@ -147,18 +148,28 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
     return ending.code
 
 
-def _listen_to_signals(ending: Ending, runtime: Runtime) -> None:
+def _listen_to_signals(ending: Ending, runtime: Runtime, telemetry: Telemetry) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.ask)
     reloads: set[asyncio.Task[object]] = set()
 
     def on_hangup() -> None:
-        task: asyncio.Task[object] = loop.create_task(runtime.gate.reload_config())
+        task: asyncio.Task[object] = loop.create_task(_renew(runtime, telemetry))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
+
+
+async def _renew(runtime: Runtime, telemetry: Telemetry) -> None:
+    """Read the configuration again for a signal, which has no other answer than the log."""
+    answer = await runtime.gate.reload_config()
+    if isinstance(answer, Refusal):
+        told = "; ".join(f"{fault.pointer}: {fault.message}" for fault in answer.faults)
+        telemetry.log("error", "config_refused", {"detail": f"{answer.message}: {told}"})
+    elif waiting := str(answer.detail["needs_restart"]):
+        telemetry.log("warning", "config_needs_restart", {"detail": waiting.replace("\n", " ")})
 
 
 async def _drain(runtime: Runtime, ending: Ending, grace_ms: int) -> None:

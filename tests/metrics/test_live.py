@@ -1,6 +1,7 @@
 """A running daemon: its scrape keeps the contract, its log is whole and knows no content, its keys are live."""
 
 import json
+import signal
 import uuid
 from pathlib import Path
 
@@ -116,3 +117,26 @@ def test_a_broken_file_is_told_field_by_field_on_reload_and_changes_nothing(tmp_
         config.write_text(good + "    queue: {capacity: 9}\n", encoding="utf-8")
         taken = httpx.post(f"{daemon.url}/v1/config/reload", timeout=10)
         assert taken.json()["applied"] == ["/pools/0/queue/capacity"]
+
+
+@pytest.mark.req("ORCH-4205", "ORCH-4206")
+@pytest.mark.timeout(90)
+def test_a_reload_by_signal_tells_in_the_log_what_the_call_would_answer(tmp_path: Path) -> None:
+    """Every problem with its pointer and line, or what waits for a restart."""
+    with serving(tmp_path) as daemon:
+        config = tmp_path / "orchqueue.yaml"
+        good = config.read_text(encoding="utf-8")
+
+        def detail_of(text: str, event: str) -> str:
+            config.write_text(good + text, encoding="utf-8")
+            daemon.process.send_signal(signal.SIGHUP)
+            until(lambda: any(event in line for line in daemon.log), what=event)
+            return str(next(json.loads(line)["detail"] for line in daemon.log if event in line))
+
+        told = detail_of("server: {port: -1}\nsevrer: 1\n", "config_refused")
+        assert "nothing was changed: /server/port: line " in told
+        assert "/sevrer: line " in told
+        waiting = detail_of(
+            "server: {port: 0, shutdown_grace_ms: 7}\nlogging: {level: error}\n", "config_needs_restart"
+        )
+        assert "/logging/level" in waiting

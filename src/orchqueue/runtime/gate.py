@@ -122,8 +122,7 @@ class Gate:
         """
         found = await asyncio.to_thread(self._read_settings)
         if isinstance(found, list):
-            text = "the configuration has problems, so nothing was changed: " + "; ".join(f.message for f in found)
-            return Refusal(Outcome.INVALID, text, tuple(found))
+            return Refusal(Outcome.INVALID, "the configuration has problems, so nothing was changed", tuple(found))
         answer = await self._control(lambda reply: SettingsReplaced(reply, found.settings))
         if isinstance(answer, Refusal):
             return answer
