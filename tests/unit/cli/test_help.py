@@ -4,6 +4,7 @@ import asyncio
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,26 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.req("ORCH-4224")
+@pytest.mark.parametrize(
+    ("before", "status"), [("", -signal.SIGINT), ("signal.signal(signal.SIGINT, signal.SIG_IGN)", 0)]
+)
+def test_an_interrupt_before_the_command_listens_is_no_error(before: str, status: int) -> None:
+    """While modules are still read Ctrl-C ends the process without a trace, or nothing where it is switched off."""
+    probe = (
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'orchqueue.cli.main': os.kill(os.getpid(), signal.SIGINT)\n"
+        f"{before}\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.argv[1:] = ['--version']\n"
+        "from orchqueue.cli.start import main\nsys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 def test_a_command_imports_no_other_command_line() -> None:
