@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -72,8 +73,12 @@ def run_all(seeds: Iterable[int], processes: int = 1, level: int = 1, faults: Fa
     if processes <= 1:
         yield from (RUNS[level](seed, None, faults) for seed in seeds)
         return
-    with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(RUNS[level], seeds, repeat(None), repeat(faults), chunksize=CHUNK)
+    # A Ctrl-C reaches every process of the terminal; only this one may hear it.
+    with ProcessPoolExecutor(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+        try:
+            yield from pool.map(RUNS[level], seeds, repeat(None), repeat(faults), chunksize=CHUNK)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def campaign(
@@ -133,7 +138,7 @@ def kept_seeds(path: Path = REGRESSIONS[1]) -> list[int]:
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `run` and `replay` to the command line of `orchq-sim`."""
     many = commands.add_parser("run", help="simulate whole runs with faults and audit each")
-    many.add_argument("--seeds", type=int, default=200, help="how many runs")
+    many.add_argument("--seeds", type=_at_least_one, default=200, help="how many runs")
     many.add_argument("--start", type=int, default=0, help="the first seed")
     many.add_argument("--processes", type=int, default=None, help="default: one for each core")
     many.set_defaults(act=_run)
@@ -144,7 +149,15 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     for command in (many, one):
         command.add_argument("--level", type=int, choices=sorted(RUNS), default=1, help="2: the whole daemon over HTTP")
         names = sorted({name for bed in BEDS.values() for name in bed.mutants})
-        command.add_argument("--mutant", choices=names, help="plant this bug of the level and see it caught")
+        told = f"plant this bug of the level and see it caught; there are {', '.join(names)}"
+        command.add_argument("--mutant", metavar="BUG", choices=names, help=told)
+
+
+def _at_least_one(text: str) -> int:
+    # Of no seeds it could only be said that they all kept every promise.
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def _run(args: argparse.Namespace) -> int:

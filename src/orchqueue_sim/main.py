@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     words = sys.argv[1:] if argv is None else argv
     args = build_parser(simulations=words[:1] != ["engine"]).parse_args(words)
-    if "act" in args:
-        return int(args.act(args))
     try:
+        if "act" in args:
+            return int(args.act(args))
         asyncio.run(serve_engine(args))
     except KeyboardInterrupt:
         return 130

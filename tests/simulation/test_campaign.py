@@ -99,6 +99,9 @@ def test_the_command_line_runs_and_replays(capsys: pytest.CaptureFixture[str]) -
     assert "ends twice" in capsys.readouterr().out
     assert main.main(["run", "--seeds", "60", "--mutant", "torn_tail_accepted"]) == 1
     assert "than was decided" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main.main(["run", "--seeds", "0"])
+    assert "must be a whole number from 1 on, got '0'" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="no mutant of level 1"):
         main.main(["run", "--seeds", "1", "--mutant", "one_tenant"])
     assert main.main(["replay", "--seed", "5", "--only", "is up"]) == 0
