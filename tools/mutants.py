@@ -17,7 +17,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MUTMUT = ROOT / ".venv-mutants" / "bin" / "mutmut"
-MODULES = ("admission", "estimate", "fairness", "queue", "retry", "sessions", "slots", "task_states")
+MODULES = (
+    *("admission", "estimate", "fairness", "queue", "retry", "sessions", "slots", "task_states"),
+    *("lines", "ranks", "shares", "policies/fair", "policies/fifo", "policies/round_robin", "policies/strict_priority"),
+    *("habits", "inflow", "accounts", "ledger", "quotas"),
+)
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["src"]
@@ -45,8 +49,8 @@ def copy_tree(root: Path, into: Path) -> None:
 def settings_for(modules: list[str]) -> str:
     """Write mutmut's part of pyproject.toml.
 
-    >>> settings_for(["queue"]).splitlines()[3]
-    'only_mutate = ["src/orchqueue/core/queue.py"]'
+    >>> settings_for(["queue", "policies/fair"]).splitlines()[3]
+    'only_mutate = ["src/orchqueue/core/queue.py", "src/orchqueue/core/policies/fair.py"]'
     """
     return SETTINGS.format(modules=", ".join(f'"src/orchqueue/core/{module}.py"' for module in modules))
 
@@ -61,11 +65,27 @@ def survivors(listed: str) -> list[str]:
     return [line for line in lines if not line.endswith(": killed")]
 
 
+def figures(listed: str) -> list[str]:
+    r"""Count for each module what was planted and what was killed.
+
+    >>> figures("orchqueue.core.slots.x_f__mutmut_1: survived\norchqueue.core.slots.x_f__mutmut_2: killed\n")
+    ['slots: 2 planted, 1 killed']
+    """
+    ends: dict[str, list[bool]] = {}
+    for line in listed.splitlines():
+        if "__mutmut_" in line:
+            module = line.strip().removeprefix("orchqueue.core.").partition(".x")[0]
+            ends.setdefault(module, []).append(line.endswith(": killed"))
+    return [f"{module}: {len(killed)} planted, {sum(killed)} killed" for module, killed in ends.items()]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Plant small bugs into the core and list those that no test notices.")
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of src/orchqueue/core; {' '.join(MODULES)} else")
     parser.add_argument("--minutes", type=int, default=40, help="stop after this time (40)")
+    cores = os.cpu_count() or 1
+    parser.add_argument("--children", type=int, default=cores, help=f"so many mutants at once (one a core, {cores})")
     options = parser.parse_args(argv)
     if not MUTMUT.exists():
         print("mutmut is not there; `make mutants` installs it", file=sys.stderr)
@@ -77,9 +97,9 @@ def main(argv: list[str] | None = None) -> int:
         copy_tree(ROOT, tree)
         with (tree / "pyproject.toml").open("a") as config:
             config.write(settings_for(options.modules or list(MODULES)))
-        command = ["timeout", f"{options.minutes}m", str(MUTMUT), "run", "--max-children", str(os.cpu_count() or 1)]
+        command = ["timeout", f"{options.minutes}m", str(MUTMUT), "run", "--max-children", str(options.children)]
         status = subprocess.run(command, cwd=tree, check=False, env=environment).returncode
-        asked = [str(MUTMUT), "results"]
+        asked = [str(MUTMUT), "results", "--all", "true"]
         listed = subprocess.run(asked, cwd=tree, check=False, env=environment, capture_output=True, text=True).stdout
         left = survivors(listed)
         for line in left:
@@ -89,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
             ).stdout.splitlines()
             changed = [one for one in shown if one[:1] in "+-" and not one.startswith(("+++", "---"))]
             print("\n".join([line, *changed]))
+    print("\n".join(figures(listed)))
     print(f"{len(left)} not killed; docs/mutation.md explains those that are known")
     return status
 

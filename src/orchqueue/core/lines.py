@@ -176,7 +176,7 @@ class Line:
         return self._charge(1, task.cost_tokens, task.prefill_tokens, task.weight)
 
     def _charge(self, count: int, tokens: int, prompts: int, weight: int) -> int:
-        return self.policy.charge(count, tokens + prompts * self.prompt_ppm // MILLION, weight) if count else 0
+        return self.policy.charge(count, tokens + prompts * self.prompt_ppm // MILLION, weight)
 
     def _take_out(self, task: Task) -> None:
         del self.by_seq[task.seq]

@@ -17,7 +17,7 @@ def naive(numbers: dict[int, tuple[int, int]], below: int) -> Work:
 @pytest.mark.req("ORCH-3005")
 @settings(max_examples=60)
 @given(
-    steps=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9), st.integers(0, 9)), max_size=120),
+    steps=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9), st.integers(0, 9)), min_size=40, max_size=120),
     block=st.sampled_from([2, 3, 8, 512]),
 )
 def test_ranks_and_sums_are_those_of_a_sorted_list(steps: list[tuple[int, int, int]], block: int) -> None:
