@@ -1,31 +1,25 @@
 """Which class goes next: shares by weight, nothing idle while something waits, nothing starved.
 
 Self-clocked fair queueing over starts, in whole numbers. When a class begins to wait, or goes on waiting after a start,
-its next start gets a finish tag: one `stride` (inversely proportional to its weight) past the later of its own last tag
-and the tag served last. The tag stays until that start, however long others are served; the smallest tag goes first,
-the heavier class on a tie. Between two starts of a class of weight 1 at most 8 starts of a class of weight 8 can fall,
-so at most 8 times the largest cost of that class is served.
+its next start gets a finish tag: one `stride` (inversely proportional to its weight) past the clock, the largest tag that
+was served; its own last tag is never above that. The tag stays until that start, however long others are served; the
+smallest tag goes first, the heavier class on a tie. Between two starts of a class of weight 1 at most 8 starts of a class of
+weight 8 can fall, so at most 8 times the largest cost of that class is served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from math import lcm
 
 import msgspec
 
 
 class ShareState(msgspec.Struct):
-    """The last finish tag of every class, the tags of the next starts of those that wait, and the tag served last."""
+    """The tags of the next starts of the classes that wait, and the largest tag served; it begins with nobody ahead."""
 
-    tags: dict[str, int]
     pending: dict[str, int] = {}
     clock: int = 0
-
-
-def new_state(names: Iterable[str]) -> ShareState:
-    """Begin with nobody ahead."""
-    return ShareState(dict.fromkeys(names, 0))
 
 
 def order(state: ShareState, weights: dict[str, int], waiting: Collection[str]) -> Sequence[str]:
@@ -33,7 +27,7 @@ def order(state: ShareState, weights: dict[str, int], waiting: Collection[str]) 
 
     Req: ORCH-4153
 
-    >>> s = new_state(["interactive", "batch"])
+    >>> s = ShareState()
     >>> order(s, {"interactive": 8, "batch": 1}, {"batch", "interactive"})
     ['interactive', 'batch']
     """
@@ -42,7 +36,7 @@ def order(state: ShareState, weights: dict[str, int], waiting: Collection[str]) 
         del state.pending[name]
     for name in waiting:
         if name not in state.pending:
-            state.pending[name] = _next_tag(state, scale, weights, name)
+            state.pending[name] = state.clock + scale // weights[name]
     return sorted(waiting, key=lambda name: (state.pending[name], -weights[name], name))
 
 
@@ -56,13 +50,8 @@ def serve(state: ShareState, weights: dict[str, int], name: str) -> None:
     scale = lcm(*weights.values())
     tag = state.pending.pop(name, None)
     if tag is None:
-        tag = _next_tag(state, scale, weights, name)
-    state.tags[name] = tag
+        tag = state.clock + scale // weights[name]
     state.clock = max(state.clock, tag)
     for other, pending in state.pending.items():
         if weights[other] > weights[name] and pending <= state.clock:
             state.pending[other] = state.clock + scale // weights[other]
-
-
-def _next_tag(state: ShareState, scale: int, weights: dict[str, int], name: str) -> int:
-    return max(state.clock, state.tags.get(name, 0)) + scale // weights[name]

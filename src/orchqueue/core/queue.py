@@ -58,7 +58,7 @@ class PoolQueue:
     def __init__(self, capacity: int, classes: tuple[ClassSettings, ...], scheduling: Scheduling = "fair") -> None:
         self._scheduling = scheduling
         self._policy = POLICIES[scheduling]
-        self.share = self._policy.new_state(c.name for c in classes)
+        self.share = self._policy.new_state()
         self.lines: dict[str, Line] = {c.name: Line(self._policy) for c in classes}
         self._bound(capacity, classes)
 
@@ -75,7 +75,7 @@ class PoolQueue:
             for name, line in self.lines.items():
                 line.prompt_ppm = prompt_ppm[name]
         elif self.weights != old_weights:
-            self.share = self._policy.new_state(self.weights)
+            self.share = self._policy.new_state()
 
     def _bound(self, capacity: int, classes: tuple[ClassSettings, ...]) -> None:
         self.capacity = capacity

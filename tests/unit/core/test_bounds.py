@@ -28,7 +28,7 @@ def test_a_start_on_no_slot_is_a_bug_of_the_caller() -> None:
 def test_a_start_that_nobody_ranked_counts_like_any_other() -> None:
     """A class that is served without having been asked for pays the same share."""
     weights = {"interactive": 8, "batch": 1}
-    state = fairness.new_state(weights)
+    state = fairness.ShareState()
     fairness.serve(state, weights, "batch")
     starts = []
     for _ in range(9):
@@ -42,7 +42,7 @@ def test_a_start_that_nobody_ranked_counts_like_any_other() -> None:
 def test_a_class_that_went_before_its_turn_comes_back_without_a_claim() -> None:
     """Its tasks were canceled while it stood in the ranking; when others come it waits for a share like anybody."""
     weights = {"interactive": 8, "batch": 1}
-    state = fairness.new_state(weights)
+    state = fairness.ShareState()
     fairness.order(state, weights, ["batch", "interactive"])
     for _ in range(8):
         fairness.order(state, weights, ["interactive"])

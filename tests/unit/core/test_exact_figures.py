@@ -81,7 +81,7 @@ def test_promises_of_places_are_exact() -> None:
 @pytest.mark.req("ORCH-4153", "ORCH-4155")
 def test_shares_stay_whole_numbers_and_a_class_that_could_not_run_gets_no_start_more() -> None:
     """The eighth interactive turn that went to batch is lost: eight more interactive starts, then batch again."""
-    state = fairness.new_state(WEIGHTS)
+    state = fairness.ShareState()
     for _ in range(7):
         assert fairness.order(state, WEIGHTS, list(WEIGHTS))[0] == "interactive"
         fairness.serve(state, WEIGHTS, "interactive")

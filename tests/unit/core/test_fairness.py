@@ -18,7 +18,7 @@ def serve_next(state: fairness.ShareState, weights: dict[str, int], waiting: set
 @pytest.mark.req("ORCH-4153")
 def test_eight_interactive_starts_to_one_batch_start() -> None:
     """With both classes always waiting the starts come in the ratio of the weights."""
-    state = fairness.new_state(WEIGHTS)
+    state = fairness.ShareState()
     starts = [serve_next(state, WEIGHTS, {"interactive", "batch"}) for _ in range(90)]
     assert starts.count("batch") == 10
     assert starts[:9] == ["interactive"] * 8 + ["batch"]
@@ -33,7 +33,7 @@ def test_eight_interactive_starts_to_one_batch_start() -> None:
 def test_a_waiting_class_is_passed_by_no_more_than_its_share(heavy: int, light: int, arrivals: list[set[str]]) -> None:
     """While a class keeps waiting, the other one starts at most ceil(weight ratio) times before it."""
     weights = {"interactive": heavy, "batch": light}
-    state = fairness.new_state(weights)
+    state = fairness.ShareState()
     passed = dict.fromkeys(weights, 0)
     for waiting in arrivals:
         chosen = serve_next(state, weights, waiting)
@@ -47,7 +47,7 @@ def test_a_waiting_class_is_passed_by_no_more_than_its_share(heavy: int, light: 
 @pytest.mark.req("ORCH-4153")
 def test_an_idle_class_saves_nothing_up() -> None:
     """A class that was away long does not come back with a claim to many starts in a row."""
-    state = fairness.new_state(WEIGHTS)
+    state = fairness.ShareState()
     for _ in range(1000):
         serve_next(state, WEIGHTS, {"interactive"})
     starts = [serve_next(state, WEIGHTS, {"interactive", "batch"}) for _ in range(18)]
@@ -62,7 +62,7 @@ def test_an_idle_class_saves_nothing_up() -> None:
 def test_a_class_that_could_not_run_for_a_while_saves_no_starts_up(heavy: int, turns: list[set[str]]) -> None:
     """However often the tasks of one class were unfit for a free slot, batch waits for its share of starts at most."""
     weights = {"interactive": heavy, "batch": 1}
-    state = fairness.new_state(weights)
+    state = fairness.ShareState()
     passed = 0
     for unfit in turns:
         ranked = fairness.order(state, weights, ["interactive", "batch"])

@@ -23,10 +23,11 @@ def test_the_registry_names_every_policy() -> None:
 @pytest.mark.req("ORCH-4360")
 def test_first_come_first_served_goes_by_arrival_over_all_classes() -> None:
     """The class whose first task came first goes next, and only what came earlier passes."""
-    state = fifo.new_state(WEIGHTS)
+    state = fifo.new_state()
     assert fifo.pick(state, WEIGHTS, HEADS) == ["batch", "interactive"]
+    assert fifo.pick(state, WEIGHTS, {"batch": 9, "interactive": 4}) == ["interactive", "batch"]
     fifo.serve(state, WEIGHTS, "batch")
-    assert state.tags == {}
+    assert (state.pending, state.clock) == ({}, 0)
     other = Ranks()
     for number in (2, 5, 8):
         other.add(number, 1, 1)
@@ -38,7 +39,7 @@ def test_first_come_first_served_goes_by_arrival_over_all_classes() -> None:
 @pytest.mark.req("ORCH-4360")
 def test_strict_priority_goes_by_weight_and_then_by_name() -> None:
     """Everything of a heavier class passes, nothing of a lighter or equal one."""
-    state = strict_priority.new_state(WEIGHTS)
+    state = strict_priority.new_state()
     assert strict_priority.pick(state, WEIGHTS, HEADS) == ["interactive", "batch"]
     assert strict_priority.pick(state, {"interactive": 2, "batch": 2}, HEADS) == ["batch", "interactive"]
     other = Ranks()
@@ -60,4 +61,4 @@ def test_fair_and_round_robin_share_classes_alike_and_tenants_differently() -> N
     assert [fair.passing(1, 8, position, other, 0) for position in (0, 1, 2)] == [8, 16, 20]
     assert [fair.to_come(8, 1, position, 1) for position in (7, 8, 16)] == [0, 0, 1]
     assert fair.to_come(1, 8, 1, 5) == 11
-    assert round_robin.pick(round_robin.new_state(WEIGHTS), WEIGHTS, HEADS) == ["interactive", "batch"]
+    assert round_robin.pick(round_robin.new_state(), WEIGHTS, HEADS) == ["interactive", "batch"]

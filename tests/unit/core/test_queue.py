@@ -196,3 +196,36 @@ def test_a_class_with_nothing_waiting_gets_the_pools_next_place() -> None:
     queue = PoolQueue(99, both_classes(9))
     queue.push(waiting(1, cost_tokens=7))
     assert queue.between_places("batch") == Work(1, 7, 0)
+
+
+@pytest.mark.req("ORCH-4205", "ORCH-4360")
+def test_another_policy_keeps_the_bound_and_who_waits() -> None:
+    """With first come, first served the pool is as full as before, and only what came earlier stands ahead."""
+    queue = filled(PoolQueue(9, both_classes(9)), "batch", "interactive", "batch", "interactive")
+    queue.configure(4, both_classes(9), "fifo")
+    assert queue.make_room("interactive") == Full(Outcome.REJECTED_FULL)
+    assert queue.turns() == ["batch", "interactive"]
+    assert queue.ahead_by_class(queue.lines["interactive"].youngest) == {"interactive": 1, "batch": 2}
+    assert queue.ahead_by_class(queue.lines["interactive"].oldest) == {"interactive": 0, "batch": 1}
+
+
+@pytest.mark.req("ORCH-4363")
+def test_a_prompt_token_is_priced_in_millionths_of_a_decoded_one() -> None:
+    """As fast as decoding it costs one, three times as fast a third, rounded down."""
+    queue = PoolQueue(9, both_classes(9))
+    for prefill_us, decode_us, prompt_ppm in ((7, 7, 1_000_000), (1, 3, 333_333)):
+        queue.price_prompts(prefill_us, decode_us)
+        assert {line.prompt_ppm for line in queue.lines.values()} == {prompt_ppm}
+
+
+@pytest.mark.req("ORCH-4365")
+def test_who_may_still_come_and_pass_is_what_the_weights_leave() -> None:
+    """Eight interactive tasks may pass the first batch task: those that wait, and as many to come as are missing."""
+    queue = PoolQueue(9, both_classes(9))
+    first = waiting(1, "batch")
+    queue.push(first)
+    assert (queue.look_ahead(first).classes, queue.look_ahead(first).to_come) == ({"batch": Work()}, {"interactive": 8})
+    queue.push(waiting(2))
+    seen = queue.look_ahead(first)
+    assert (seen.classes["interactive"], seen.to_come) == (Work(1, 1), {"interactive": 7})
+    assert (seen.own, seen.others, seen.later) == (Work(), Work(), [])

@@ -5,7 +5,7 @@ Req: ORCH-4153, ORCH-4156
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from orchqueue.core import fairness
 from orchqueue.core.fairness import ShareState
@@ -17,9 +17,9 @@ TOKEN = 720_720
 STARVES = False
 
 
-def new_state(names: Iterable[str]) -> ShareState:
+def new_state() -> ShareState:
     """Begin with no class ahead."""
-    return fairness.new_state(names)
+    return ShareState()
 
 
 def pick(state: ShareState, weights: dict[str, int], heads: Mapping[str, int]) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from orchqueue.core.fairness import ShareState
 from orchqueue.core.ranks import Ranks
@@ -10,15 +10,15 @@ from orchqueue.core.ranks import Ranks
 STARVES = False
 
 
-def new_state(names: Iterable[str]) -> ShareState:
+def new_state() -> ShareState:
     """Remember nothing."""
-    return ShareState({})
+    return ShareState()
 
 
 def pick(state: ShareState, weights: dict[str, int], heads: Mapping[str, int]) -> Sequence[str]:
     """Rank the classes by who came first.
 
-    >>> pick(new_state(()), {}, {"interactive": 9, "batch": 4})
+    >>> pick(new_state(), {}, {"interactive": 9, "batch": 4})
     ['batch', 'interactive']
     """
     return sorted(heads, key=lambda name: heads[name])

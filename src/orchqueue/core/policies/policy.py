@@ -6,7 +6,7 @@ turns inside a class follows from `charge` alone (`core.shares`): the tenant tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from orchqueue.core.fairness import ShareState
@@ -21,7 +21,7 @@ class Policy(Protocol):
 
     STARVES: bool
 
-    def new_state(self, names: Iterable[str]) -> ShareState:
+    def new_state(self) -> ShareState:
         """Begin with no class ahead."""
 
     def pick(self, state: ShareState, weights: dict[str, int], heads: Mapping[str, int]) -> Sequence[str]:

@@ -17,7 +17,7 @@ new_state, serve, charge = fifo.new_state, fifo.serve, fifo.charge
 def pick(state: ShareState, weights: dict[str, int], heads: Mapping[str, int]) -> Sequence[str]:
     """Rank the classes by weight alone.
 
-    >>> pick(new_state(()), {"interactive": 8, "batch": 1}, {"interactive": 9, "batch": 4})
+    >>> pick(new_state(), {"interactive": 8, "batch": 1}, {"interactive": 9, "batch": 4})
     ['interactive', 'batch']
     """
     return sorted(heads, key=lambda name: (-weights[name], name))
