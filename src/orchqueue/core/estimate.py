@@ -214,11 +214,10 @@ def passed_on_the_way(start_in_ms: int, passers: Sequence[Passers]) -> int:
     (3300, 1000)
     """
     waits = []
-    for bounded in product((True, False), repeat=len(passers)):
-        slower = 1_000 - sum(one.permille for one, bound in zip(passers, bounded, strict=True) if not bound)
+    for way in product(*(((0, one.at_most_ms), (one.permille, 0)) for one in passers)):
+        slower = 1_000 - sum(permille for permille, _ in way)
         if slower > 0:
-            until_ms = start_in_ms + sum(one.at_most_ms for one, bound in zip(passers, bounded, strict=True) if bound)
-            waits.append(until_ms * 1_000 // slower)
+            waits.append((start_in_ms + sum(bound_ms for _, bound_ms in way)) * 1_000 // slower)
     return min(waits)
 
 

@@ -1,0 +1,58 @@
+"""What is learned and predicted, to the last unit: smallest amounts, whole numbers, nothing learned from nothing."""
+
+import pytest
+
+from orchqueue.core.estimate import Pace, Passers, SlotFrees, passed_on_the_way, start_after_ms
+from orchqueue.core.events import CountBasis
+from orchqueue.core.habits import Habits
+
+
+@pytest.mark.req("ORCH-4166")
+@pytest.mark.parametrize(("took_ms", "tokens"), [(0, 5), (5, 0), (0, 0)])
+def test_a_pace_learns_nothing_where_there_was_no_time_or_no_token(took_ms: int, tokens: int) -> None:
+    """Such an attempt does not even make it forget."""
+    pace = Pace()
+    pace.learn(10, 2)
+    pace.learn(took_ms, tokens)
+    assert (pace.us, pace.tokens) == (10_000, 2_000)
+
+
+@pytest.mark.req("ORCH-3029")
+@pytest.mark.parametrize(
+    ("levels", "ahead", "each_ms", "start_ms"),
+    [
+        ([1], 0, 50, 0),
+        ([0, 5], 1, 1, 0),
+        ([46, 2_069], 0, 50, 29),
+    ],
+)
+def test_what_frees_by_chance_is_told_in_whole_milliseconds(
+    levels: list[int], ahead: int, each_ms: int, start_ms: int
+) -> None:
+    """A slot may free within one, a task may take no more than one, and a mean of 44.9995 counts as 44."""
+    assert start_after_ms([SlotFrees(level, level) for level in levels], ahead, each_ms) == start_ms
+
+
+@pytest.mark.req("ORCH-4365")
+@pytest.mark.parametrize(
+    ("permille", "at_most_ms", "start_ms"), [(999, 5_000, 1_000), (1_000, 300, 301), (1_001, 300, 301), (0, 300, 1)]
+)
+def test_work_that_takes_almost_every_slot_is_passed_by_and_what_takes_all_only_up_to_its_bound(
+    permille: int, at_most_ms: int, start_ms: int
+) -> None:
+    """A thousandth of the slots is enough to get there in a thousand times the time."""
+    assert passed_on_the_way(1, [Passers(permille, at_most_ms)]) == start_ms
+
+
+@pytest.mark.req("ORCH-4361")
+@pytest.mark.parametrize(
+    ("counted", "basis", "real", "expected"),
+    [(1, "estimate", 3, 30_000), (4, "bytes_bound", 1, 2_500), (1, "bytes_bound", 1, 10_000)],
+)
+def test_one_token_is_enough_to_learn_what_prompts_have(
+    counted: int, basis: CountBasis, real: int, expected: int
+) -> None:
+    """The first prompt alone gives the exact ratio, up or down."""
+    habits = Habits()
+    habits.learn_prompt(counted, basis, real)
+    assert habits.expect_prompt(10_000, basis) == expected
