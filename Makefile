@@ -83,10 +83,10 @@ fuzz: $(STAMP) ## Fuzz the contract for longer than the gate does (EXAMPLES=200 
 	FUZZ_SEED="$$seed" FUZZ_EXAMPLES="$(or $(EXAMPLES),200)" $(PY) -m pytest -q tests/contract/fuzz
 
 .PHONY: mutants
-mutants: $(STAMP) ## Plant small bugs into the core, list those no test notices, 15 minutes (MODULES="queue slots")
+mutants: $(STAMP) ## Plant small bugs into the core, list those no test notices, about an hour (MODULES="queue slots", CHILDREN=1)
 	@test -x .venv-mutants/bin/python || "$(PYTHON)" -m venv .venv-mutants
 	@.venv-mutants/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/mutants.lock
-	@$(PY) -m tools.mutants $(MODULES)
+	@$(PY) -m tools.mutants $(if $(CHILDREN),--children $(CHILDREN)) $(MODULES)
 
 .PHONY: bench-setup
 bench-setup: $(STAMP) ## Build the load harness, and .venv-bench with the peers to compare with

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Plant small bugs into the core and list those that no test notices.")
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of src/orchqueue/core; {' '.join(MODULES)} else")
-    parser.add_argument("--minutes", type=int, default=40, help="stop after this time (40)")
+    parser.add_argument("--minutes", type=int, default=90, help="stop after this time (90)")
     cores = os.cpu_count() or 1
     parser.add_argument("--children", type=int, default=cores, help=f"so many mutants at once (one a core, {cores})")
     options = parser.parse_args(argv)

@@ -95,6 +95,16 @@ def test_shares_stay_whole_numbers_and_a_class_that_could_not_run_gets_no_start_
     assert "." not in msgspec.json.encode(state).decode(), "whole numbers only"
 
 
+@pytest.mark.req("ORCH-4153")
+def test_a_class_that_starts_unranked_is_booked_like_one_that_was_ranked() -> None:
+    """A batch start moves the clock on by a whole round of eight."""
+    unranked, ranked = fairness.ShareState(), fairness.ShareState()
+    fairness.order(ranked, WEIGHTS, ["batch"])
+    for state in (unranked, ranked):
+        fairness.serve(state, WEIGHTS, "batch")
+        assert msgspec.json.encode(state) == b'{"pending":{},"clock":8}'
+
+
 @pytest.mark.req("ORCH-4150")
 @pytest.mark.parametrize(("limit", "wait_ms"), [(0.5, 2_000), (0.001, 1_000_000), (0.3, 3_334), (1.0, 1_000)])
 def test_a_slow_rate_lets_one_in_after_exactly_its_interval(limit: float, wait_ms: int) -> None:

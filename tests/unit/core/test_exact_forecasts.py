@@ -4,7 +4,7 @@ import pytest
 
 from orchqueue.core.estimate import Pace, Passers, SlotFrees, passed_on_the_way, start_after_ms
 from orchqueue.core.events import CountBasis
-from orchqueue.core.habits import Habits
+from orchqueue.core.habits import Expectation, Habits
 
 
 @pytest.mark.req("ORCH-4166")
@@ -56,3 +56,12 @@ def test_one_token_is_enough_to_learn_what_prompts_have(
     habits = Habits()
     habits.learn_prompt(counted, basis, real)
     assert habits.expect_prompt(10_000, basis) == expected
+
+
+@pytest.mark.req("ORCH-4361")
+def test_what_is_expected_is_told_in_whole_tokens() -> None:
+    """An average of ten and a half and a miss of two and a half are told as ten and two."""
+    habits = Habits()
+    habits.learn("acme", "batch", "m", 10, 8)
+    habits.learn("acme", "batch", "m", 11, 8)
+    assert habits.expect("acme", "batch", "m", None, 64) == Expectation(10, 2)
