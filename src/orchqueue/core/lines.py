@@ -18,7 +18,10 @@ MILLION = 1_000_000
 
 
 class Turn(NamedTuple):
-    """Where a tenant's first waiting task stands: smaller ones go first, by tag and then by acceptance."""
+    """Where a tenant's first waiting task stands: smaller ones go first, by tag and then by acceptance.
+
+    `floor` is the class's clock when the tenant began to wait, or was passed over last.
+    """
 
     tag: int
     number: int
@@ -91,14 +94,20 @@ class Line:
             self.shares.rest()
 
     def start(self, task: Task) -> None:
-        """Take a task out because it starts, and charge its tenant."""
+        """Take a task out because it starts, and charge its tenant.
+
+        A tenant that is passed over, because nothing of it can run here, keeps its turn but saves no start up.
+        """
         self._take_out(task)
         left = self._leave(task.tenant)
         assert left is not None, f"{task.key} does not wait here"
         task.charged = self._price(task)
         self.shares.start(task.tenant, left.tag, task.charged)
+        for index in range(bisect_left(self._order, left)):
+            passed = self._order[index]
+            self._order[index] = self._turns[passed.tenant] = passed._replace(floor=max(passed.floor, left.tag))
         if task.tenant in self._own:
-            self._enter(task.tenant, self.shares.clock)
+            self._enter(task.tenant, left.floor)
         elif not self.by_seq:
             self.shares.rest()
         self.shares.forget(self._own)

@@ -25,10 +25,11 @@ class Shares:
     def __init__(self) -> None:
         self.clock = 0
         self._latest = 0
+        self._room = REMEMBERED_AT_MOST
         self._charged: dict[Tenant, int] = {}
 
     def tag(self, tenant: Tenant, floor: int) -> int:
-        """Tag a tenant's next task; `floor` is the clock when it came to the head of its tenant's line."""
+        """Tag a tenant's next task; `floor` is the clock when it began to wait, for what it got too little since it may claim."""
         return max(floor, self._charged.get(tenant, 0))
 
     def start(self, tenant: Tenant, tag: int, charge: int) -> None:
@@ -50,12 +51,19 @@ class Shares:
         self._charged = {tenant: charged for tenant, charged in self._charged.items() if charged > self.clock}
 
     def forget(self, waiting: Container[Tenant]) -> None:
-        """Drop accounts that decide nothing: those that the clock has passed, and the least owed when there are too many."""
-        if len(self._charged) <= REMEMBERED_AT_MOST:
+        """Drop accounts that decide nothing: those that the clock has passed, and the least owed when there are too many.
+
+        Whoever waits keeps its account: without it, it could claim again what it was given.
+
+        Cost: nothing until there are twice as many as were left the last time.
+        """
+        if len(self._charged) <= self._room:
             return
-        owed = {t: charged for t, charged in self._charged.items() if charged > self.clock or t in waiting}
-        most = sorted(owed, key=lambda t: (t in waiting, owed[t]), reverse=True)
-        self._charged = {tenant: owed[tenant] for tenant in most[: REMEMBERED_AT_MOST // 2]}
+        kept = {tenant: charged for tenant, charged in self._charged.items() if tenant in waiting}
+        owed = [tenant for tenant, charged in self._charged.items() if charged > self.clock and tenant not in waiting]
+        most = sorted(owed, key=self._charged.__getitem__, reverse=True)
+        self._charged = kept | {tenant: self._charged[tenant] for tenant in most[: REMEMBERED_AT_MOST // 2]}
+        self._room = max(REMEMBERED_AT_MOST, 2 * len(self._charged))
 
     def __len__(self) -> int:
         return len(self._charged)

@@ -207,3 +207,32 @@ def test_what_does_not_wait_cannot_leave() -> None:
         line.remove(one)
     with pytest.raises(KeyError):
         line.start(one)
+
+
+@pytest.mark.req("ORCH-4156")
+def test_what_was_charged_too_much_is_still_claimed() -> None:
+    """Two of a tenant run and are charged far too much; when they have ended it is as far behind as if nothing had been."""
+    line = filled(*(task(seq, "a", 100) for seq in range(3)), *(task(seq, "b", 1) for seq in range(10, 400)))
+    running = list[Task]()
+    while len(running) < 2:
+        following = next(iter(line))
+        line.start(following)
+        if following.tenant == "a":
+            running.append(following)
+        else:
+            line.settle(following, 1)
+    for one in running:
+        line.settle(one, 1)
+    left = [str(one.task_id) for one in line]
+    assert left[0] == "a2", "it got 2, the other 100"
+
+
+@pytest.mark.req("ORCH-4364")
+def test_who_is_passed_over_saves_no_start_up() -> None:
+    """A tenant of which nothing can run here keeps its turn; then it shares as if it had not waited."""
+    stuck = [task(seq, "a") for seq in range(1, 6)]
+    line = filled(*stuck, *(task(seq, "b") for seq in range(10, 20)))
+    for _ in range(5):
+        line.start(next(one for one in line if one.tenant == "b"))
+        assert line.violations() == []
+    assert run_out(line)[:7] == ["a1", "a2", "a3", "b15", "a4", "b16", "a5"]

@@ -60,7 +60,7 @@ def test_at_rest_only_what_is_owed_is_remembered() -> None:
 
 @pytest.mark.req("ORCH-4156")
 def test_the_accounts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound, first those go that decide nothing any more, then those who owe least and do not wait."""
+    """Beyond the bound those go that decide nothing any more, then those who owe least; whoever waits stays."""
     monkeypatch.setattr(shares, "REMEMBERED_AT_MOST", 4)
     accounts = Shares()
     for number in range(4):
@@ -69,9 +69,30 @@ def test_the_accounts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(accounts) == 4, "at the bound nothing is forgotten"
     accounts.start(A, 3, 1)
     accounts.start(B, 12, 5)
+    accounts.start(C, 12, 6)
     accounts.forget([Tenant("t0")])
-    assert len(accounts) == 2
+    assert len(accounts) == 3
     assert accounts.tag(Tenant("t0"), 0) == 10, "it waits"
-    assert accounts.tag(B, 0) == 17, "it owes"
-    assert accounts.tag(A, 0) == 0
-    assert accounts.tag(Tenant("t3"), 0) == 0
+    assert (accounts.tag(B, 0), accounts.tag(C, 0)) == (17, 18), "they owe most"
+    assert accounts.tag(A, 0) == 0, "the clock has passed it"
+    assert accounts.tag(Tenant("t3"), 0) == 0, "it owes least"
+
+
+@pytest.mark.req("ORCH-4156")
+def test_many_who_wait_are_not_looked_through_at_every_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more waiting than are remembered otherwise, nothing is dropped, and the next look is at twice as many."""
+    monkeypatch.setattr(shares, "REMEMBERED_AT_MOST", 4)
+    accounts, waiting = Shares(), [Tenant(f"t{number}") for number in range(6)]
+    for tenant in waiting:
+        accounts.start(tenant, 0, 10)
+    accounts.start(A, 0, 1)
+    accounts.start(B, 10, 1)
+    accounts.forget(waiting)
+    assert len(accounts) == 7
+    for number in range(7):
+        accounts.start(Tenant(f"u{number}"), 10, 0)
+    accounts.forget([])
+    assert len(accounts) == 14
+    accounts.start(C, 10, 0)
+    accounts.forget([])
+    assert len(accounts) == 1
