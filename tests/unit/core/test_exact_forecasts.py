@@ -2,19 +2,9 @@
 
 import pytest
 
-from orchqueue.core.estimate import Pace, Passers, SlotFrees, passed_on_the_way, start_after_ms
+from orchqueue.core.estimate import Passers, SlotFrees, passed_on_the_way, start_after_ms
 from orchqueue.core.events import CountBasis
 from orchqueue.core.habits import Expectation, Habits
-
-
-@pytest.mark.req("ORCH-4166")
-@pytest.mark.parametrize(("took_ms", "tokens"), [(0, 5), (5, 0), (0, 0)])
-def test_a_pace_learns_nothing_where_there_was_no_time_or_no_token(took_ms: int, tokens: int) -> None:
-    """Such an attempt does not even make it forget."""
-    pace = Pace()
-    pace.learn(10, 2)
-    pace.learn(took_ms, tokens)
-    assert (pace.us, pace.tokens) == (10_000, 2_000)
 
 
 @pytest.mark.req("ORCH-3029")
