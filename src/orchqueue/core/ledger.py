@@ -172,18 +172,25 @@ class Ledger:
         1. What could never run comes first.
         2. Rates, then what is held; of each the tenant's before the key's.
         """
+        never = self.never(tenant, key_id, demand)
+        if never is not None:
+            return never
         accounts = self.accounts
         sides = [(side, accounts.get(side.key) or Account()) for side in self._sides(tenant, key_id)]
-        for side, _ in sides:
-            if demand.tokens > (side.limits.tokens_per_minute or demand.tokens):
-                return Excess(side.scope, "tokens_per_minute", never=True)
-            if demand.kv_bytes > (side.limits.kv_bytes or demand.kv_bytes):
-                return Excess(side.scope, "kv_mb", never=True)
         for quota in QUOTAS:
             for side, account in sides:
                 wait_ms = _shortage(quota, side, account, demand, now_ms)
                 if wait_ms is not None:
                     return Excess(side.scope, quota, wait_ms=wait_ms or None)
+        return None
+
+    def never(self, tenant: Tenant, key_id: str, demand: Demand) -> Excess | None:
+        """Find the first quota of either account that a task would break even if nothing else ran."""
+        for side in self._sides(tenant, key_id):
+            if demand.tokens > (side.limits.tokens_per_minute or demand.tokens):
+                return Excess(side.scope, "tokens_per_minute", never=True)
+            if demand.kv_bytes > (side.limits.kv_bytes or demand.kv_bytes):
+                return Excess(side.scope, "kv_mb", never=True)
         return None
 
     def reserve(self, tenant: Tenant, key_id: str, demand: Demand, at_ms: int) -> Hold | None:

@@ -27,7 +27,7 @@ def over_quota(state: State, task: Task, pool: Pool, now_ms: int) -> Refusal | N
     """
     if state.ledger.terms(task.tenant) is None:
         return None
-    demand = Demand(*_needs(task, pool), _cached_bytes(state, task.tenant, now_ms))
+    demand = Demand(*_needs(task, pool, task.prompt_tokens), _cached_bytes(state, task.tenant, now_ms))
     excess = state.ledger.excess(task.tenant, task.client_id, demand, now_ms)
     if excess is None:
         return None
@@ -44,9 +44,18 @@ def over_quota(state: State, task: Task, pool: Pool, now_ms: int) -> Refusal | N
     )
 
 
-def _needs(task: Task, pool: Pool) -> tuple[int, int]:
+def wants_count(state: State, task: Task, pool: Pool, at_most_tokens: int) -> bool:
+    """Tell whether a bound on the prompt does not do: by it the task would never fit, by its tokens it may.
+
+    Req: ORCH-4306
+    """
+    demand = Demand(*_needs(task, pool, at_most_tokens))
+    return state.ledger.never(task.tenant, task.client_id, demand) is not None
+
+
+def _needs(task: Task, pool: Pool, prompt_tokens: int) -> tuple[int, int]:
     """Tell the tokens that a task may use, and the bytes that they occupy."""
-    tokens = task.prompt_tokens + task.spec.max_tokens
+    tokens = prompt_tokens + task.spec.max_tokens
     return tokens, tokens * pool.kv_bytes_per_token
 
 
@@ -144,7 +153,9 @@ def reserve_again(state: State, task: Task, pool: Pool) -> None:
 
     Req: ORCH-4302
     """
-    task.hold = state.ledger.reserve(task.tenant, task.client_id, Demand(*_needs(task, pool)), task.accepted_at_ms)
+    task.hold = state.ledger.reserve(
+        task.tenant, task.client_id, Demand(*_needs(task, pool, task.prompt_tokens)), task.accepted_at_ms
+    )
 
 
 def settle(state: State, task: Task, now_ms: int) -> None:
@@ -193,7 +204,7 @@ def reconfigure(state: State, now_ms: int) -> None:
             task.hold = None
             continue
         if task.hold is None:
-            _, kv_bytes = _needs(task, state.pools[task.pool_id])
+            _, kv_bytes = _needs(task, state.pools[task.pool_id], task.prompt_tokens)
             task.hold = Hold(task.tenant, task.client_id, 0, kv_bytes, task.state is TaskState.WAITING)
         state.ledger.book(task.hold)
 
@@ -207,7 +218,7 @@ def size_context(state: State, pool: Pool) -> None:
     """
     for task in state.active.values():
         if task.hold is not None and task.pool_id == pool.pool_id:
-            state.ledger.resize(task.hold, _needs(task, pool)[1])
+            state.ledger.resize(task.hold, _needs(task, pool, task.prompt_tokens)[1])
 
 
 def uses(state: State, tenant: Tenant, key_id: str, now_ms: int) -> tuple[QuotaUse, ...]:

@@ -43,7 +43,7 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     1. The same id again: the same answer for the same body, 409 for another.
     2. Nothing new while the daemon stops or its journal stalls.
     3. Names, promise and session hold; some fitting pool serves.
-    4. Prompt and max_tokens fit into ctx, by bound or by count.
+    4. Prompt and max_tokens fit into ctx and a whole minute of quota, by bound or by count.
     5. The deadline is possible, rate and quotas are kept, the queue has room; only then is anything taken.
 
     Req: ORCH-3014, ORCH-4053
@@ -79,7 +79,7 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     candidates = weighing.candidates(state, event.spec, fit.pools, roomy, pool)
     state.tasks[key] = state.active[key] = task
     counted = admission.count_prompt(pool, event.spec)
-    if counted is not None:
+    if counted is not None and not quotas.wants_count(state, task, pool, counted.tokens):
         _settle(state, task, pool, counted, now_ms, candidates)
         return
     ready = next((r for r in pool.replicas.values() if r.ready), None)

@@ -35,6 +35,14 @@ def submit(core: Driver, name: str, key_id: str = "k", tenant: Tenant = TENANT, 
     return next((e.refusal for e in effects if isinstance(e, fx.Refuse)), None)
 
 
+def submit_counted(core: Driver, name: str, tokens: int, prompt: str = "hi", max_tokens: int = 8) -> Refusal | None:
+    """Ask for a task whose prompt the tokenizer has to count; give the refusal if there is one."""
+    assert submit(core, name, prompt=prompt, max_tokens=max_tokens) is None
+    assert core.wanted(fx.CountPrompt, core.last)
+    effects = core.handle(ev.PromptCounted(key(name), tokens))
+    return next((e.refusal for e in effects if isinstance(e, fx.Refuse)), None)
+
+
 def account(core: Driver, key_id: str | None = None) -> Account:
     """Give the tenant's account, or its key's."""
     return core.core.state.ledger.accounts.get((TENANT, key_id)) or Account()
@@ -133,14 +141,18 @@ def test_where_none_of_its_tasks_runs_it_comes_back_when_one_could_have_run() ->
 
 @pytest.mark.req("ORCH-4306")
 def test_a_task_that_needs_more_than_a_minute_has_is_told_what_would_fit() -> None:
-    """400 at the pointer of max_tokens; a prompt that is too long alone leaves nothing."""
+    """400 at the pointer of max_tokens, by the tokenizer's count; a prompt that is too long alone leaves nothing."""
     core = limited(Quotas(tokens_per_minute=10))
     text = "quota tokens_per_minute of tenant acme is 10; prompt 3 and max_tokens 8 never fit, at most 7 would"
-    assert submit(core, "t") == Refusal(
+    assert submit_counted(core, "t", 3) == Refusal(
         Outcome.INVALID, f"/max_tokens: {text}", (Fault("/max_tokens", text),), task_id="t"
     )
     assert submit(core, "t", max_tokens=7) is None
-    refusal = submit(core, "u", prompt="x" * 40)
+    core.cancel("t")
+    core.close(1)
+    core.now_ms += 60_000
+    assert submit_counted(core, "fits by its tokens", 2, prompt="xx xx") is None
+    refusal = submit_counted(core, "u", 41, prompt="x" * 40)
     assert refusal is not None
     assert refusal.message.endswith("prompt 41 and max_tokens 8 never fit, at most 0 would")
 
@@ -158,7 +170,7 @@ def test_context_is_limited_where_the_engine_tells_its_size() -> None:
         "quota kv_mb of key k is 2 MB, room for 20 tokens of context; "
         "prompt 3 and max_tokens 18 never fit, at most 17 would"
     )
-    assert submit(core, "t", max_tokens=18) == Refusal(
+    assert submit_counted(core, "t", 3, max_tokens=18) == Refusal(
         Outcome.INVALID, f"/max_tokens: {text}", (Fault("/max_tokens", text),), task_id="t"
     )
     assert submit(core, "t", session_id="s", max_tokens=17) is None
