@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from orchqueue.cli.context import Context
 from orchqueue.cli.exit_codes import UsageError
 from orchqueue.cli.follow import follow
+from orchqueue.cli.task_options import some_id
 
 SUMMARY = "follow a task, from its start or from where you were"
 DETAILS = """examples:
@@ -19,7 +20,7 @@ on_disconnect says. Any number of readers may follow one task."""
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the task and the position."""
-    parser.add_argument("task_id", metavar="TASK", help="id of the task")
+    parser.add_argument("task_id", metavar="TASK", type=some_id, help="id of the task")
     parser.add_argument("--last-event-id", metavar="POSITION", help="go on after this position, BYTES:CRC32")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, TypeVar
 
 from orchqueue.cli.context import read_text
@@ -109,6 +109,13 @@ def request_of(args: Namespace) -> TaskRequest:
     if placement is not None:
         fields["placement"] = placement
     return msgspec.structs.replace(TaskRequest(), **fields)
+
+
+def some_id(given: str) -> str:
+    """Take an id from the command line; one that is empty is a variable that was never set."""
+    if not given:
+        raise ArgumentTypeError("the id is empty")
+    return given
 
 
 def retry_of(args: Namespace) -> RetryPolicy:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchqueue.cli.context import Context
 from orchqueue.cli.exit_codes import ExitCode, UsageError, code_of
+from orchqueue.cli.task_options import some_id
 
 if TYPE_CHECKING:
     from orchqueue.client.types import Moment, TaskInfo, TaskSummary
@@ -38,7 +39,7 @@ When it returns, no token is added to the task any more. Cancelling twice, or af
 
 def add_task_arguments(parser: ArgumentParser) -> None:
     """Add the task."""
-    parser.add_argument("task_id", metavar="TASK", help="id of the task")
+    parser.add_argument("task_id", metavar="TASK", type=some_id, help="id of the task")
     parser.add_argument("--text", action="store_true", help="print nothing but the text so far")
 
 
@@ -98,7 +99,9 @@ async def execute_tasks(context: Context, args: Namespace) -> int:
 
 def add_explain_arguments(parser: ArgumentParser) -> None:
     """Add the task."""
-    parser.add_argument("task_id", metavar="TASK", help="id of the task, also of one that was refused lately")
+    parser.add_argument(
+        "task_id", metavar="TASK", type=some_id, help="id of the task, also of one that was refused lately"
+    )
 
 
 async def execute_explain(context: Context, args: Namespace) -> int:
@@ -127,7 +130,7 @@ def _decisions(timeline: list[Moment]) -> list[tuple[str, str, str]]:
 
 def add_cancel_arguments(parser: ArgumentParser) -> None:
     """Add the tasks."""
-    parser.add_argument("task_ids", nargs="+", metavar="TASK", help="id of a task")
+    parser.add_argument("task_ids", nargs="+", metavar="TASK", type=some_id, help="id of a task")
 
 
 async def execute_cancel(context: Context, args: Namespace) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -301,13 +302,15 @@ async def test_text_that_cannot_be_verified_has_its_own_status() -> None:
         "run --json-schema a --grammar b hi",
         "submit --retry-for -1 hi",
         "tasks --limit -1",
+        "explain ''",
+        "cancel 0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11 ''",
         "--url localhost:8080 health",
         "--api-key-file no-such-file health",
     ],
 )
 async def test_bad_usage_is_told_before_anything_is_sent(argv: str) -> None:
     """What cannot be meant ends with 2 and a sentence."""
-    ran = await orchq(*argv.split())
+    ran = await orchq(*shlex.split(argv))
     assert (ran.status, ran.out) == (2, "")
     assert ran.err
     assert "Traceback" not in ran.err
