@@ -8,12 +8,18 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from orchqueue.core import dispatch, placement, submit_flow
+from orchqueue.core import dispatch, placement, submit_flow, task_flow
 from orchqueue.core.decisions import Dropped
-from orchqueue.core.ids import PoolId, TaskKey
+from orchqueue.core.ending import end
+from orchqueue.core.ids import PoolId, TaskKey, Tenant
 from orchqueue.core.log_entries import log_request
+from orchqueue.core.outcome import Outcome
+from orchqueue.core.policies import fair
+from orchqueue.core.queue import PoolQueue
 from orchqueue.core.request import TaskSpec
+from orchqueue.core.shares import Shares
 from orchqueue.core.state import Pool, Replica, State
+from orchqueue.core.task import Task
 from orchqueue_sim.mutants import MUTANTS
 from tests.properties.test_decisions import DecisionMachine
 from tests.properties.test_fairness import FairnessMachine
@@ -22,6 +28,7 @@ from tests.properties.test_life import LifeMachine
 from tests.properties.test_placement import PlacementMachine
 from tests.properties.test_queue import QueueMachine
 from tests.properties.test_sessions import SessionMachine
+from tests.properties.test_tenants import TenantMachine
 from tests.properties.test_warmth import WarmthMachine
 
 # The first failure is enough: neither shrunk nor kept for the next run.
@@ -70,8 +77,70 @@ def newcomer_named() -> AbstractContextManager[object]:
     return mock.patch.multiple(submit_flow, Dropped=dropped, log_request=note)
 
 
+def charge_never_corrected() -> AbstractContextManager[object]:
+    """Leave a tenant's bill at what its task was expected to decode."""
+    return mock.patch.object(PoolQueue, "settle", return_value=None)
+
+
+def corrected_the_wrong_way() -> AbstractContextManager[object]:
+    """Give back what should be charged, and the other way round."""
+    real = Shares.correct
+
+    def correct(self: Shares, tenant: Tenant, difference: int) -> None:
+        real(self, tenant, -difference)
+
+    return mock.patch.object(Shares, "correct", correct)
+
+
+def past_claimed() -> AbstractContextManager[object]:
+    """Let a newcomer claim what it could have had before it came."""
+    real = Shares.tag
+
+    def tag(self: Shares, tenant: Tenant, floor: int) -> int:
+        return real(self, tenant, min(0, floor))
+
+    return mock.patch.object(Shares, "tag", tag)
+
+
+def charged_for_nothing() -> AbstractContextManager[object]:
+    """Charge a task that is tried again for both starts."""
+    return mock.patch.object(PoolQueue, "put_back", return_value=None)
+
+
+def equal_weights() -> AbstractContextManager[object]:
+    """Price tokens the same for every tenant."""
+    real = fair.charge
+
+    def charge(count: int, units: int, weight: int) -> int:
+        return real(count, units, min(1, weight))
+
+    return mock.patch.object(fair, "charge", charge)
+
+
+def charged_though_canceled() -> AbstractContextManager[object]:
+    """Keep the whole charge of a task that was canceled."""
+
+    def kept(state: State, task: Task, outcome: Outcome, now_ms: int) -> None:
+        task.charged = 0
+        end(state, task, outcome, now_ms)
+
+    return mock.patch.object(task_flow, "end", kept)
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager[object]]] = MUTANTS | {
-    planted.__name__: planted for planted in (passed_for_ever, wait_without_end, busiest_first, newcomer_named)
+    planted.__name__: planted
+    for planted in (
+        passed_for_ever,
+        wait_without_end,
+        busiest_first,
+        newcomer_named,
+        charge_never_corrected,
+        corrected_the_wrong_way,
+        past_claimed,
+        charged_for_nothing,
+        equal_weights,
+        charged_though_canceled,
+    )
 }
 
 
@@ -85,6 +154,12 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[object]]] = MUTANTS | {
         (QueueMachine, "forget_victim"),
         (SessionMachine, "count_turn_twice"),
         (PlacementMachine, "pin_ignored"),
+        (TenantMachine, "charge_never_corrected"),
+        (TenantMachine, "corrected_the_wrong_way"),
+        (TenantMachine, "past_claimed"),
+        (TenantMachine, "charged_for_nothing"),
+        (TenantMachine, "equal_weights"),
+        (TenantMachine, "charged_though_canceled"),
         (WarmthMachine, "passed_for_ever"),
         (WarmthMachine, "wait_without_end"),
         (WarmthMachine, "busiest_first"),
