@@ -147,8 +147,6 @@ def start_after_ms(slots: Sequence[SlotFrees], ahead: int, each_ms: int) -> int:
     """
     levels = sorted(slot.in_ms for slot in slots)
     planned_ms = _in_turn(levels.copy(), ahead, each_ms)
-    if levels[0] == 0 and ahead == 0:
-        return 0
     expected_ms = sum(levels)
     eighths = min(8, sum(slot.spread_ms for slot in slots) * 8 * SPREAD_OF_CHANCE // (1_000 * max(1, expected_ms)))
     if not eighths:

@@ -59,7 +59,7 @@ def faded(amount: int, after_ms: int, half_life_ms: int) -> int:
     series = (
         MILLION - x * (MILLION - x * (MILLION - x * (MILLION - x // 4) // (3 * MILLION)) // (2 * MILLION)) // MILLION
     )
-    return (amount >> min(halvings, 64)) * series // MILLION
+    return (amount >> halvings) * series // MILLION
 
 
 class Inflow:
