@@ -171,9 +171,13 @@ class PoolQueue:
         self.lines[task.spec.priority].settle(task, task.tokens_out)
 
     def price_prompts(self, prefill_us: int, decode_us: int) -> None:
-        """Have a prompt token cost its tenant what it takes here, measured in decoded tokens."""
-        for line in self.lines.values():
-            line.prompt_ppm = prefill_us * 1_000_000 // decode_us
+        """Have a prompt token cost its tenant what it takes here, measured in decoded tokens.
+
+        Where tokens seem to be decoded in no time, because they come all at once, that tells nothing and the price stays.
+        """
+        if decode_us > 0:
+            for line in self.lines.values():
+                line.prompt_ppm = prefill_us * 1_000_000 // decode_us
 
     def ahead_by_class(self, task: Task) -> dict[str, int]:
         """Count what will probably start before a task, class by class.

@@ -126,3 +126,15 @@ def test_the_first_token_of_interactive_tasks_counts_for_their_objective(priorit
     observed = [o.name for o in core.wanted(fx.Observe) if o.name == "latency_first_token_ms"]
     assert observed == ["latency_first_token_ms"], "once a task"
     assert core.task("t").emitted_bytes == 3
+
+
+@pytest.mark.req("ORCH-4363")
+@pytest.mark.parametrize(("decode_us", "tokens_out", "decode_ms"), [(0, 0, 0), (0, 8, 0), (1_000, 1_001, 1)])
+def test_output_that_comes_in_no_time_is_an_end_like_any_other(decode_us: int, tokens_out: int, decode_ms: int) -> None:
+    """A proxy that collects the whole output leaves no time per token; the task ends and prompts cost what they cost before."""
+    core = Driver(up=False)
+    core.ready("pr0", decode_us_per_token=decode_us)
+    core.submit("t")
+    core.handle(ev.AttemptCompleted(AttemptId(1), "stop", 2, tokens_out, 1, decode_ms))
+    assert core.task("t").state is TaskState.ENDED
+    assert {line.prompt_ppm for line in core.pool().queue.lines.values()} == {0}
