@@ -29,6 +29,8 @@ from orchqueue.core.task import Task
 FALLBACK_START_MS = 5_000
 NOW = SlotFrees(0, 0)
 DRAINED_RETRY_MS = 30_000
+# Where passing has no bound the wait is as long as the longest deadline: any more would be a figure that says nothing.
+PASSED_AT_MOST_MS = 604_800_000
 CAUTION = {"measured": (5, 4), "selftest": (3, 2), "none": (2, 1)}
 
 FreeSlots: TypeAlias = dict[PoolId, list[SlotFrees]]
@@ -167,7 +169,8 @@ def _passers(
     found = []
     for name, tasks in ahead.to_come.items():
         inflow = pool.inflow[name]
-        found.append(Passers(inflow.permille(now_ms, slots, ahead_ms), tasks * inflow.whole.each_ms // slots))
+        at_most_ms = min(PASSED_AT_MOST_MS, tasks * inflow.whole.each_ms // slots)
+        found.append(Passers(inflow.permille(now_ms, slots, ahead_ms), at_most_ms))
     own_ms = service_ms(ahead.own.prompts, ahead.own.tokens, rates, ahead.own.tasks)
     if own_ms and pool.queue.shares_tenants:
         inflow = pool.inflow[task.spec.priority]

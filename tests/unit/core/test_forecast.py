@@ -9,7 +9,7 @@ from orchqueue.core.events import SettingsReplaced
 from orchqueue.core.forecast import busy, full, on_time_probability, pool_rates, remaining_ms
 from orchqueue.core.ids import AttemptId, ReplicaId, TaskId, Tenant, task_key
 from orchqueue.core.settings import ReplicaSettings, Settings, TenantSettings
-from tests.unit.core.driving import Driver, key, pool_settings
+from tests.unit.core.driving import Driver, both_classes, key, pool_settings
 
 A = AttemptId(1)
 
@@ -204,3 +204,13 @@ def test_the_core_learns_how_long_a_slot_is_held_beside_the_work() -> None:
     core.now_ms += 500
     core.close(2)
     assert rates.overhead_us == 24_000
+
+
+@pytest.mark.req("ORCH-4365", "ORCH-3029")
+def test_a_wait_without_end_is_told_as_the_longest_deadline() -> None:
+    """Behind more interactive work than the slots can do, strict priority never starts a batch task; a week says that."""
+    core = Driver(pool_settings(capacity=500, classes=both_classes(500), scheduling="strict-priority"))
+    for index in range(400):
+        core.submit(f"n{index}", max_tokens=200)
+    core.submit("last", priority="batch")
+    assert core.wanted(fx.Accept)[-1].predicted_start_ms == 399 * 200 + 200 + 604_800_000
