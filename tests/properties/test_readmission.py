@@ -23,7 +23,7 @@ def test_promises_never_meet(free_ms: int, interval_ms: int, gaps_ms: list[int])
     now_ms, last_at_ms = 0, None
     for gap_ms in gaps_ms:
         now_ms += gap_ms
-        wait_ms = readmission.promise(now_ms, free_ms, interval_ms)
+        wait_ms = readmission.promise(now_ms, free_ms, interval_ms, 64)
         assert wait_ms >= max(1, free_ms)
         if last_at_ms is not None:
             assert now_ms + wait_ms >= last_at_ms + max(1, interval_ms)

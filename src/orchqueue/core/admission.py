@@ -8,10 +8,10 @@ from __future__ import annotations
 import msgspec
 
 from orchqueue.core.estimate import service_ms
-from orchqueue.core.events import CountBasis
 from orchqueue.core.forecast import comes_up_in_ms, pool_rates
 from orchqueue.core.ids import Tenant
 from orchqueue.core.outcome import Fault, Outcome, Refusal
+from orchqueue.core.records import CountBasis
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.request import Determinism, TaskSpec
 from orchqueue.core.settings import PROFILES

@@ -13,9 +13,10 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from orchqueue.core.events import AttemptFailure, CountBasis, CrashCause
+from orchqueue.core.events import AttemptFailure, CrashCause
 from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.outcome import Outcome, Refusal
+from orchqueue.core.records import CountBasis
 from orchqueue.core.request import Determinism, PlacementWish, Priority, Workload
 from orchqueue.core.settings import PoolSettings
 

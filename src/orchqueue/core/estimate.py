@@ -18,6 +18,7 @@ from orchqueue.core.events import ReplicaFacts
 
 STEPS_AT_MOST = 32
 RATE_ONE = 1 << 40
+PROMISES_AT_LEAST = 256
 # The mean miss of a length that is pure chance is 0.736 of its mean.
 SPREAD_OF_CHANCE = 1_359
 MEMORY = 32
@@ -227,12 +228,16 @@ class Readmission(msgspec.Struct):
 
     promised_until_ms: int = 0
 
-    def promise(self, now_ms: int, first_free_in_ms: int, interval_ms: int) -> int:
-        """Promise the next free place.
+    def promise(self, now_ms: int, first_free_in_ms: int, interval_ms: int, places: int) -> int:
+        """Promise the next free place, at the latest when a queue of so many places could be empty twice over.
+
+        Not everybody who was promised one comes back, and nobody's hammering may put all others off for ever.
 
         Units: `interval_ms` between two places freed at the queue's measured rate.
         Shape: milliseconds from now, at least 1.
         """
-        base = max(self.promised_until_ms, now_ms + first_free_in_ms)
+        first_ms = now_ms + first_free_in_ms
+        at_most = max(2 * places, PROMISES_AT_LEAST)
+        base = min(max(self.promised_until_ms, first_ms), first_ms + at_most * max(1, interval_ms))
         self.promised_until_ms = base + max(1, interval_ms)
         return max(1, self.promised_until_ms - now_ms)

@@ -18,7 +18,6 @@ AttemptFailure = Literal["lost", "rejected", "overloaded", "engine_error"]
 CrashCause = Literal[
     "exit", "signal", "host_oom", "vram_oom", "cuda", "health", "never_ready", "cannot_fit", "checksum", "selftest"
 ]
-CountBasis = Literal["bytes_bound", "tokenizer", "estimate"]
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):

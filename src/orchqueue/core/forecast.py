@@ -197,9 +197,10 @@ def retry_after_full(state: State, pool: Pool, priority: str, now_ms: int) -> in
     rates = pool_rates(state, pool)
     slots = slots_free(state, pool, now_ms) or [SlotFrees(comes_up_in_ms(pool, now_ms), 0)]
     between = pool.queue.between_places(priority)
+    places = min(pool.queue.capacity, pool.queue.classes[priority].capacity)
     times, over = CAUTION[rates.basis]
     interval = service_ms(between.prompts, between.tokens, rates, between.tasks) * times // (over * len(slots))
-    return pool.readmission[priority].promise(now_ms, min(slots).in_ms, interval)
+    return pool.readmission[priority].promise(now_ms, min(slots).in_ms, interval, places)
 
 
 def end_of(state: State, task: Task, now_ms: int) -> int | None:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 import msgspec
 
-from orchqueue.core.events import CountBasis
+from orchqueue.core.records import CountBasis
 
 TENANTS_AT_MOST = 4_096
 MEMORY = 16

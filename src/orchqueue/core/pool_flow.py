@@ -19,6 +19,7 @@ from orchqueue.core.effects import (
     VerifyModel,
 )
 from orchqueue.core.ending import end
+from orchqueue.core.estimate import Rates
 from orchqueue.core.events import (
     DrainRequested,
     ModelVerified,
@@ -202,7 +203,7 @@ def reload_step(state: State, pool: Pool, now_ms: int) -> None:
     for replica in pool.replicas.values():
         if replica.state is ReplicaState.DOWN:
             replica.facts = None
-            replica.rates.basis = "none"
+            replica.rates = Rates()
             replica.failures_in_row = 0
             _launch(state, pool, replica, now_ms)
 
@@ -289,6 +290,7 @@ def on_settings(state: State, event: SettingsReplaced, now_ms: int) -> None:
             _write_charges_off(state, pool)
         pool.settings = pools[pool.pool_id]
         pool.queue.configure(pool.settings.capacity, pool.settings.classes, pool.settings.scheduling)
+    _weigh_anew(state)
     log_settings(state, now_ms)
     state.emit(Done(event.reply), Note("info", "config_reloaded", {}))
     state.dirty = True
@@ -299,3 +301,17 @@ def _write_charges_off(state: State, pool: Pool) -> None:
     for task in state.active.values():
         if task.charged_pool_id == pool.pool_id:
             task.charged = 0
+
+
+def _weigh_anew(state: State) -> None:
+    """Give tasks that were accepted under other weights the new ones; who waits keeps its place among its tenant's."""
+    for task in state.active.values():
+        weight = state.settings.tenant(task.tenant).weight
+        if task.weight == weight:
+            continue
+        waits = task.state is TaskState.WAITING
+        if waits:
+            state.pools[task.pool_id].queue.remove(task)
+        task.weight = weight
+        if waits:
+            state.pools[task.pool_id].queue.push(task)

@@ -45,12 +45,13 @@ def over_quota(state: State, task: Task, pool: Pool, now_ms: int) -> Refusal | N
 
 
 def wants_count(state: State, task: Task, pool: Pool, at_most_tokens: int) -> bool:
-    """Tell whether a bound on the prompt does not do: by it the task would never fit, by its tokens it may.
+    """Tell whether a bound on the prompt does not do: by it the task would never fit, with a shorter prompt it may.
 
     Req: ORCH-4306
     """
-    demand = Demand(*_needs(task, pool, at_most_tokens))
-    return state.ledger.never(task.tenant, task.client_id, demand) is not None
+    bound, least = (Demand(*_needs(task, pool, tokens)) for tokens in (at_most_tokens, 1))
+    never = state.ledger.never
+    return never(task.tenant, task.client_id, bound) is not None and never(task.tenant, task.client_id, least) is None
 
 
 def _needs(task: Task, pool: Pool, prompt_tokens: int) -> tuple[int, int]:

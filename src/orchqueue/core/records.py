@@ -5,13 +5,15 @@ Req: ORCH-4011, ORCH-4013
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from orchqueue.core.ids import PoolId, ReplicaId, TaskId, Tenant
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.request import FinishReason, TaskSpec
+
+CountBasis = Literal["bytes_bound", "tokenizer", "estimate"]
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True, gc=False):
@@ -31,6 +33,7 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True, 
     client_id: str = ""
     correlation_id: str = ""
     model_ref: str = ""
+    prompt_basis: CountBasis = "estimate"
 
 
 class Bound(msgspec.Struct, frozen=True, tag="bound", gc=False):

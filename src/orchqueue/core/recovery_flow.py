@@ -109,6 +109,7 @@ def _from_record(state: State, accepted: Accepted) -> Task:
         strict=accepted.strict,
         profile=accepted.profile,
         prompt_tokens=accepted.prompt_tokens,
+        prompt_basis=accepted.prompt_basis,
         accepted_at_ms=accepted.accepted_at_ms,
         model_ref=accepted.model_ref or accepted.spec.model_ref or "unknown",
     )

@@ -6,9 +6,8 @@ import msgspec
 
 from orchqueue.core.accounts import Hold
 from orchqueue.core.effects import Accept
-from orchqueue.core.events import CountBasis
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey, TaskId, TaskKey, Tenant, task_key
-from orchqueue.core.records import Accepted, Ended
+from orchqueue.core.records import Accepted, CountBasis, Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.task_states import TaskState, TaskTrigger, next_task_state
 
@@ -104,4 +103,5 @@ class Task(msgspec.Struct, gc=False):
             self.client_id,
             self.correlation_id,
             self.model_ref,
+            self.prompt_basis,
         )

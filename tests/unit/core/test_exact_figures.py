@@ -72,10 +72,13 @@ def test_each_task_ahead_takes_the_slot_that_frees_first(
 def test_promises_of_places_are_exact() -> None:
     """The first is the first free place and one interval; each further one an interval later; none is less than 1 ms."""
     readmission = Readmission()
-    assert [readmission.promise(1_000, 50, 20), readmission.promise(1_000, 50, 20)] == [70, 90]
-    assert readmission.promise(1_000, 0, 0) == 91
-    assert readmission.promise(2_000, 0, 5) == 5
-    assert Readmission().promise(0, 0, 0) == 1
+    assert [readmission.promise(1_000, 50, 20, 9), readmission.promise(1_000, 50, 20, 9)] == [70, 90]
+    assert readmission.promise(1_000, 0, 0, 9) == 91
+    assert readmission.promise(2_000, 0, 5, 9) == 5
+    assert Readmission().promise(0, 0, 0, 9) == 1
+    for places, latest_ms in ((1, 2_570), (200, 4_010)):
+        hammered = Readmission()
+        assert max(hammered.promise(0, 0, 10, places) for _ in range(1_000)) == latest_ms
 
 
 @pytest.mark.req("ORCH-4153", "ORCH-4155")

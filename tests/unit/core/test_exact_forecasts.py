@@ -3,10 +3,10 @@
 import pytest
 
 from orchqueue.core.estimate import Passers, SlotFrees, passed_on_the_way, start_after_ms
-from orchqueue.core.events import CountBasis
 from orchqueue.core.habits import Expectation, Habits
 from orchqueue.core.ids import Tenant
 from orchqueue.core.inflow import Inflow, faded
+from orchqueue.core.records import CountBasis
 
 
 @pytest.mark.req("ORCH-3029")

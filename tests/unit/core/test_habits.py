@@ -1,5 +1,6 @@
 """What outputs are expected to be: hints, habits of tenants and classes, limits."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,3 +118,17 @@ def test_a_deadline_is_judged_by_what_the_prompt_probably_has() -> None:
             core.close(1)
         core.submit("second", prompt="x" * 199, max_tokens=1, deadline_ms=15)
         assert bool(core.wanted(fx.Accept, core.last)) == taken
+
+
+@pytest.mark.req("ORCH-4361", "ORCH-4011")
+def test_an_exact_count_stays_exact_over_a_restart() -> None:
+    """What the tokenizer counted is neither scaled down nor taken for a bound in the next life."""
+    core = Driver()
+    core.submit("first")
+    record = msgspec.structs.replace(core.task("first").accepted_record(), prompt_tokens=100, prompt_basis="tokenizer")
+    again = Driver()
+    again.submit("teacher", prompt="x" * 39)
+    again.handle(ev.AttemptCompleted(AttemptId(1), "stop", 10, 1, 2, 1))
+    again.close(1)
+    again.handle(ev.TaskRecovered(record, was_bound=False))
+    assert (again.task("first").prefill_tokens, again.task("first").prompt_basis) == (100, "tokenizer")

@@ -5,10 +5,11 @@ import pytest
 
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
-from orchqueue.core.ids import PoolId, ReplicaId
+from orchqueue.core.ids import AttemptId, PoolId, ReplicaId
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.request import PlacementWish
+from orchqueue.core.settings import TenantSettings
 from tests.unit.core.driving import Driver, both_classes, pool_settings
 
 P = PoolId("p")
@@ -172,3 +173,34 @@ def test_strict_tasks_wait_while_a_sibling_may_keep_their_promise() -> None:
     core.close(2)
     core.complete(1)
     assert core.starts == ["inb", "ina", "t"]
+
+
+@pytest.mark.req("ORCH-4166", "ORCH-2102")
+def test_another_model_begins_with_its_own_rates() -> None:
+    """What the old model took says nothing of the new one: its self-test is what predictions rest on."""
+    core = Driver()
+    core.submit("old", max_tokens=10)
+    core.handle(ev.AttemptCompleted(AttemptId(1), "stop", 2, 10, 5, 1_000))
+    core.close(1)
+    core.handle(ev.ReloadRequested(core.reply(), PoolId("p"), "m2"))
+    core.handle(ev.ModelVerified(PoolId("p"), "m2", ""))
+    core.handle(ev.ReplicaStopped(ReplicaId("pr0")))
+    core.ready("pr0", slots_total=1, decode_us_per_token=2_000)
+    rates = core.core.state.replicas[ReplicaId("pr0")].rates
+    assert (rates.basis, rates.at(1).decode_us, rates.overhead_us) == ("selftest", 2_000, 0)
+
+
+@pytest.mark.req("ORCH-4205", "ORCH-4156")
+def test_new_weights_of_tenants_hold_for_what_waits_too() -> None:
+    """A tenant that is given twice the weight gets twice the turns at once; each keeps its order."""
+    core = Driver()
+    core.submit("running")
+    for turn in range(4):
+        core.submit_of("light", f"l{turn}")
+        core.submit_of("heavy", f"h{turn}")
+    settings = msgspec.structs.replace(core.core.state.settings, tenants=(TenantSettings("heavy", 3),))
+    core.handle(ev.SettingsReplaced(core.reply(), settings))
+    for attempt in range(1, 10):
+        core.complete(attempt, tokens_out=8)
+    assert core.starts[1:6] == ["l0", "h0", "h1", "h2", "l1"]
+    assert core.core.state.active == {}
