@@ -7,6 +7,8 @@ from orchqueue.core import events as ev
 from orchqueue.core.ids import ReplicaId, TaskId, Tenant
 from orchqueue.core.records import Accepted
 from orchqueue.core.request import TaskSpec
+from orchqueue.core.sessions import Sessions
+from orchqueue.core.settings import SessionLimits
 from orchqueue.core.snapshots import SessionPicture
 from orchqueue.core.views import session
 from tests.unit.core.driving import TENANT, Driver, pool_settings
@@ -97,3 +99,25 @@ def test_the_bytes_of_a_session_are_its_tokens_times_their_cost(per_token: int, 
     """Prompt and output are both cached; where the cost of a token is not known nothing is claimed."""
     core = warm_core(kv_bytes_per_token=per_token)
     assert picture(core).kv_bytes == expected
+
+
+@pytest.mark.req("ORCH-3021", "ORCH-4246")
+def test_a_tenant_s_live_sessions_are_its_own_until_they_end() -> None:
+    """One that was evicted or whose time is over is not told, the others stay, and of who has none nothing is kept."""
+    sessions = Sessions(SessionLimits(ttl_ms=100))
+    other = Tenant("other")
+    for key, now_ms in (((TENANT, "x"), 0), ((TENANT, "y"), 5), ((TENANT, "z"), 5), ((other, "x"), 5)):
+        sessions.count_turn(key, now_ms)
+    live = [{key for key, _ in sessions.live_of(TENANT, now_ms)} for now_ms in (99, 100, 104, 105)]
+    assert live == [
+        {(TENANT, "x"), (TENANT, "y"), (TENANT, "z")},
+        {(TENANT, "y"), (TENANT, "z")},
+        {(TENANT, "y"), (TENANT, "z")},
+        set(),
+    ]
+    sessions.evict((TENANT, "y"))
+    assert [(key, one.turns) for key, one in sessions.live_of(TENANT, 50) if key[1] != "x"] == [((TENANT, "z"), 1)]
+    assert list(sessions.live_of(Tenant("nobody"), 50)) == []
+    for key in ((TENANT, "x"), (TENANT, "z"), (other, "x"), (other, "never")):
+        sessions.evict(key)
+    assert (len(sessions), sessions._by_tenant) == (0, {})
