@@ -65,11 +65,10 @@ async def burst(client: AsyncClient, dice: random.Random, tasks: int) -> list[St
 
 
 async def warmed_burst(server: Server, tasks: int, warm_up: int) -> list[Start]:
-    """Let the daemon learn from a few tasks first, as every deployment has."""
+    """Let the daemon learn from a smaller burst first: rates are told as measured with as many tasks at once."""
     dice = random.Random(11)
     async with AsyncClient(f"http://127.0.0.1:{server.port}") as client:
-        for _ in range(warm_up):
-            await burst(client, dice, 2)
+        await burst(client, dice, warm_up)
         return await burst(client, dice, tasks)
 
 
@@ -98,7 +97,7 @@ def measure(quick: bool) -> Report:
         folder = Path(name)
         line = [sys.executable, "-m", "orchqueue.daemon.main", "serve", "--port", "0"]
         with own_daemon([*line, "--data-dir", str(folder / "data")], folder, pinned=False) as server:
-            starts = asyncio.run(warmed_burst(server, *((12, 2) if quick else (60, 8))))
+            starts = asyncio.run(warmed_burst(server, *((12, 4) if quick else (60, 60))))
     report_on(starts, report)
     return report
 

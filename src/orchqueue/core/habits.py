@@ -14,7 +14,7 @@ import msgspec
 from orchqueue.core.records import CountBasis
 
 TENANTS_AT_MOST = 4_096
-MEMORY = 16
+MEMORY = 64
 
 
 class Habit(msgspec.Struct):

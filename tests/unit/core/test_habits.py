@@ -45,24 +45,24 @@ def test_the_spread_is_how_far_predictions_missed() -> None:
 
 @pytest.mark.req("ORCH-4361")
 def test_the_first_outputs_count_alike_and_later_ones_are_forgotten_slowly() -> None:
-    """The average of the first 16 is plain; after that each new one moves it by a sixteenth."""
+    """The average of the first 64 is plain; after that each new one moves it by a 64th."""
     habit = Habit()
-    for tokens in range(1, 17):
+    for tokens in range(1, 65):
         habit.learn(tokens, tokens)
-    assert abs(habit.mean_milli - 8_500) <= 16
+    assert abs(habit.mean_milli - 32_500) <= 64
     before = habit.mean_milli
-    habit.learn(100, 0)
-    assert habit.mean_milli == before + -(-(100_000 - before) // 16)
-    assert habit.missed_milli == 6_250
-    assert habit.seen == 16
+    habit.learn(192, 0)
+    assert habit.mean_milli == before + -(-(192_000 - before) // 64)
+    assert habit.missed_milli == 3_000
+    assert habit.seen == 64
 
 
 @pytest.mark.req("ORCH-4361")
 @given(start=st.integers(0, 10**6), tokens=st.integers(0, 10**3))
 def test_what_stays_the_same_is_reached_exactly(start: int, tokens: int) -> None:
     """Rounding never keeps a habit from the figure that it is told again and again, from above or from below."""
-    habit = Habit(start, 0, 16)
-    for _ in range(400):
+    habit = Habit(start, 0, 64)
+    for _ in range(1_600):
         habit.learn(tokens, tokens)
     assert habit.mean_milli == 1_000 * tokens
 
