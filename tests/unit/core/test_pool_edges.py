@@ -198,8 +198,11 @@ def test_new_weights_of_tenants_hold_for_what_waits_too() -> None:
     for turn in range(4):
         core.submit_of("light", f"l{turn}")
         core.submit_of("heavy", f"h{turn}")
-    settings = msgspec.structs.replace(core.core.state.settings, tenants=(TenantSettings("heavy", 3),))
+    settings = msgspec.structs.replace(
+        core.core.state.settings, tenants=(TenantSettings("heavy", 3), TenantSettings("acme", 2))
+    )
     core.handle(ev.SettingsReplaced(core.reply(), settings))
+    assert core.task("running").weight == 2
     for attempt in range(1, 10):
         core.complete(attempt, tokens_out=8)
     assert core.starts[1:6] == ["l0", "h0", "h1", "h2", "l1"]
