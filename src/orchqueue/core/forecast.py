@@ -174,8 +174,9 @@ def _passers(
     own_ms = service_ms(ahead.own.prompts, ahead.own.tokens, rates, ahead.own.tasks)
     if own_ms and pool.queue.shares_tenants:
         inflow = pool.inflow[task.spec.priority]
-        permille = inflow.others_permille([task.tenant, *ahead.later], now_ms, slots, ahead_ms)
-        found.append(Passers(permille * 3 // 4, own_ms * (len(inflow) - 1 - len(ahead.later)) // slots))
+        behind = [task.tenant, *ahead.later]
+        permille = inflow.others_permille(behind, now_ms, slots, ahead_ms)
+        found.append(Passers(permille * 3 // 4, own_ms * inflow.others(behind) // slots))
     return found
 
 

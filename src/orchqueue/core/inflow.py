@@ -87,6 +87,10 @@ class Inflow:
         while len(self._flows) > REMEMBERED_AT_MOST or next(iter(self._flows.values())).at_ms < now_ms - LONG_MS:
             self._flows.popitem(last=False)
 
+    def others(self, but: Iterable[Tenant]) -> int:
+        """Count the tenants whose work came, all but some, each of which may be unknown here."""
+        return len(self._flows) - sum(tenant in self._flows for tenant in but)
+
     def permille(self, now_ms: int, slots: int, ahead_ms: int) -> int:
         """Tell which part of so many slots the work that comes keeps busy on average, up to so far ahead.
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchqueue.core import events as ev
 from orchqueue.core import inflow
 from orchqueue.core.estimate import Passers
 from orchqueue.core.ids import Tenant
@@ -131,3 +132,27 @@ def test_other_tenants_still_to_come_are_told_of_too() -> None:
         assert told is not None
         starts.append(told.predicted_start_ms)
     assert starts[1] > starts[0]
+
+
+@pytest.mark.req("ORCH-4365")
+def test_others_are_those_whose_work_came() -> None:
+    """Leaving out somebody who never sent anything leaves nobody out."""
+    flows = Inflow()
+    flows.add(A, 5, T0)
+    flows.add(B, 5, T0)
+    assert [flows.others(but) for but in ([], [A], [Tenant("x")], [A, Tenant("x")], [A, B])] == [2, 1, 2, 1, 0]
+
+
+@pytest.mark.req("ORCH-4365", "ORCH-3029", "ORCH-4247")
+def test_a_queue_that_came_back_after_a_crash_predicts_nothing_before_now() -> None:
+    """Nobody's work came in this life yet, so nobody passes; the start is what stands before."""
+    before = Driver()
+    for name in ("runs", "one", "two"):
+        before.submit(name, max_tokens=10)
+    again = Driver()
+    for name in ("runs", "one", "two"):
+        again.handle(ev.TaskRecovered(before.task(name).accepted_record(), was_bound=False))
+    again.submit("new", max_tokens=10)
+    told = again.task("new").admission
+    assert told is not None
+    assert (told.queue_position, told.predicted_start_ms) == (2, 30)
