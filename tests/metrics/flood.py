@@ -66,7 +66,7 @@ def scrape(url: str) -> str:
 
 
 def wait_for_replicas(url: str) -> None:
-    """Wait until every replica is up or has failed, and the devices were read: pool by pool, for a scrape is dear here."""
+    """Wait until every replica is up or has failed, and its figures were read: pool by pool, for a scrape is dear here."""
     with httpx.Client(base_url=url, timeout=60) as client:
 
         def has(pool_id: str, state: str) -> bool:
@@ -76,8 +76,12 @@ def wait_for_replicas(url: str) -> None:
         for count, name, state in ((ENGINES, "live", "ready"), (DEAD_POOLS, "dead", "backoff")):
             for pool_id in (f"{name}{index}" for index in range(count)):
                 until(partial(has, pool_id, state), deadline_s=60, what=f"{pool_id} {state}")
-        health = "/v1/pools/live0/health"
-        until(lambda: "vram_used_bytes" in client.get(health).json()["metrics"], deadline_s=60, what="the devices")
+        def told(pool_id: str, figure: str) -> bool:
+            return figure in client.get(f"/v1/pools/{pool_id}/health").json()["metrics"]
+
+        until(partial(told, "live0", "vram_used_bytes"), deadline_s=60, what="the devices")
+        for pool_id in (f"live{index}" for index in range(ENGINES)):
+            until(partial(told, pool_id, "kv_cache_usage_ratio"), deadline_s=60, what=f"the figures of {pool_id}")
 
 
 def attack(url: str) -> Flooded:
