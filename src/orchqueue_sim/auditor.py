@@ -358,7 +358,7 @@ class Auditor:
 
     def after_crash(self) -> None:
         """Check that the disk still has whatever clients were told."""
-        unfinished = {task_key(a.tenant, a.task_id) for a, _ in self._disk.unfinished()}
+        unfinished = {task_key(t.accepted.tenant, t.accepted.task_id) for t in self._disk.unfinished()}
         finished = set(self._disk.ended)
         gone_accepted = {k for k in self.told_accepted if k not in self._disk.accepted}
         for key in gone_accepted:

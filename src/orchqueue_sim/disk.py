@@ -10,7 +10,8 @@ from random import Random
 
 from orchqueue.adapters.journals.usage_rows import UsageRows
 from orchqueue.core.ids import TaskKey, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Forgotten
+from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Forgotten, Spoken
+from orchqueue.ports.journal import Unfinished
 from orchqueue_sim.agenda import Agenda
 from orchqueue_sim.marks import Chronicle
 
@@ -23,7 +24,8 @@ class Disk:
     def __init__(self) -> None:
         self.accepted: dict[TaskKey, Accepted] = {}
         self.ended: dict[TaskKey, Ended] = {}
-        self.bound: dict[TaskKey, int] = {}
+        self.bound: dict[TaskKey, Bound] = {}
+        self.texts: dict[TaskKey, bytearray] = {}
         self.ever_accepted: set[TaskKey] = set()
         self.ever_ended: dict[TaskKey, str] = {}
         self.usage = UsageRows()
@@ -36,20 +38,27 @@ class Disk:
                 case Accepted():
                     self.accepted[key] = record
                     self.ever_accepted.add(key)
+                    self.texts[key] = bytearray()
                 case Bound():
-                    self.bound[key] = record.attempt
+                    self.bound[key] = record
+                case Spoken():
+                    if key in self.texts:
+                        self.texts[key][record.at_bytes :] = record.text.encode()
                 case Ended():
                     self.ended[key] = record
+                    self.texts.pop(key, None)
                     self.ever_ended[key] = record.text
                 case Forgotten():
                     self.accepted.pop(key, None)
                     self.ended.pop(key, None)
                     self.bound.pop(key, None)
+                    self.texts.pop(key, None)
                     self.usage.apply(record)
 
-    def unfinished(self) -> list[tuple[Accepted, bool]]:
+    def unfinished(self) -> list[Unfinished]:
         """List accepted tasks without an end, in order of acceptance."""
-        return [(a, k in self.bound) for k, a in self.accepted.items() if k not in self.ended]
+        left = [(k, a) for k, a in self.accepted.items() if k not in self.ended]
+        return [Unfinished(a, self.bound.get(k), self.texts[k].decode()) for k, a in left]
 
     def finished(self) -> list[tuple[Accepted, Ended]]:
         """List ended tasks that are still kept, oldest first."""

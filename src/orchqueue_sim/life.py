@@ -78,8 +78,8 @@ class Life:
         self.handle(ev.UsageBooked(self._disk.usage.since_ms, tuple(self._disk.usage.rows())))
         for accepted, ended in self._disk.finished():
             self.handle(ev.TaskRestored(accepted, ended))
-        for accepted, was_bound in self._disk.unfinished():
-            self.handle(ev.TaskRecovered(accepted, was_bound))
+        for task in self._disk.unfinished():
+            self.handle(ev.TaskRecovered(task.accepted, task.bound, task.text))
         self._told_all = True
         self._carry_out(self.core.begin(self.now_ms))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import TaskId, Tenant, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended
+from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Spoken
 from orchqueue.core.request import TaskSpec
 
 SHORT = 8
@@ -93,7 +93,7 @@ def _say_rare(event: ev.AnyEvent) -> tuple[str, str]:
         case ev.AcceptsWithdrawn():
             return "journal", f"never took {', '.join(map(name_of, event.keys))}: withdrawn"
         case ev.TaskRecovered():
-            ran = "had been started" if event.was_bound else "was waiting"
+            ran = "had been started" if event.bound else "was waiting"
             return "journal", f"gives back {_task(event.accepted.tenant, event.accepted.task_id)}, which {ran}"
         case ev.TaskRestored():
             accepted, outcome = event.accepted, event.ended.outcome.value
@@ -147,6 +147,8 @@ def _say_record(record: AnyRecord) -> str:
             return f"journal: {task} accepted in {record.pool_id}"
         case Bound():
             return f"journal: {task} bound to {record.replica_id}, try {record.attempt}"
+        case Spoken():
+            return f"journal: {task} had said {len(record.text)} characters from byte {record.at_bytes} on"
         case Ended():
             return f"journal: {task} ended as {record.outcome.value}"
         case _:

@@ -76,6 +76,7 @@ def wait_for_replicas(url: str) -> None:
         for count, name, state in ((ENGINES, "live", "ready"), (DEAD_POOLS, "dead", "backoff")):
             for pool_id in (f"{name}{index}" for index in range(count)):
                 until(partial(has, pool_id, state), deadline_s=60, what=f"{pool_id} {state}")
+
         def told(pool_id: str, figure: str) -> bool:
             return figure in client.get(f"/v1/pools/{pool_id}/health").json()["metrics"]
 

@@ -40,7 +40,7 @@ def test_a_task_of_an_earlier_life_is_not_enqueued_again() -> None:
     first.submit("a")
     accepted = next(e.record for e in first.wanted(fx.Record))
     second = Driver(up=False)
-    second.handle(ev.TaskRecovered(accepted, was_bound=False))  # type: ignore[arg-type]
+    second.handle(ev.TaskRecovered(accepted))  # type: ignore[arg-type]
     second.ready("pr0")
     assert counted(second) == {("tasks_started_total", "interactive"): 1}
 

@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core import quotas
-from orchqueue.core.ids import AttemptId, TaskId, TaskKey, Tenant, task_key
+from orchqueue.core.ids import AttemptId, ReplicaId, TaskId, TaskKey, Tenant, task_key
 from orchqueue.core.outcome import Outcome, Refusal
-from orchqueue.core.records import Accepted, Ended
+from orchqueue.core.records import Accepted, Bound, Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.settings import Quotas, TenantSettings
 from tests.unit.core.driving import Driver, both_classes, pool_settings
@@ -268,7 +268,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.take(row, 1, PROMPT + row.max_tokens, row.accepted.accepted_at_ms)
             self.take(row, 0, row.used - PROMPT - row.max_tokens, row.ended.ended_at_ms)
         for row in [r for r in self.rows.values() if r.phase != "ended"]:
-            self.core.handle(ev.TaskRecovered(row.accepted, row.ever_started))
+            started = Bound(row.accepted.tenant, row.accepted.task_id, ReplicaId("p-0"), 1)
+            self.core.handle(ev.TaskRecovered(row.accepted, started if row.ever_started else None))
             row.phase, row.ever_started, row.streamed = "waiting", False, 0
             self.take(row, 1, PROMPT + row.max_tokens, row.accepted.accepted_at_ms)
         self.come_up()

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey, TaskId, TaskKey, Tenant, TimerKey
-from orchqueue.core.records import Accepted, Booking, Ended
+from orchqueue.core.records import Accepted, Booking, Bound, Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.settings import Settings
 
@@ -248,10 +248,11 @@ class AcceptsWithdrawn(Event, frozen=True):
 
 
 class TaskRecovered(Event, frozen=True):
-    """An accepted task without an end was found in the journal; `was_bound`: it had been started."""
+    """An accepted task without an end was found in the journal; `bound`: its latest start; `text`: what it had said, as far as kept."""
 
     accepted: Accepted
-    was_bound: bool
+    bound: Bound | None = None
+    text: str = ""
 
 
 class TaskRestored(Event, frozen=True):

@@ -36,13 +36,32 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True, 
     prompt_basis: CountBasis = "estimate"
 
 
-class Bound(msgspec.Struct, frozen=True, tag="bound", gc=False):
-    """A task was started on a replica."""
+class Bound(msgspec.Struct, frozen=True, tag="bound", omit_defaults=True, gc=False):
+    """A task was started on a replica. What the engine was is kept, for another one cannot go on with its text.
+
+    Units: `bound_at_ms` unix milliseconds.
+    """
 
     tenant: Tenant
     task_id: TaskId
     replica_id: ReplicaId
     attempt: int
+    bound_at_ms: int = 0
+    pool_id: PoolId = PoolId("")
+    engine_version: str = ""
+    model_digest: str = ""
+
+
+class Spoken(msgspec.Struct, frozen=True, tag="spoken", gc=False):
+    """A piece of a running task's text, from byte `at_bytes` of its output on. Pieces follow each other without a gap.
+
+    Req: ORCH-4183
+    """
+
+    tenant: Tenant
+    task_id: TaskId
+    at_bytes: int
+    text: str
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -118,4 +137,4 @@ class Forgotten(msgspec.Struct, frozen=True, tag="forgotten", gc=False):
     usage_since_ms: int = 0
 
 
-AnyRecord: TypeAlias = Accepted | Bound | Ended | Forgotten
+AnyRecord: TypeAlias = Accepted | Bound | Spoken | Ended | Forgotten

@@ -58,10 +58,10 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     forecast = start_of(state, pool, task, now_ms)
     task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms, forecast.end_in_ms)
     log_request(state, task.key, task.client_id, task.spec, now_ms)
-    state.emit(LogDecision(_recovered(task, event.was_bound, now_ms)))
+    state.emit(LogDecision(_recovered(task, event.bound is not None, now_ms)))
     if homeless:
         end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, "its pool is no longer configured; send it again")
-    elif event.was_bound and not task.strict:
+    elif event.bound is not None and not task.strict:
         end(state, task, Outcome.ENGINE_LOST, now_ms, "the daemon was restarted while it ran; send it again")
     elif task.spec.deadline_ms is not None:
         state.emit(SetTimer(("deadline", task.key), max(now_ms, task.accepted_at_ms + task.spec.deadline_ms)))

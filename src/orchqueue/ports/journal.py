@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+import msgspec
+
 from orchqueue.core.ids import Tenant
-from orchqueue.core.records import Accepted, AnyRecord, Booking, Ended
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended
 
 
 class JournalWatcher(Protocol):
@@ -28,11 +30,19 @@ class JournalWatcher(Protocol):
         ...
 
 
+class Unfinished(msgspec.Struct, frozen=True):
+    """A task without an end: its latest start, if it had one, and what of its text was kept, whole from its first byte."""
+
+    accepted: Accepted
+    bound: Bound | None = None
+    text: str = ""
+
+
 class Recovered(Protocol):
     """What a journal held when it was opened; to be read before the journal is opened for appending."""
 
-    def unfinished(self) -> Iterator[tuple[Accepted, bool]]:
-        """Yield accepted tasks without an end, in order of acceptance, and whether each had been bound."""
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield accepted tasks without an end, in order of acceptance."""
         ...
 
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:

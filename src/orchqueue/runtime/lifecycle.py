@@ -97,8 +97,8 @@ class Runtime:
         for accepted, ended in finished:
             self.streams.restore(accepted, ended)
             self.loop.deliver(TaskRestored(accepted, ended))
-        for accepted, was_bound in unfinished:
-            self.loop.deliver(TaskRecovered(accepted, was_bound))
+        for task in unfinished:
+            self.loop.deliver(TaskRecovered(task.accepted, task.bound, task.text))
         counts: dict[str, LogValue] = {"waiting_tasks": len(unfinished), "ended_tasks": len(finished)}
         self._resources.telemetry.log("info", "journal_recovered", counts)
         self.loop.begin()

@@ -11,7 +11,7 @@ from orchqueue.core.ids import Tenant
 from orchqueue.core.outcome import MEANINGS
 from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended
 from orchqueue.ports.errors import JournalError
-from orchqueue.ports.journal import JournalWatcher
+from orchqueue.ports.journal import JournalWatcher, Unfinished
 from orchqueue_sim.disk import Disk
 from orchqueue_sim.marks import Chronicle
 
@@ -39,7 +39,7 @@ class Kept:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
 
-    def unfinished(self) -> Iterator[tuple[Accepted, bool]]:
+    def unfinished(self) -> Iterator[Unfinished]:
         """Yield accepted tasks without an end."""
         return iter(self._disk.unfinished())
 

@@ -20,6 +20,7 @@ from tests.conformance.journal.bed import (
     bound,
     ended,
     forgotten,
+    spoken,
 )
 from tests.waiting import until_async
 
@@ -73,9 +74,9 @@ async def test_waiting_tasks_come_back_in_order_of_acceptance(bed: Bed) -> None:
     journal.close()
     later = bed.journal()
     found = list(later.recover().unfinished())
-    assert [task.task_id for task, _ in found] == [name for name in names if name != names[5]]
-    assert [task.task_id for task, was_bound in found if was_bound] == [names[3]]
-    assert found[0][0] == accepted(names[0], prompt=f"prompt of {names[0]} é🙂")
+    assert [task.accepted.task_id for task in found] == [name for name in names if name != names[5]]
+    assert [task.bound for task in found if task.bound is not None] == [bound(names[3])]
+    assert found[0].accepted == accepted(names[0], prompt=f"prompt of {names[0]} é🙂")
     later.close()
 
 
@@ -115,7 +116,40 @@ async def test_a_task_with_every_field_comes_back_equal(bed: Bed) -> None:
     await watcher.reach(journal.append([full]))
     journal.close()
     later = bed.journal()
-    assert [task for task, _ in later.recover().unfinished()] == [full]
+    assert [task.accepted for task in later.recover().unfinished()] == [full]
+    later.close()
+
+
+@pytest.mark.req("ORCH-4183")
+async def test_text_of_a_running_task_comes_back_whole(bed: Bed) -> None:
+    """Pieces are put together by their place in bytes; one that comes again replaces what it says; an ended task has them no more."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    journal.append([accepted("a"), accepted("b"), bound("a"), bound("b"), spoken("a", 0, "né"), spoken("b", 0, "gone")])
+    journal.append(
+        [spoken("a", 3, " 🌍"), spoken("a", 3, " 🌍 and"), spoken("a", 12, " on"), spoken("unknown", 0, "x")]
+    )
+    await watcher.reach(journal.append([ended("b"), spoken("b", 4, "late")]))
+    journal.close()
+    later = bed.journal()
+    recovered = later.recover()
+    assert [task.text for task in recovered.unfinished()] == ["né 🌍 and on"]
+    assert [end.text for _, end in recovered.finished()] == ["an answer"]
+    later.close()
+
+
+@pytest.mark.req("ORCH-4183")
+async def test_a_task_of_the_same_name_begins_without_text(bed: Bed) -> None:
+    """What a forgotten task had said is not found under a newer one's name."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    journal.append([accepted("a"), bound("a"), spoken("a", 0, "old"), forgotten("a"), accepted("a")])
+    await watcher.reach(journal.append([bound("a")]))
+    journal.close()
+    later = bed.journal()
+    assert [task.text for task in later.recover().unfinished()] == [""]
     later.close()
 
 
@@ -191,7 +225,7 @@ async def test_a_name_that_was_forgotten_can_be_accepted_again_at_the_back(bed: 
     await watcher.reach(last)
     journal.close()
     later = bed.journal()
-    assert [task.task_id for task, _ in later.recover().unfinished()] == ["b", "a"]
+    assert [task.accepted.task_id for task in later.recover().unfinished()] == ["b", "a"]
     later.close()
 
 
@@ -215,7 +249,7 @@ async def test_a_failing_disk_is_told_once_and_nothing_is_lost_or_reordered(bed:
     assert [entry for entry in watcher.told if isinstance(entry, str)] == ["stalled", "healed"]
     assert watcher.told.index("healed") < max(at for at, entry in enumerate(watcher.told) if entry == watcher.seq)
     later = bed.journal()
-    assert [task.task_id for task, _ in later.recover().unfinished()] == ["before", "first", "second", "third"]
+    assert [task.accepted.task_id for task in later.recover().unfinished()] == ["before", "first", "second", "third"]
     later.close()
 
 

@@ -66,7 +66,7 @@ def test_a_crash_keeps_what_was_committed_and_loses_the_rest() -> None:
     journal.crash()
     hand.run()
     assert told.told == [1]
-    assert [task.task_id for task, _ in MemoryJournal(hand, lambda: 1, disk).recover().unfinished()] == ["kept"]
+    assert [task.accepted.task_id for task in MemoryJournal(hand, lambda: 1, disk).recover().unfinished()] == ["kept"]
 
 
 @pytest.mark.req("ORCH-4013")

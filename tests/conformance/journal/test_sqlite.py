@@ -65,10 +65,12 @@ def test_nothing_reported_durable_is_missing_after_kill_9(tmp_path: Path, kill_a
     reported = max([reported, *(int(line) for line in rest.split("\n")[:-1])])
     journal = _reader(path)
     recovered = journal.recover()
-    found = {task.task_id for task, _ in recovered.unfinished()} | {task.task_id for task, _ in recovered.finished()}
+    found = {task.accepted.task_id for task in recovered.unfinished()} | {
+        task.task_id for task, _ in recovered.finished()
+    }
     whole = reported // 3
     assert {f"{number:08d}" for number in range(whole)} <= found
-    order = [task.task_id for task, _ in recovered.unfinished()]
+    order = [task.accepted.task_id for task in recovered.unfinished()]
     assert order == sorted(order)
     assert {task.task_id for task, _ in recovered.finished()} >= {f"{number:08d}" for number in range(0, whole, 5)}
     journal.close()
@@ -102,7 +104,7 @@ async def test_a_copy_of_the_files_taken_between_two_commits_recovers(tmp_path: 
     shutil.copytree(first, tmp_path / "copy")
     journal.close()
     later = _journal(tmp_path / "copy" / "journal.sqlite")
-    assert [task.task_id for task, _ in later.recover().unfinished()] == ["a", "b"]
+    assert [task.accepted.task_id for task in later.recover().unfinished()] == ["a", "b"]
     later.close()
 
 
@@ -182,7 +184,7 @@ async def test_a_journal_of_the_first_schema_is_taken_over_with_its_tasks(tmp_pa
     path = tmp_path / "journal.sqlite"
     await _filled(path, "a", "b")
     with sqlite3.connect(path) as connection:
-        for table in ("usage", "usage_since"):
+        for table in ("usage", "usage_since", "texts"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("UPDATE schema_version SET version = 1")
     connection.close()
@@ -191,7 +193,7 @@ async def test_a_journal_of_the_first_schema_is_taken_over_with_its_tasks(tmp_pa
     for _ in range(2):
         journal = _journal(path)
         recovered = journal.recover()
-        assert [task.task_id for task, _ in recovered.unfinished()] == ["a", "b"]
+        assert [task.accepted.task_id for task in recovered.unfinished()] == ["a", "b"]
         assert list(recovered.usage()) == []
         since.add(recovered.usage_since_ms())
         journal.close()
@@ -199,11 +201,33 @@ async def test_a_journal_of_the_first_schema_is_taken_over_with_its_tasks(tmp_pa
     assert since_ms is not None
     assert before_ms <= since_ms <= time.time() * 1000 + 1000
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(2,)]
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(3,)]
     connection.close()
 
 
-@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.req("ORCH-4183", "ORCH-4185")
+async def test_a_journal_of_the_second_schema_is_taken_over_with_what_ran(tmp_path: Path) -> None:
+    """It only knew that a task had been started; whatever it said is not known, and its usage stays."""
+    path = tmp_path / "journal.sqlite"
+    await _filled(path, "a", "b")
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE texts")
+        connection.execute("UPDATE tasks SET bound = 1 WHERE key = 'acme/a'")
+        connection.execute("UPDATE schema_version SET version = 2")
+        since = connection.execute("SELECT since_ms FROM usage_since").fetchall()
+    connection.close()
+    for _ in range(2):
+        journal = _journal(path)
+        recovered = journal.recover()
+        first, second = recovered.unfinished()
+        assert first.bound is not None
+        assert first.bound.engine_version == first.text == ""
+        assert second.bound is None
+        assert [(recovered.usage_since_ms(),)] == since
+        journal.close()
+
+
+@pytest.mark.parametrize("version", [0, 4])
 @pytest.mark.req("ORCH-4185")
 async def test_another_schema_is_refused(tmp_path: Path, version: int) -> None:
     """A journal of a release with another schema is left alone."""
@@ -212,7 +236,7 @@ async def test_another_schema_is_refused(tmp_path: Path, version: int) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_version SET version = ?", (version,))
     connection.close()
-    with pytest.raises(JournalError, match=rf"schema {version}, this one knows 2"):
+    with pytest.raises(JournalError, match=rf"schema {version}, this one knows 3"):
         _journal(path).recover()
 
 
@@ -257,7 +281,7 @@ async def test_a_record_that_cannot_be_encoded_is_the_callers_fault_and_leaves_n
     await watcher.reach(journal.append([accepted("c")]))
     journal.close()
     later = _journal(tmp_path / "journal.sqlite")
-    found: list[Accepted] = [task for task, _ in later.recover().unfinished()]
+    found: list[Accepted] = [task.accepted for task in later.recover().unfinished()]
     assert [task.task_id for task in found] == ["c"]
     later.close()
 

@@ -11,7 +11,7 @@ from orchqueue.core.explanation import Explanation
 from orchqueue.core.ids import PoolId, ReplicaId, TaskId
 from orchqueue.core.moments import MOMENTS_AT_MOST, timeline
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.records import Accepted
+from orchqueue.core.records import Accepted, Bound
 from orchqueue.core.request import Message, PlacementWish, Sampling, TaskSpec
 from orchqueue.core.settings import ReplicaSettings, Settings
 from tests.unit.core.driving import TENANT, Driver, both_classes, key, pool_settings
@@ -232,7 +232,7 @@ def test_a_recovered_task_says_that_its_first_decisions_are_gone() -> None:
     """What the new life decided is told, and that the rest was another's."""
     core = Driver(up=False)
     accepted = Accepted(TENANT, TaskId("t"), TaskSpec(prompt="hi", seed=1), PoolId("p"), True, "v1", 3, 500, "k1")
-    core.handle(ev.TaskRecovered(accepted, was_bound=True))
+    core.handle(ev.TaskRecovered(accepted, Bound(accepted.tenant, accepted.task_id, ReplicaId("p-0"), 1)))
     assert core.decided(key("t"))[1] == dc.Recovered(
         core.now_ms, key("t"), PoolId("p"), 500, True, True, "v1", 3, 256, 0, 5_000
     )

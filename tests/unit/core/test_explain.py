@@ -127,7 +127,7 @@ def test_a_task_waits_while_its_pool_loads_drains_or_reloads() -> None:
     assert waits_for(core) == "pool_reloading"
     fresh = Driver(up=False)
     accepted = Accepted(TENANT, TaskId("t"), TaskSpec(prompt="hi", seed=1), PoolId("p"), True, "v1", 3, 500)
-    fresh.handle(ev.TaskRecovered(accepted, was_bound=False))
+    fresh.handle(ev.TaskRecovered(accepted))
     assert waits_for(fresh) == "pool_loading"
 
 

@@ -130,5 +130,5 @@ def test_an_exact_count_stays_exact_over_a_restart() -> None:
     again.submit("teacher", prompt="x" * 39)
     again.handle(ev.AttemptCompleted(AttemptId(1), "stop", 10, 1, 2, 1))
     again.close(1)
-    again.handle(ev.TaskRecovered(record, was_bound=False))
+    again.handle(ev.TaskRecovered(record))
     assert (again.task("first").prefill_tokens, again.task("first").prompt_basis) == (100, "tokenizer")

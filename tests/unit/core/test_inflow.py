@@ -151,7 +151,7 @@ def test_a_queue_that_came_back_after_a_crash_predicts_nothing_before_now() -> N
         before.submit(name, max_tokens=10)
     again = Driver()
     for name in ("runs", "one", "two"):
-        again.handle(ev.TaskRecovered(before.task(name).accepted_record(), was_bound=False))
+        again.handle(ev.TaskRecovered(before.task(name).accepted_record()))
     again.submit("new", max_tokens=10)
     told = again.task("new").admission
     assert told is not None

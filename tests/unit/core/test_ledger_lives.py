@@ -34,7 +34,7 @@ def test_a_crash_gives_nobody_a_fresh_minute() -> None:
     assert missing(core) == 30 - 9 - 1, "a second less the part that came back between acceptance and end"
     assert account(core).requests_taken.as_of_ms == now - 9_900
     for name in ("one", "two", "three"):
-        core.handle(ev.TaskRecovered(accepted(name, now - 8_000), was_bound=False))
+        core.handle(ev.TaskRecovered(accepted(name, now - 8_000)))
     assert (account(core).tasks, account(core).tokens) == (3, 3 * ASKED)
     assert missing(core) == 30 + 3 * ASKED - 9 - 1
     assert core.task("one").hold == Hold(TENANT, "k", ASKED, 0, waiting=False)
@@ -72,8 +72,8 @@ def test_context_is_held_again_as_soon_as_an_engine_tells_what_a_token_takes() -
     """Tasks of an earlier life are there before any engine; what another pool's tasks hold stays."""
     allowed = TenantSettings(TENANT, 1, Quotas(kv_mb=9))
     core = Driver(pool_settings(), pool_settings("q"), up=False, tenants=(allowed,))
-    core.handle(ev.TaskRecovered(accepted("one", core.now_ms), was_bound=False))
-    core.handle(ev.TaskRecovered(accepted("free", core.now_ms, OTHER), was_bound=False))
+    core.handle(ev.TaskRecovered(accepted("one", core.now_ms)))
+    core.handle(ev.TaskRecovered(accepted("free", core.now_ms, OTHER)))
     assert account(core).kv_bytes == 0
     core.ready("qr0", kv_bytes_per_token=5_000)
     assert account(core).kv_bytes == 0

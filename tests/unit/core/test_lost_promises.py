@@ -6,7 +6,7 @@ from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import PoolId, ReplicaId, TaskId
 from orchqueue.core.outcome import MEANINGS, Outcome
-from orchqueue.core.records import Accepted
+from orchqueue.core.records import Accepted, Bound
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.request import PlacementWish, TaskSpec
 from orchqueue.core.settings import Supervision
@@ -19,7 +19,8 @@ def recovered(
     """Describe a task of an earlier life, waiting unless told otherwise."""
     spec = TaskSpec(prompt="hi", seed=1, max_tokens=8)
     return ev.TaskRecovered(
-        Accepted(TENANT, TaskId(name), spec, PoolId("p"), strict, "v1", 3, accepted_at_ms), was_bound=was_bound
+        Accepted(TENANT, TaskId(name), spec, PoolId("p"), strict, "v1", 3, accepted_at_ms),
+        Bound(TENANT, TaskId(name), ReplicaId("p-0"), 1) if was_bound else None,
     )
 
 
@@ -114,7 +115,7 @@ def test_a_best_effort_task_that_ran_when_the_daemon_died_is_told() -> None:
     """It ends with WORKER_RESET and may be sent again; a strict one and one that waited go on."""
     core = Driver(pool_settings(replicas=3, strict=False))
     core.handle(recovered("ran", strict=False, was_bound=True))
-    core.handle(recovered("waited", strict=False, was_bound=False))
+    core.handle(recovered("waited", strict=False))
     (finish,) = core.wanted(fx.Finish)
     assert (finish.key, finish.ended.outcome) == (key("ran"), Outcome.ENGINE_LOST)
     assert MEANINGS[finish.ended.outcome].code == "WORKER_RESET"

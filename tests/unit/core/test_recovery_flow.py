@@ -15,7 +15,7 @@ from tests.unit.core.driving import TENANT, Driver, key, pool_settings
 def recover(core: Driver, spec: TaskSpec, pool: str = "p", age_ms: int = 0) -> list[fx.AnyEffect]:
     """Tell of task `t`, accepted in an earlier life."""
     accepted = Accepted(TENANT, TaskId("t"), spec, PoolId(pool), True, "v1", 2, core.now_ms - age_ms)
-    return core.handle(ev.TaskRecovered(accepted, was_bound=False))
+    return core.handle(ev.TaskRecovered(accepted))
 
 
 @pytest.mark.req("ORCH-4011")

@@ -51,7 +51,7 @@ def test_a_recovered_task_takes_its_turn_again_and_its_session_lives_no_longer()
     core = Driver()
     spec = TaskSpec(prompt="hi", seed=1, max_tokens=8, session_id=SESSION)
     accepted = Accepted(TENANT, TaskId("t"), spec, core.pool().pool_id, True, "v1", 2, core.now_ms - 100_000)
-    core.handle(ev.TaskRecovered(accepted, was_bound=False))
+    core.handle(ev.TaskRecovered(accepted))
     assert picture(core).turns == 1
     assert picture(core).ttl_ms_remaining == 500_000
 

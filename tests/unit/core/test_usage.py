@@ -109,7 +109,7 @@ def test_without_a_word_of_the_journal_it_is_whole_from_the_start_on() -> None:
     )
     ended = Ended(TENANT, TaskId("old"), Outcome.COMPLETED, 600, 9_000_000, 3, 5, 40, 550)
     core.handle(ev.TaskRestored(old, ended))
-    core.handle(ev.TaskRecovered(kept, was_bound=False))
+    core.handle(ev.TaskRecovered(kept))
     assert used(core) == {
         (0, "k1", "unknown"): Amounts(1, 1, 0, 0, 3, 5, 40),
         (0, "k1", "n"): Amounts(accepted=1),

@@ -11,7 +11,7 @@ from orchqueue.core.records import Accepted, AnyRecord, Booking, Ended
 from orchqueue.core.request import TaskSpec, with_seed
 from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
 from orchqueue.ports.engine import AttemptSink, Completion, Replica
-from orchqueue.ports.journal import JournalWatcher
+from orchqueue.ports.journal import JournalWatcher, Unfinished
 from orchqueue.runtime.decision_log import DecisionLog
 from orchqueue.runtime.gate import NewSettings
 from orchqueue.runtime.lifecycle import Resources, Runtime
@@ -34,7 +34,7 @@ class ManualClock:
 class ManualJournal:
     """A journal that commits when the test says so."""
 
-    def __init__(self, held: tuple[tuple[Accepted, bool], ...] = ()) -> None:
+    def __init__(self, held: tuple[Unfinished, ...] = ()) -> None:
         self.records: list[AnyRecord] = []
         self.closed = False
         self._held = held
@@ -43,7 +43,7 @@ class ManualJournal:
     def recover(self) -> ManualJournal:
         return self
 
-    def unfinished(self) -> Iterator[tuple[Accepted, bool]]:
+    def unfinished(self) -> Iterator[Unfinished]:
         return iter(self._held)
 
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:
@@ -180,7 +180,7 @@ class Rig:
 
     def __init__(
         self,
-        held: tuple[tuple[Accepted, bool], ...] = (),
+        held: tuple[Unfinished, ...] = (),
         settings: Settings | None = None,
         decisions: DecisionLog | None = None,
     ) -> None:

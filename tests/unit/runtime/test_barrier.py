@@ -8,6 +8,7 @@ from orchqueue.core.effects import Accept
 from orchqueue.core.ids import PoolId, TaskId, task_key
 from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import Accepted, Bound, Ended, Forgotten
+from orchqueue.ports.journal import Unfinished
 from tests.unit.runtime.rig import TENANT, Rig, completion, spec
 
 
@@ -233,7 +234,8 @@ async def test_shutdown_keeps_running_tasks_in_the_journal(rig: Rig) -> None:
 async def test_waiting_tasks_run_after_a_restart_in_their_order() -> None:
     """What the journal held is started in order of acceptance, and can be read under its id."""
     held = tuple(
-        (Accepted(TENANT, TaskId(f"t{n}"), spec(f"t{n}"), PoolId("p"), True, "v1", 3, 999_000), False) for n in range(4)
+        Unfinished(Accepted(TENANT, TaskId(f"t{n}"), spec(f"t{n}"), PoolId("p"), True, "v1", 3, 999_000))
+        for n in range(4)
     )
     rig = Rig(held)
     await started(rig)

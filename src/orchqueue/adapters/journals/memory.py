@@ -11,16 +11,17 @@ import msgspec
 
 from orchqueue.adapters.journals.usage_rows import UsageRows
 from orchqueue.core.ids import TaskKey, Tenant, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Forgotten
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Forgotten, Spoken
 from orchqueue.ports.errors import JournalError
-from orchqueue.ports.journal import JournalWatcher, Schedule
+from orchqueue.ports.journal import JournalWatcher, Schedule, Unfinished
 
 RETRY_MS = 100
 
 
 class _Row(msgspec.Struct):
     accepted: Accepted
-    bound: bool = False
+    bound: Bound | None = None
+    text: bytearray = msgspec.field(default_factory=bytearray)
     ended: Ended | None = None
 
 
@@ -42,18 +43,23 @@ class MemoryDisk:
                 self._rows[key] = _Row(record)
             case Bound():
                 if row is not None:
-                    row.bound = True
+                    row.bound = record
+            case Spoken():
+                if row is not None and row.ended is None:
+                    row.text[record.at_bytes :] = record.text.encode()
             case Ended():
                 if row is not None:
                     row.ended = record
+                    row.text.clear()
                     self._ended[key] = None
             case Forgotten():
                 self._remove(key)
                 self._usage.apply(record)
 
-    def unfinished(self) -> Iterator[tuple[Accepted, bool]]:
-        """Yield accepted tasks without an end, in order of acceptance, and whether each had been bound."""
-        return ((row.accepted, row.bound) for row in list(self._rows.values()) if row.ended is None)
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield accepted tasks without an end, in order of acceptance."""
+        rows = [row for row in self._rows.values() if row.ended is None]
+        return (Unfinished(row.accepted, row.bound, row.text.decode()) for row in rows)
 
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:
         """Yield ended tasks that are still kept, oldest first."""

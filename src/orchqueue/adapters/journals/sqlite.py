@@ -15,7 +15,7 @@ from orchqueue.adapters.journals.sqlite_file import Connect, JournalFile, Statem
 from orchqueue.core.ids import Tenant
 from orchqueue.core.records import Accepted, AnyRecord, Booking, Ended
 from orchqueue.ports.errors import JournalError
-from orchqueue.ports.journal import JournalWatcher
+from orchqueue.ports.journal import JournalWatcher, Unfinished
 
 BATCH_LIMIT = 4096
 RETRY_FIRST_S = 0.05
@@ -165,8 +165,8 @@ class _Recovered:
         self._file = file
         self._is_readable = is_readable
 
-    def unfinished(self) -> Iterator[tuple[Accepted, bool]]:
-        """Yield accepted tasks without an end, in order of acceptance, and whether each had been bound."""
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield accepted tasks without an end, in order of acceptance."""
         return self._guarded().unfinished()
 
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:

@@ -14,11 +14,12 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from orchqueue.core.ids import TaskKey, Tenant, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Forgotten
+from orchqueue.core.ids import ReplicaId, TaskKey, Tenant, task_key
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Forgotten, Spoken
 from orchqueue.ports.errors import JournalError
+from orchqueue.ports.journal import Unfinished
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x4F51_4A31
 
 Connect: TypeAlias = Callable[[str], sqlite3.Connection]
@@ -55,8 +56,19 @@ CREATE TABLE usage (
 CREATE TABLE usage_since (since_ms INTEGER NOT NULL);
 INSERT INTO usage_since VALUES ((CAST(strftime('%s', 'now') AS INTEGER) + 1) * 1000);
 """
+# Since version 3. `tasks.bound` holds the latest start; in older rows it is 1 where there was one.
+_TEXTS = """
+CREATE TABLE texts (
+  key TEXT NOT NULL,
+  at_bytes INTEGER NOT NULL,
+  text BLOB NOT NULL,
+  PRIMARY KEY (key, at_bytes)
+) WITHOUT ROWID;
+"""
 _ACCEPT = "INSERT OR REPLACE INTO tasks (key, accepted) VALUES (?, ?)"
-_BIND = "UPDATE tasks SET bound = 1 WHERE key = ?"
+_BIND = "UPDATE tasks SET bound = ? WHERE key = ?"
+_SPEAK = "INSERT OR REPLACE INTO texts SELECT ?1, ?2, ?3 FROM tasks WHERE key = ?1 AND ended_number IS NULL"
+_SILENCE = "DELETE FROM texts WHERE key = ?"
 _END = (
     "UPDATE tasks SET ended = ?, ended_number = (SELECT coalesce(max(ended_number), 0) + 1 FROM tasks"
     " WHERE ended_number IS NOT NULL) WHERE key = ?"
@@ -76,6 +88,7 @@ R = TypeVar("R")
 
 _encode = msgspec.json.Encoder().encode
 _decode_accepted = msgspec.json.Decoder(Accepted).decode
+_decode_bound = msgspec.json.Decoder(Bound).decode
 _decode_ended = msgspec.json.Decoder(Ended).decode
 
 
@@ -95,11 +108,13 @@ def statements_of(record: AnyRecord) -> Sequence[Statement]:
     key: TaskKey = task_key(record.tenant, record.task_id)
     match record:
         case Accepted():
-            return ((_ACCEPT, (key, _encode(record))),)
+            return ((_SILENCE, (key,)), (_ACCEPT, (key, _encode(record))))
         case Bound():
-            return ((_BIND, (key,)),)
+            return ((_BIND, (_encode(record), key)),)
+        case Spoken():
+            return ((_SPEAK, (key, record.at_bytes, record.text.encode())),)
         case Ended():
-            return ((_END, (_encode(record), key)),)
+            return ((_END, (_encode(record), key)), (_SILENCE, (key,)))
         case Forgotten():
             return _forget(key, record)
 
@@ -111,6 +126,7 @@ def _forget(key: TaskKey, record: Forgotten) -> Sequence[Statement]:
     """
     return (
         (_DELETE, (key,)),
+        (_SILENCE, (key,)),
         *((_DROP_DAY, (day,)) for day in record.dropped_days),
         *((_BOOK, (b.day, record.tenant, *msgspec.structs.astuple(b)[1:])) for b in record.booked),
         (_SINCE, (record.usage_since_ms,)),
@@ -159,14 +175,28 @@ class JournalFile:
             connection.executemany(sql, [values for _, values in run])
         connection.execute("COMMIT")
 
-    def unfinished(self) -> Iterator[tuple[Accepted, bool]]:
+    def unfinished(self) -> Iterator[Unfinished]:
         """Yield accepted tasks without an end in order of acceptance.
 
         Errors: JournalError.
         """
         sql = "SELECT key, accepted, bound FROM tasks WHERE ended_number IS NULL ORDER BY number"
         for key, accepted, bound in self._rows(sql):
-            yield _decoded(_decode_accepted, self._path, key, accepted), bool(bound)
+            task = _decoded(_decode_accepted, self._path, key, accepted)
+            if bound == 0:
+                yield Unfinished(task)
+            elif bound == 1:
+                yield Unfinished(task, Bound(task.tenant, task.task_id, ReplicaId("-"), 1))
+            else:
+                yield Unfinished(task, _decoded(_decode_bound, self._path, key, bound), self._text(key))
+
+    def _text(self, key: str) -> str:
+        text = bytearray()
+        for at_bytes, piece in self._rows("SELECT at_bytes, text FROM texts WHERE key = ? ORDER BY at_bytes", key):
+            if at_bytes > len(text):
+                raise JournalError(_damaged(self._path, f"the text of task {key} has a gap at byte {len(text)}"))
+            text[at_bytes:] = piece
+        return text.decode()
 
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:
         """Yield ended tasks, the first ended first.
@@ -202,9 +232,9 @@ class JournalFile:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, sql: str, *values: str) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._open_connection().execute(sql)
+            yield from self._open_connection().execute(sql, values)
         except sqlite3.Error as error:
             raise JournalError(_explain(self._path, error)) from error
 
@@ -229,7 +259,9 @@ class JournalFile:
     def _check_or_create(self, connection: sqlite3.Connection) -> None:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
-            connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; {_SCHEMA} {_USAGE}")
+            connection.executescript(
+                f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; {_SCHEMA} {_USAGE} {_TEXTS}"
+            )
             connection.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
             connection.execute("COMMIT")
             return
@@ -237,7 +269,7 @@ class JournalFile:
         if application != APPLICATION_ID or "schema_version" not in tables:
             raise JournalError(f"{self._path} is a database of some other program; name another journal.path")
         (version,) = connection.execute("SELECT max(version) FROM schema_version").fetchone()
-        if version not in (1, SCHEMA_VERSION):
+        if version not in range(1, SCHEMA_VERSION + 1):
             message = (
                 f"the journal {self._path} was written by another release (schema {version}, this one knows"
                 f" {SCHEMA_VERSION}); start that release, or use another data directory"
@@ -246,8 +278,8 @@ class JournalFile:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise JournalError(_damaged(self._path, str(verdict)))
-        if version == 1:
-            connection.executescript(f"BEGIN IMMEDIATE; {_USAGE}")
+        if version < SCHEMA_VERSION:
+            connection.executescript(f"BEGIN IMMEDIATE; {'' if version > 1 else _USAGE} {_TEXTS}")
             connection.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION,))
             connection.execute("COMMIT")
 
