@@ -10,7 +10,7 @@ from random import Random
 
 from orchqueue.adapters.journals.usage_rows import UsageRows
 from orchqueue.core.ids import TaskKey, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Forgotten, Spoken
+from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Followed, Forgotten, Spoken
 from orchqueue.ports.journal import Unfinished
 from orchqueue_sim.agenda import Agenda
 from orchqueue_sim.marks import Chronicle
@@ -26,6 +26,8 @@ class Disk:
         self.ended: dict[TaskKey, Ended] = {}
         self.bound: dict[TaskKey, Bound] = {}
         self.texts: dict[TaskKey, bytearray] = {}
+        self.spoken_tokens: dict[TaskKey, int] = {}
+        self.followed: set[TaskKey] = set()
         self.ever_accepted: set[TaskKey] = set()
         self.ever_ended: dict[TaskKey, str] = {}
         self.usage = UsageRows()
@@ -39,11 +41,17 @@ class Disk:
                     self.accepted[key] = record
                     self.ever_accepted.add(key)
                     self.texts[key] = bytearray()
+                    self.spoken_tokens.pop(key, None)
+                    self.followed.discard(key)
+                    self.bound.pop(key, None)
                 case Bound():
                     self.bound[key] = record
                 case Spoken():
                     if key in self.texts:
                         self.texts[key][record.at_bytes :] = record.text.encode()
+                        self.spoken_tokens[key] = record.tokens_out
+                case Followed():
+                    self.followed.add(key)
                 case Ended():
                     self.ended[key] = record
                     self.texts.pop(key, None)
@@ -58,7 +66,11 @@ class Disk:
     def unfinished(self) -> list[Unfinished]:
         """List accepted tasks without an end, in order of acceptance."""
         left = [(k, a) for k, a in self.accepted.items() if k not in self.ended]
-        return [Unfinished(a, self.bound.get(k), self.texts[k].decode()) for k, a in left]
+        return [self._unfinished(key, accepted) for key, accepted in left]
+
+    def _unfinished(self, key: TaskKey, accepted: Accepted) -> Unfinished:
+        text, tokens_out = self.texts[key].decode(), self.spoken_tokens.get(key, 0)
+        return Unfinished(accepted, self.bound.get(key), text, tokens_out, key in self.followed)
 
     def finished(self) -> list[tuple[Accepted, Ended]]:
         """List ended tasks that are still kept, oldest first."""

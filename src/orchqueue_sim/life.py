@@ -79,7 +79,7 @@ class Life:
         for accepted, ended in self._disk.finished():
             self.handle(ev.TaskRestored(accepted, ended))
         for task in self._disk.unfinished():
-            self.handle(ev.TaskRecovered(task.accepted, task.bound, task.text))
+            self.handle(ev.TaskRecovered(task.accepted, task.bound, task.text, task.tokens_out, task.followed))
         self._told_all = True
         self._carry_out(self.core.begin(self.now_ms))
 

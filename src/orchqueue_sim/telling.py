@@ -8,7 +8,7 @@ from __future__ import annotations
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import TaskId, Tenant, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Spoken
+from orchqueue.core.records import Accepted, AnyRecord, Bound, Ended, Followed, Spoken
 from orchqueue.core.request import TaskSpec
 
 SHORT = 8
@@ -149,6 +149,8 @@ def _say_record(record: AnyRecord) -> str:
             return f"journal: {task} bound to {record.replica_id}, try {record.attempt}"
         case Spoken():
             return f"journal: {task} had said {len(record.text)} characters from byte {record.at_bytes} on"
+        case Followed():
+            return f"journal: {task} has a reader"
         case Ended():
             return f"journal: {task} ended as {record.outcome.value}"
         case _:

@@ -248,11 +248,16 @@ class AcceptsWithdrawn(Event, frozen=True):
 
 
 class TaskRecovered(Event, frozen=True):
-    """An accepted task without an end was found in the journal; `bound`: its latest start; `text`: what it had said, as far as kept."""
+    """An accepted task without an end was found in the journal.
+
+    `bound`: its latest start. `text`: what it had said, as far as that was kept, in `tokens_out` tokens. `followed`: it had readers.
+    """
 
     accepted: Accepted
     bound: Bound | None = None
     text: str = ""
+    tokens_out: int = 0
+    followed: bool = False
 
 
 class TaskRestored(Event, frozen=True):

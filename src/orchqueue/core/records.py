@@ -55,6 +55,7 @@ class Bound(msgspec.Struct, frozen=True, tag="bound", omit_defaults=True, gc=Fal
 class Spoken(msgspec.Struct, frozen=True, tag="spoken", gc=False):
     """A piece of a running task's text, from byte `at_bytes` of its output on. Pieces follow each other without a gap.
 
+    Units: `tokens_out` were decoded up to the end of this piece.
     Req: ORCH-4183
     """
 
@@ -62,6 +63,17 @@ class Spoken(msgspec.Struct, frozen=True, tag="spoken", gc=False):
     task_id: TaskId
     at_bytes: int
     text: str
+    tokens_out: int = 0
+
+
+class Followed(msgspec.Struct, frozen=True, tag="followed", gc=False):
+    """A reader has attached to a task that is canceled when its readers leave; recorded once for a task.
+
+    Req: ORCH-4113
+    """
+
+    tenant: Tenant
+    task_id: TaskId
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -137,4 +149,4 @@ class Forgotten(msgspec.Struct, frozen=True, tag="forgotten", gc=False):
     usage_since_ms: int = 0
 
 
-AnyRecord: TypeAlias = Accepted | Bound | Spoken | Ended | Forgotten
+AnyRecord: TypeAlias = Accepted | Bound | Spoken | Followed | Ended | Forgotten

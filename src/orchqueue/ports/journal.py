@@ -31,11 +31,16 @@ class JournalWatcher(Protocol):
 
 
 class Unfinished(msgspec.Struct, frozen=True):
-    """A task without an end: its latest start, if it had one, and what of its text was kept, whole from its first byte."""
+    """A task without an end: its latest start, if it had one, and what of its text was kept, whole from its first byte.
+
+    Units: `tokens_out` were decoded up to the end of `text`. `followed`: a reader had attached.
+    """
 
     accepted: Accepted
     bound: Bound | None = None
     text: str = ""
+    tokens_out: int = 0
+    followed: bool = False
 
 
 class Recovered(Protocol):

@@ -98,7 +98,7 @@ class Runtime:
             self.streams.restore(accepted, ended)
             self.loop.deliver(TaskRestored(accepted, ended))
         for task in unfinished:
-            self.loop.deliver(TaskRecovered(task.accepted, task.bound, task.text))
+            self.loop.deliver(TaskRecovered(task.accepted, task.bound, task.text, task.tokens_out, task.followed))
         counts: dict[str, LogValue] = {"waiting_tasks": len(unfinished), "ended_tasks": len(finished)}
         self._resources.telemetry.log("info", "journal_recovered", counts)
         self.loop.begin()

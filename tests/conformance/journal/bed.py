@@ -11,7 +11,7 @@ from orchqueue.adapters.journals.memory import MemoryDisk, MemoryJournal
 from orchqueue.adapters.journals.sqlite import SqliteJournal
 from orchqueue.core.ids import PoolId, ReplicaId, TaskId, Tenant
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.records import Accepted, Booking, Bound, Ended, Forgotten, Spoken
+from orchqueue.core.records import Accepted, Booking, Bound, Ended, Followed, Forgotten, Spoken
 from orchqueue.core.request import TaskSpec
 from orchqueue.ports.journal import Journal
 from tests.waiting import until_async
@@ -30,9 +30,14 @@ def bound(name: str) -> Bound:
     return Bound(TENANT, TaskId(name), ReplicaId("p-0"), 1)
 
 
-def spoken(name: str, at_bytes: int, text: str) -> Spoken:
+def spoken(name: str, at_bytes: int, text: str, tokens_out: int = 1) -> Spoken:
     """Make a piece of a running task's text."""
-    return Spoken(TENANT, TaskId(name), at_bytes, text)
+    return Spoken(TENANT, TaskId(name), at_bytes, text, tokens_out)
+
+
+def followed(name: str) -> Followed:
+    """Make a reader."""
+    return Followed(TENANT, TaskId(name))
 
 
 def ended(name: str, text: str = "an answer") -> Ended:

@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from orchqueue.core.ids import Tenant
-from orchqueue.core.records import Booking
+from orchqueue.core.records import AnyRecord, Booking
 from orchqueue.core.request import Message, PlacementWish, Sampling, TaskSpec
 from orchqueue.ports.errors import JournalError
+from orchqueue.ports.journal import Unfinished
 from tests.conformance.journal.bed import (
     TENANT,
     Bed,
@@ -19,6 +20,7 @@ from tests.conformance.journal.bed import (
     accepted,
     bound,
     ended,
+    followed,
     forgotten,
     spoken,
 )
@@ -128,13 +130,14 @@ async def test_text_of_a_running_task_comes_back_whole(bed: Bed) -> None:
     journal.open(watcher)
     journal.append([accepted("a"), accepted("b"), bound("a"), bound("b"), spoken("a", 0, "né"), spoken("b", 0, "gone")])
     journal.append(
-        [spoken("a", 3, " 🌍"), spoken("a", 3, " 🌍 and"), spoken("a", 12, " on"), spoken("unknown", 0, "x")]
+        [spoken("a", 3, " 🌍"), spoken("a", 3, " 🌍 and"), spoken("a", 12, " on", 4), spoken("unknown", 0, "x")]
     )
     await watcher.reach(journal.append([ended("b"), spoken("b", 4, "late")]))
     journal.close()
     later = bed.journal()
     recovered = later.recover()
-    assert [task.text for task in recovered.unfinished()] == ["né 🌍 and on"]
+    (left,) = recovered.unfinished()
+    assert (left.text, left.tokens_out, left.followed) == ("né 🌍 and on", 4, False)
     assert [end.text for _, end in recovered.finished()] == ["an answer"]
     later.close()
 
@@ -145,11 +148,25 @@ async def test_a_task_of_the_same_name_begins_without_text(bed: Bed) -> None:
     journal, watcher = bed.journal(), Watcher()
     journal.recover()
     journal.open(watcher)
-    journal.append([accepted("a"), bound("a"), spoken("a", 0, "old"), forgotten("a"), accepted("a")])
-    await watcher.reach(journal.append([bound("a")]))
+    old: list[AnyRecord] = [accepted("a"), followed("a"), bound("a"), spoken("a", 0, "old", 3), forgotten("a")]
+    await watcher.reach(journal.append([*old, accepted("a")]))
     journal.close()
     later = bed.journal()
-    assert [task.text for task in later.recover().unfinished()] == [""]
+    assert list(later.recover().unfinished()) == [Unfinished(accepted("a"))]
+    later.close()
+
+
+@pytest.mark.req("ORCH-4113")
+async def test_it_is_known_which_tasks_had_readers(bed: Bed) -> None:
+    """A reader is remembered, whether its task waits or runs."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    journal.append([accepted("a"), accepted("b"), accepted("c"), followed("a"), bound("b"), followed("b")])
+    await watcher.reach(journal.append([followed("b"), followed("unknown")]))
+    journal.close()
+    later = bed.journal()
+    assert [task.followed for task in later.recover().unfinished()] == [True, True, False]
     later.close()
 
 

@@ -186,6 +186,7 @@ async def test_a_journal_of_the_first_schema_is_taken_over_with_its_tasks(tmp_pa
     with sqlite3.connect(path) as connection:
         for table in ("usage", "usage_since", "texts"):
             connection.execute(f"DROP TABLE {table}")
+        connection.execute("ALTER TABLE tasks DROP COLUMN followed")
         connection.execute("UPDATE schema_version SET version = 1")
     connection.close()
     before_ms = int(time.time() * 1000)
@@ -212,6 +213,7 @@ async def test_a_journal_of_the_second_schema_is_taken_over_with_what_ran(tmp_pa
     await _filled(path, "a", "b")
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE texts")
+        connection.execute("ALTER TABLE tasks DROP COLUMN followed")
         connection.execute("UPDATE tasks SET bound = 1 WHERE key = 'acme/a'")
         connection.execute("UPDATE schema_version SET version = 2")
         since = connection.execute("SELECT since_ms FROM usage_since").fetchall()

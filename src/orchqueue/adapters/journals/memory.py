@@ -11,7 +11,7 @@ import msgspec
 
 from orchqueue.adapters.journals.usage_rows import UsageRows
 from orchqueue.core.ids import TaskKey, Tenant, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Forgotten, Spoken
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Followed, Forgotten, Spoken
 from orchqueue.ports.errors import JournalError
 from orchqueue.ports.journal import JournalWatcher, Schedule, Unfinished
 
@@ -22,6 +22,8 @@ class _Row(msgspec.Struct):
     accepted: Accepted
     bound: Bound | None = None
     text: bytearray = msgspec.field(default_factory=bytearray)
+    tokens_out: int = 0
+    followed: bool = False
     ended: Ended | None = None
 
 
@@ -47,6 +49,10 @@ class MemoryDisk:
             case Spoken():
                 if row is not None and row.ended is None:
                     row.text[record.at_bytes :] = record.text.encode()
+                    row.tokens_out = record.tokens_out
+            case Followed():
+                if row is not None:
+                    row.followed = True
             case Ended():
                 if row is not None:
                     row.ended = record
@@ -59,7 +65,7 @@ class MemoryDisk:
     def unfinished(self) -> Iterator[Unfinished]:
         """Yield accepted tasks without an end, in order of acceptance."""
         rows = [row for row in self._rows.values() if row.ended is None]
-        return (Unfinished(row.accepted, row.bound, row.text.decode()) for row in rows)
+        return (Unfinished(row.accepted, row.bound, row.text.decode(), row.tokens_out, row.followed) for row in rows)
 
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:
         """Yield ended tasks that are still kept, oldest first."""

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from orchqueue.core.ids import ReplicaId, TaskKey, Tenant, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Forgotten, Spoken
+from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Followed, Forgotten, Spoken
 from orchqueue.ports.errors import JournalError
 from orchqueue.ports.journal import Unfinished
 
@@ -58,16 +58,19 @@ INSERT INTO usage_since VALUES ((CAST(strftime('%s', 'now') AS INTEGER) + 1) * 1
 """
 # Since version 3. `tasks.bound` holds the latest start; in older rows it is 1 where there was one.
 _TEXTS = """
+ALTER TABLE tasks ADD COLUMN followed INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE texts (
   key TEXT NOT NULL,
   at_bytes INTEGER NOT NULL,
   text BLOB NOT NULL,
+  tokens_out INTEGER NOT NULL,
   PRIMARY KEY (key, at_bytes)
 ) WITHOUT ROWID;
 """
 _ACCEPT = "INSERT OR REPLACE INTO tasks (key, accepted) VALUES (?, ?)"
 _BIND = "UPDATE tasks SET bound = ? WHERE key = ?"
-_SPEAK = "INSERT OR REPLACE INTO texts SELECT ?1, ?2, ?3 FROM tasks WHERE key = ?1 AND ended_number IS NULL"
+_SPEAK = "INSERT OR REPLACE INTO texts SELECT ?1, ?2, ?3, ?4 FROM tasks WHERE key = ?1 AND ended_number IS NULL"
+_FOLLOW = "UPDATE tasks SET followed = 1 WHERE key = ?"
 _SILENCE = "DELETE FROM texts WHERE key = ?"
 _END = (
     "UPDATE tasks SET ended = ?, ended_number = (SELECT coalesce(max(ended_number), 0) + 1 FROM tasks"
@@ -112,7 +115,9 @@ def statements_of(record: AnyRecord) -> Sequence[Statement]:
         case Bound():
             return ((_BIND, (_encode(record), key)),)
         case Spoken():
-            return ((_SPEAK, (key, record.at_bytes, record.text.encode())),)
+            return ((_SPEAK, (key, record.at_bytes, record.text.encode(), record.tokens_out)),)
+        case Followed():
+            return ((_FOLLOW, (key,)),)
         case Ended():
             return ((_END, (_encode(record), key)), (_SILENCE, (key,)))
         case Forgotten():
@@ -180,23 +185,27 @@ class JournalFile:
 
         Errors: JournalError.
         """
-        sql = "SELECT key, accepted, bound FROM tasks WHERE ended_number IS NULL ORDER BY number"
-        for key, accepted, bound in self._rows(sql):
+        sql = "SELECT key, accepted, bound, followed FROM tasks WHERE ended_number IS NULL ORDER BY number"
+        for key, accepted, bound, followed in self._rows(sql):
             task = _decoded(_decode_accepted, self._path, key, accepted)
             if bound == 0:
-                yield Unfinished(task)
+                yield Unfinished(task, followed=bool(followed))
             elif bound == 1:
-                yield Unfinished(task, Bound(task.tenant, task.task_id, ReplicaId("-"), 1))
+                yield Unfinished(task, Bound(task.tenant, task.task_id, ReplicaId("-"), 1), followed=bool(followed))
             else:
-                yield Unfinished(task, _decoded(_decode_bound, self._path, key, bound), self._text(key))
+                start = _decoded(_decode_bound, self._path, key, bound)
+                yield Unfinished(task, start, *self._text(key), bool(followed))
 
-    def _text(self, key: str) -> str:
-        text = bytearray()
-        for at_bytes, piece in self._rows("SELECT at_bytes, text FROM texts WHERE key = ? ORDER BY at_bytes", key):
+    def _text(self, key: str) -> tuple[str, int]:
+        text, tokens_out = bytearray(), 0
+        for at_bytes, piece, tokens in self._rows(
+            "SELECT at_bytes, text, tokens_out FROM texts WHERE key = ? ORDER BY at_bytes", key
+        ):
             if at_bytes > len(text):
                 raise JournalError(_damaged(self._path, f"the text of task {key} has a gap at byte {len(text)}"))
             text[at_bytes:] = piece
-        return text.decode()
+            tokens_out = tokens
+        return text.decode(), tokens_out
 
     def finished(self) -> Iterator[tuple[Accepted, Ended]]:
         """Yield ended tasks, the first ended first.
