@@ -12,7 +12,16 @@ from unittest import mock
 
 import msgspec
 
-from orchqueue.core import attempt_flow, ending, fairness, placement, recovery_flow, submit_flow, task_flow
+from orchqueue.core import (
+    attempt_flow,
+    ending,
+    failover_flow,
+    fairness,
+    placement,
+    recovery_flow,
+    submit_flow,
+    task_flow,
+)
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.lines import Line
@@ -221,7 +230,7 @@ def room_without_bounds() -> Planted:
 @BED.within(60)
 def started_twice() -> Planted:
     """Tell `started` again when a task is tried again."""
-    real = attempt_flow.fail_attempt
+    real = failover_flow.fail_attempt
 
     def fail(state: State, task: Task, replica_id: str, failure: ev.AttemptFailure, detail: str, now_ms: int) -> None:
         task.started_told = False

@@ -10,7 +10,7 @@ from unittest import mock
 
 import msgspec
 
-from orchqueue.core import attempt_flow, recovery_flow, replica_flow, retry, submit_flow, timer_flow
+from orchqueue.core import attempt_flow, failover_flow, recovery_flow, replica_flow, retry, submit_flow, timer_flow
 from orchqueue.core import events as ev
 from orchqueue.core.ending import end
 from orchqueue.core.forecast import Forecast, start_of
@@ -76,13 +76,20 @@ def zombie_slot_reused() -> Planted:
 
 def _verdict(failure: str = "", **changes: int) -> Planted:
     def after_failure(
-        task: Task, happened: ev.AttemptFailure, live: set[ReplicaId], max_attempts: int, poison_kills: int
+        task: Task,
+        happened: ev.AttemptFailure,
+        live: set[ReplicaId],
+        max_attempts: int,
+        poison_kills: int,
+        *,
+        can_continue: bool,
     ) -> Outcome | None:
         seen: ev.AttemptFailure = "overloaded" if happened == failure else happened
         most = changes.get("max_attempts", max_attempts)
-        return retry.after_failure(task, seen, live, most, changes.get("poison_kills", poison_kills))
+        kills = changes.get("poison_kills", poison_kills)
+        return retry.after_failure(task, seen, live, most, kills, can_continue=can_continue)
 
-    return mock.patch.object(attempt_flow, "after_failure", after_failure)
+    return mock.patch.object(failover_flow, "after_failure", after_failure)
 
 
 @LIMITS.within(40)

@@ -1,20 +1,21 @@
 """What happens to an attempt: text arrives, the engine ends or fails, the slot is really free.
 
-Req: ORCH-4173, ORCH-4274
+Req: ORCH-4274
 """
 
 from __future__ import annotations
 
-from orchqueue.core import decisions, labels
-from orchqueue.core.effects import ClearTimer, Count, EmitTokens, LogDecision, Note, Observe, ProbeReplica, SetTimer
-from orchqueue.core.ending import end, task_fields
-from orchqueue.core.events import AttemptClosed, AttemptCompleted, AttemptFailed, AttemptFailure, ChunksArrived
+import msgspec
+
+from orchqueue.core import labels
+from orchqueue.core.effects import ClearTimer, EmitTokens, Observe, SetTimer
+from orchqueue.core.ending import end
+from orchqueue.core.events import AttemptClosed, AttemptCompleted, AttemptFailed, ChunksArrived
+from orchqueue.core.failover_flow import diverge, fail_attempt, rejoin, suspect
 from orchqueue.core.forecast import busy
-from orchqueue.core.ids import ReplicaId
 from orchqueue.core.log_entries import log_replica
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
-from orchqueue.core.retry import after_failure
+from orchqueue.core.running_text import heard
 from orchqueue.core.state import State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState, TaskTrigger
@@ -37,21 +38,27 @@ def on_chunks(state: State, event: ChunksArrived, now_ms: int) -> None:
     if task.state is TaskState.BOUND:
         _first_token(state, task, now_ms)
     task.last_token_at_ms = now_ms
-    task.tokens_out = event.tokens_out
-    for text in event.texts:
-        task.emitted_bytes += len(text) if text.isascii() else len(text.encode())
-    state.effects.append(EmitTokens(attempt.key, event.texts))
+    texts = event.texts
+    if task.replay_bytes is not None:
+        texts = rejoin(state, task, texts, now_ms)
+        if not texts:
+            return
+    task.kills = 0
+    task.tokens_out = task.base_tokens + event.tokens_out
+    heard(state, task, texts, now_ms)
+    state.effects.append(EmitTokens(attempt.key, texts))
 
 
 def _first_token(state: State, task: Task, now_ms: int) -> None:
     task.move(TaskTrigger.FIRST_TOKEN)
-    task.first_token_at_ms = now_ms
     pool = state.pools[task.pool_id]
-    waited = now_ms - task.accepted_at_ms
-    if task.spec.priority == "interactive":
-        pool.interactive_first_tokens_ms.append(waited)
+    if task.first_token_at_ms is None:
+        task.first_token_at_ms = now_ms
+        waited = now_ms - task.accepted_at_ms
+        if task.spec.priority == "interactive":
+            pool.interactive_first_tokens_ms.append(waited)
+        state.emit(Observe("latency_first_token_ms", labels.of_pool(pool, task.spec.priority), waited))
     state.emit(
-        Observe("latency_first_token_ms", labels.of_pool(pool, task.spec.priority), waited),
         ClearTimer(("first_token", task.key)),
         SetTimer(("idle", task.key), now_ms + pool.settings.timeouts.idle_ms),
     )
@@ -70,7 +77,14 @@ def on_completed(state: State, event: AttemptCompleted, now_ms: int) -> None:
     task = state.active.get(attempt.key)
     if task is None or task.attempt_id != event.attempt_id:
         return
+    if task.replay_bytes is not None:
+        diverge(state, task, task.replay_bytes, now_ms)
+        return
     pool = state.pools[task.pool_id]
+    if task.base_tokens:
+        # The engine counted what it went on from as a part of its prompt.
+        tokens_in, tokens_out = event.tokens_in - task.base_tokens, event.tokens_out + task.base_tokens
+        event = msgspec.structs.replace(event, tokens_in=max(0, tokens_in), tokens_out=tokens_out)
     pool.queue.price_prompts(replica.rates.prefill_us, replica.rates.decode_us)
     pool.habits.learn(task.tenant, task.spec.priority, pool.model_ref, event.tokens_out, task.cost_tokens)
     pool.habits.learn_prompt(task.prompt_tokens, task.prompt_basis, event.tokens_in)
@@ -92,10 +106,8 @@ def on_failed(state: State, event: AttemptFailed, now_ms: int) -> None:
     if attempt is None:
         return
     replica = state.replicas[attempt.replica_id]
-    if event.failure == "lost" and replica.state is ReplicaState.READY:
-        replica.move(ReplicaTrigger.SUSPECT)
-        log_replica(state, replica, now_ms)
-        state.emit(ProbeReplica(replica.replica_id))
+    if event.failure == "lost":
+        suspect(state, replica, now_ms)
     if event.failure == "overloaded":
         replica.cooling = True
         log_replica(state, replica, now_ms)
@@ -104,55 +116,6 @@ def on_failed(state: State, event: AttemptFailed, now_ms: int) -> None:
     if task is not None and task.attempt_id == event.attempt_id:
         attempt.aborting = True
         fail_attempt(state, task, replica.replica_id, event.failure, event.detail, now_ms)
-
-
-def fail_attempt(
-    state: State, task: Task, replica_id: ReplicaId, failure: AttemptFailure, detail: str, now_ms: int
-) -> None:
-    """Decide what becomes of a task whose attempt failed. The attempt itself keeps its slot until it is closed.
-
-    Req: ORCH-4271
-    """
-    task.tried = task.tried | {replica_id}
-    if failure == "lost":
-        task.kills += 1
-    pool = state.pools[task.pool_id]
-    live = {
-        r.replica_id
-        for p in (pool, *state.siblings(pool))
-        for r in p.replicas.values()
-        if r.state not in (ReplicaState.BROKEN, ReplicaState.DOWN, ReplicaState.STOPPING)
-    }
-    verdict = after_failure(task, failure, live, pool.settings.max_attempts, state.settings.poison_kills)
-    state.emit(LogDecision(decisions.AttemptFailed(now_ms, task.key, task.attempts, replica_id, failure, verdict)))
-    fields = task_fields(state, task) | {"replica_id": replica_id, "failure": failure, "detail": detail}
-    state.emit(Note("warning", "attempt_failed", fields))
-    if failure == "lost":
-        state.emit(Count("failovers_total", (verdict.value if verdict else "retried",)))
-    if verdict is not None:
-        end(state, task, verdict, now_ms, f"{_story(verdict)} ({detail})")
-        return
-    task.attempt_id = None
-    task.bound_at_ms = None
-    task.move(TaskTrigger.REQUEUE)
-    if task.charged:
-        state.pools[task.charged_pool_id].queue.put_back(task)
-    pool.queue.push(task)
-    state.ledger.wait_again(task.hold)
-    state.emit(*(ClearTimer((kind, task.key)) for kind in ("wall", "idle", "first_token")))
-    state.dirty = True
-
-
-def _story(verdict: Outcome) -> str:
-    match verdict:
-        case Outcome.ENGINE_LOST:
-            return "the engine was lost in the middle of the stream; send the task again"
-        case Outcome.REPLICAS_EXHAUSTED:
-            return "every replica was tried; send the task again later"
-        case Outcome.POISON:
-            return "this task has brought down several replicas and is not tried again"
-        case _:
-            return "the engine refused the task"
 
 
 def on_closed(state: State, event: AttemptClosed, now_ms: int) -> None:

@@ -16,13 +16,12 @@ import msgspec
 from orchqueue.core.events import AttemptFailure, CrashCause
 from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.outcome import Outcome, Refusal
-from orchqueue.core.records import CountBasis
+from orchqueue.core.records import Basis, CountBasis
 from orchqueue.core.request import Determinism, PlacementWish, Priority, Workload
 from orchqueue.core.settings import PoolSettings
 
 EVERYTHING = "*"
 
-Basis = Literal["measured", "selftest", "none"]
 Standing = Literal[
     "chosen",
     "other_model",
@@ -230,6 +229,24 @@ class AttemptFailed(Decision, frozen=True, gc=False, tag="attempt_failed"):
     verdict: Outcome | None = None
 
 
+class CaughtUp(Decision, frozen=True, gc=False, tag="caught_up"):
+    """A replay gave every byte that was sent again; from here on its text is passed on."""
+
+    attempt: int
+    replica_id: ReplicaId
+    at_bytes: int
+
+
+class Diverged(Decision, frozen=True, gc=False, tag="diverged"):
+    """A replay gave something else than what was sent, first at byte `at_bytes` of `sent_bytes`."""
+
+    attempt: int
+    first_replica_id: ReplicaId
+    replica_id: ReplicaId
+    at_bytes: int
+    sent_bytes: int
+
+
 class TimerFired(Decision, frozen=True, gc=False, tag="timer_fired"):
     """A limit on a task's time was reached, and that had consequences."""
 
@@ -299,6 +316,8 @@ TaskDecision: TypeAlias = (
     | PassedOver
     | Bound
     | AttemptFailed
+    | CaughtUp
+    | Diverged
     | TimerFired
     | Ended
 )

@@ -5,11 +5,15 @@ Req: ORCH-3008
 
 from __future__ import annotations
 
+import msgspec
+
 from orchqueue.core import labels, weighing
 from orchqueue.core.admission import determinism_of
 from orchqueue.core.decisions import PassCause, PassedOver
 from orchqueue.core.effects import Count, EmitStarted, LogDecision, Observe, Record, SetTimer, StartAttempt
+from orchqueue.core.events import ReplicaFacts
 from orchqueue.core.forecast import busy
+from orchqueue.core.ids import ReplicaId
 from orchqueue.core.placement import WARM_WAIT_MS, Match, WarmWait, choose
 from orchqueue.core.records import Bound
 from orchqueue.core.state import Attempt, State
@@ -80,7 +84,10 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     task.attempt_id = attempt_id
     task.attempts += 1
     task.bound_at_ms = now_ms
-    state.emit(Record(Bound(task.tenant, task.task_id, replica.replica_id, task.attempts)))
+    facts = replica.facts
+    assert facts is not None, f"{replica.replica_id} is ready without facts"
+    said = _take_up(state, task, replica.replica_id, facts, now_ms)
+    state.emit(Record(_bound_record(task, replica.replica_id, facts, now_ms)))
     if task.first_bound_at_ms is None:
         task.first_bound_at_ms = now_ms
         waited = now_ms - task.accepted_at_ms
@@ -91,7 +98,6 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     state.emit(Count("tasks_started_total", (*labels.of_replica(pool, replica.replica_id), task.spec.priority)))
     if not task.started_told:
         task.started_told = True
-        assert replica.facts is not None, f"{replica.replica_id} is ready without facts"
         state.emit(
             EmitStarted(
                 key=task.key,
@@ -100,8 +106,8 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
                 seed=task.spec.seed or 0,
                 pool_id=pool.pool_id,
                 replica_id=replica.replica_id,
-                engine_version=replica.facts.engine_version,
-                model_digest=replica.facts.model_digest,
+                engine_version=facts.engine_version,
+                model_digest=facts.model_digest,
                 determinism=determinism_of(task.strict),
                 queue_time_ms=now_ms - task.accepted_at_ms,
             )
@@ -109,8 +115,42 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     cache = not task.strict and task.spec.kv_hint == "reuse"
     task.kv_warm = cache and task.session is not None and task.session in replica.resident
     replica.resident = [*replica.resident, task.session if cache else None][-state.slots.total(replica.replica_id) :]
-    state.emit(StartAttempt(attempt_id, task.key, replica.replica_id, pool.engine_spec(task.spec), task.profile, cache))
+    spec = pool.engine_spec(task.spec)
+    if said:
+        spec = msgspec.structs.replace(spec, max_tokens=spec.max_tokens - task.base_tokens)
+    state.emit(StartAttempt(attempt_id, task.key, replica.replica_id, spec, task.profile, cache, said))
     timeouts = pool.settings.timeouts
-    state.emit(SetTimer(("wall", task.key), now_ms + timeouts.wall_ms))
-    if timeouts.first_token_ms is not None:
+    state.emit(SetTimer(("wall", task.key), task.wall_due_ms(timeouts.wall_ms)))
+    if timeouts.first_token_ms is not None and not task.emitted_bytes:
         state.emit(SetTimer(("first_token", task.key), now_ms + timeouts.first_token_ms))
+
+
+def _bound_record(task: Task, replica_id: ReplicaId, facts: ReplicaFacts, now_ms: int) -> Bound:
+    return Bound(
+        task.tenant,
+        task.task_id,
+        replica_id,
+        task.attempts,
+        task.first_bound_at_ms or now_ms,
+        task.pool_id,
+        facts.engine_version,
+        facts.model_digest,
+    )
+
+
+def _take_up(state: State, task: Task, replica_id: ReplicaId, facts: ReplicaFacts, now_ms: int) -> str:
+    """Decide how an attempt begins: with nothing, with a replay of what was sent, or by going on from there.
+
+    Shape: the text that the engine is to go on from.
+    Req: ORCH-4010, ORCH-4178
+    """
+    state.interrupted.pop(task.key, None)
+    task.clock_from_ms = now_ms
+    if not task.emitted_bytes:
+        task.made_by, task.spoke_on = (facts.engine_version, facts.model_digest), replica_id
+        return ""
+    if task.strict:
+        task.replay_bytes, task.clock_from_ms = 0, None
+        return ""
+    task.base_tokens, task.continued = task.tokens_out, True
+    return task.said.decode()

@@ -11,14 +11,11 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from orchqueue.core import decisions
 from orchqueue.core.decisions import AnyDecision
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey, TaskKey, TimerKey
 from orchqueue.core.outcome import Refusal
-from orchqueue.core.records import AnyRecord, Ended
+from orchqueue.core.records import AnyRecord, Basis, Ended
 from orchqueue.core.request import Determinism, TaskSpec
-
-Basis: TypeAlias = decisions.Basis
 
 
 class Effect(msgspec.Struct, frozen=True, gc=False):
@@ -133,7 +130,7 @@ class CountPrompt(Effect, frozen=True):
 
 
 class StartAttempt(Effect, frozen=True):
-    """Run the task on the replica. `cache_prompt`: the engine may reuse KV from earlier turns."""
+    """Run the task on the replica. `cache_prompt`: the engine may reuse KV from earlier turns. `said`: go on from this text."""
 
     attempt_id: AttemptId
     key: TaskKey
@@ -141,6 +138,7 @@ class StartAttempt(Effect, frozen=True):
     spec: TaskSpec
     profile: str
     cache_prompt: bool
+    said: str = ""
 
 
 class AbortAttempt(Effect, frozen=True):

@@ -54,6 +54,7 @@ def end(
     replica_id = attempt.replica_id if attempt else None
     task.attempt_id = None
     task.move(TaskTrigger.END)
+    task.stop_clock(now_ms)
     ended = _describe(state, task, pool, outcome, now_ms, message, completed, replica_id, retry_after_ms)
     task.ended = ended
     state.emit(Record(ended), LogDecision(_decision(task, ended, completed)))
@@ -66,7 +67,9 @@ def end(
     state.usage.end(task)
     quotas.settle(state, task, now_ms)
     del state.active[task.key]
-    state.followed.pop(task.key, None)
+    task.said = bytearray()
+    for index in (state.followed, state.unkept, state.interrupted):
+        index.pop(task.key, None)
     retain(state, task, now_ms)
     state.dirty = True
 
@@ -98,7 +101,7 @@ def _describe(
         keep_until_ms=now_ms + keep_ms,
         tokens_in=completed.tokens_in if completed else task.prompt_tokens,
         tokens_out=completed.tokens_out if completed else task.tokens_out,
-        decode_ms=0 if task.bound_at_ms is None else now_ms - task.bound_at_ms,
+        decode_ms=task.spent_ms,
         started_at_ms=started,
         finish_reason=finish,
         message=message,
@@ -114,6 +117,7 @@ def _describe(
             engine_version=facts.engine_version if facts else pool.engine_version,
             model_digest=facts.model_digest if facts else pool.model_digest,
             attempts=task.attempts,
+            continued=task.continued,
         ),
     )
 
@@ -191,6 +195,7 @@ def task_fields(state: State, task: Task) -> dict[str, str | int | float | bool 
         "predicted_start_ms": task.admission.predicted_start_ms if task.admission else None,
         "queue_time_ms": queue_ms,
         "kv_warmth": task.kv_warm,
+        "kv_migrated": False,
         "tensor_split": ",".join(f"{share:g}" for share in pool.settings.tensor_split) or None,
     }
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from orchqueue.core.effects import Basis
 from orchqueue.core.events import ReplicaFacts
+from orchqueue.core.records import Basis
 
 STEPS_AT_MOST = 32
 RATE_ONE = 1 << 40

@@ -14,7 +14,7 @@ from orchqueue.core.records import Accepted, Booking, Bound, Ended
 from orchqueue.core.request import TaskSpec
 from orchqueue.core.settings import Settings
 
-AttemptFailure = Literal["lost", "rejected", "overloaded", "engine_error"]
+AttemptFailure = Literal["lost", "hung", "rejected", "overloaded", "engine_error"]
 CrashCause = Literal[
     "exit", "signal", "host_oom", "vram_oom", "cuda", "health", "never_ready", "cannot_fit", "checksum", "selftest"
 ]
@@ -111,7 +111,7 @@ class AttemptClosed(Event, frozen=True):
 
 
 class ReplicaFacts(msgspec.Struct, frozen=True):
-    """What a replica told about itself when it became ready.
+    """What a replica told about itself when it became ready. `can_continue`: it goes on from a text that was begun.
 
     Units: rates are microseconds per token, measured by the self-test.
     """
@@ -130,6 +130,7 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
     pid: int | None = None
     known_answer: str = ""
     selftest_note: str = ""
+    can_continue: bool = False
 
 
 class ReplicaReady(Event, frozen=True):

@@ -40,6 +40,7 @@ OUTCOMES: dict[Outcome, str] = {
     Outcome.FIRST_TOKEN_TIMEOUT: "It was ended because its first token did not come in time.",
     Outcome.DEADLINE_PASSED: "It was ended because its deadline passed.",
     Outcome.ENGINE_LOST: "It ended because its engine was lost in the middle of the stream.",
+    Outcome.DIVERGED: "It ended because a second run of it gave another text than the one that was sent.",
     Outcome.POISON: "It ended because it brought down several replicas.",
     Outcome.INTERNAL: "It ended because of a fault in the daemon.",
 }

@@ -11,11 +11,11 @@ from typing import Literal
 
 import msgspec
 
-from orchqueue.core.decisions import Basis, Candidate, Choice, Dropped, ReplicaCandidate, Share, TimerName
+from orchqueue.core.decisions import Candidate, Choice, Dropped, ReplicaCandidate, Share, TimerName
 from orchqueue.core.events import AttemptFailure
 from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.outcome import Outcome, Refusal
-from orchqueue.core.records import Ended
+from orchqueue.core.records import Basis, Ended
 
 WaitsFor = Literal[
     "slot",

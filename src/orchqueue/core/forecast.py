@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 import msgspec
 
-from orchqueue.core.effects import Basis
 from orchqueue.core.estimate import (
     Passers,
     Rates,
@@ -22,9 +21,11 @@ from orchqueue.core.estimate import (
 )
 from orchqueue.core.ids import PoolId
 from orchqueue.core.queue import Ahead
+from orchqueue.core.records import Basis
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.state import Attempt, Pool, Replica, State
 from orchqueue.core.task import Task
+from orchqueue.core.task_states import TaskState
 
 FALLBACK_START_MS = 5_000
 NOW = SlotFrees(0, 0)
@@ -88,8 +89,11 @@ def _remaining_ms(state: State, attempt: Attempt, rates: Rates, now_ms: int) -> 
     task = state.active.get(attempt.key)
     if task is None or task.attempt_id != attempt.attempt_id:
         return 0
-    left = remaining_tokens(task.cost_tokens, task.spread_tokens, task.tokens_out, task.spec.max_tokens)
-    if task.first_token_at_ms is not None:
+    done_tokens = task.tokens_out
+    if task.replay_bytes is not None:
+        done_tokens = task.tokens_out * task.replay_bytes // task.emitted_bytes
+    left = remaining_tokens(task.cost_tokens, task.spread_tokens, done_tokens, task.spec.max_tokens)
+    if task.state is TaskState.STREAMING:
         return service_ms(0, left, rates)
     prefill_ms = service_ms(task.prefill_tokens, 0, rates, 1)
     return service_ms(0, left, rates) + max(0, prefill_ms - (now_ms - attempt.started_at_ms))

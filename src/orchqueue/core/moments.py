@@ -14,6 +14,7 @@ MOMENTS_AT_MOST = 128
 
 FAILED: dict[str, str] = {
     "lost": "the connection to its engine was lost",
+    "hung": "its engine fell silent",
     "rejected": "its engine refused the request",
     "overloaded": "its engine was overloaded",
     "engine_error": "its engine failed",
@@ -88,6 +89,15 @@ def _ran(decision: dc.AnyDecision) -> list[Moment]:
             text = f"Attempt {decision.attempt} failed: {FAILED[decision.failure]}; {then}."
             replica_id, failure = decision.replica_id, decision.failure
             return [Moment(at_ms, "attempt_failed", text, None, replica_id, decision.attempt, failure)]
+        case dc.CaughtUp():
+            text = f"Attempt {decision.attempt} gave the {decision.at_bytes} bytes that were sent again, and went on."
+            return [Moment(at_ms, "caught_up", text, None, decision.replica_id, decision.attempt)]
+        case dc.Diverged():
+            text = (
+                f"Attempt {decision.attempt} differed at byte {decision.at_bytes} of the {decision.sent_bytes} that replica "
+                f"{decision.first_replica_id} had given."
+            )
+            return [Moment(at_ms, "diverged", text, None, decision.replica_id, decision.attempt)]
         case dc.TimerFired():
             text = f"{TIMERS[decision.timer]}: {decision.limit_ms} ms."
             return [Moment(at_ms, "timer_fired", text, detail=decision.timer)]

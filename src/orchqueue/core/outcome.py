@@ -60,6 +60,7 @@ class Outcome(Enum):
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     DEADLINE_PASSED = "deadline_passed"
     ENGINE_LOST = "engine_lost"
+    DIVERGED = "diverged"
     POISON = "poison"
     INTERNAL = "internal"
 
@@ -111,6 +112,7 @@ MEANINGS: dict[Outcome, Meaning] = {
     Outcome.FIRST_TOKEN_TIMEOUT: Meaning("DECODE_TIMEOUT", 500, True, cancel_reason="idle_timeout"),
     Outcome.DEADLINE_PASSED: Meaning("DECODE_TIMEOUT", 500, True, cancel_reason="deadline"),
     Outcome.ENGINE_LOST: Meaning("WORKER_RESET", 500, True),
+    Outcome.DIVERGED: Meaning("WORKER_RESET", 500, True),
     Outcome.POISON: Meaning("WORKER_RESET", 500, False),
     Outcome.INTERNAL: Meaning("INTERNAL", 500, False),
 }

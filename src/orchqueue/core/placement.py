@@ -12,6 +12,7 @@ import msgspec
 
 from orchqueue.core.forecast import remaining_ms
 from orchqueue.core.ids import ReplicaId
+from orchqueue.core.retry import may_go_on
 from orchqueue.core.state import Pool, Replica, State
 from orchqueue.core.task import Task
 
@@ -122,6 +123,8 @@ def _first_eligible(
 
 def _may_run(task: Task, source: Pool, pool: Pool, replica: Replica) -> bool:
     if task.strict and (replica.facts is None or not replica.facts.strict_proven):
+        return False
+    if task.emitted_bytes and (replica.facts is None or not may_go_on(task, replica.facts)):
         return False
     if source is not pool and not task.spec.placement.allows(pool.pool_id):
         return False

@@ -13,13 +13,14 @@ from orchqueue.core.ids import PoolId, ReplicaId, TaskId, Tenant
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.request import FinishReason, TaskSpec
 
+Basis = Literal["measured", "selftest", "none"]
 CountBasis = Literal["bytes_bound", "tokenizer", "estimate"]
 
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True, gc=False):
-    """A task was accepted; from here on it reaches exactly one end.
+    """A task was accepted; from here on it reaches exactly one end. What its client was told is kept, to be told again.
 
-    Units: `accepted_at_ms` unix milliseconds.
+    Units: `accepted_at_ms` unix milliseconds; the predictions from then on.
     """
 
     tenant: Tenant
@@ -34,6 +35,10 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted", omit_defaults=True, 
     correlation_id: str = ""
     model_ref: str = ""
     prompt_basis: CountBasis = "estimate"
+    queue_position: int = 0
+    predicted_start_ms: int = 0
+    predicted_end_ms: int = 0
+    basis: Basis = "none"
 
 
 class Bound(msgspec.Struct, frozen=True, tag="bound", omit_defaults=True, gc=False):
@@ -76,8 +81,10 @@ class Followed(msgspec.Struct, frozen=True, tag="followed", gc=False):
     task_id: TaskId
 
 
-class Receipt(msgspec.Struct, frozen=True, gc=False):
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a client can check an output against, but for its digest, which the stream log adds.
+
+    `continued`: an engine went on from the text of another, so that one run alone need not give the same.
 
     Req: ORCH-4098
     """
@@ -89,6 +96,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     engine_version: str
     model_digest: str
     attempts: int
+    continued: bool = False
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended", omit_defaults=True, gc=False):

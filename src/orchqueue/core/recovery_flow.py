@@ -16,12 +16,14 @@ from orchqueue.core.events import (
     TaskRestored,
     UsageBooked,
 )
-from orchqueue.core.forecast import expect, start_of
-from orchqueue.core.ids import ReplyId
+from orchqueue.core.failover_flow import give_up_interrupted
+from orchqueue.core.forecast import Forecast, expect, start_of
+from orchqueue.core.ids import ReplyId, task_key
 from orchqueue.core.log_entries import log_request
 from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import Accepted
 from orchqueue.core.request import canonical_digest
+from orchqueue.core.retry import is_continuable
 from orchqueue.core.state import State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState, TaskTrigger
@@ -30,12 +32,13 @@ from orchqueue.core.task_states import TaskState, TaskTrigger
 def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     """Take an accepted task over from an earlier life of the daemon, in the order of acceptance.
 
-    1. Waiting ones wait again. strict ones that ran run again: their text will be the same.
-    2. best_effort ones that ran cannot be continued: they end with WORKER_RESET.
+    1. Waiting ones wait again. strict ones that ran are replayed: their text will be the same.
+    2. best_effort ones that ran go on from what was recorded of their text; where that cannot be they end with WORKER_RESET.
 
     Req: ORCH-4011, ORCH-4179, ORCH-4180, ORCH-4181, ORCH-4247
     """
     task = _from_record(state, event.accepted)
+    _take_over(task, event, now_ms)
     task.weight = state.settings.tenant(task.tenant).weight
     # The machine's clock may have been set back since.
     task.accepted_at_ms = min(task.accepted_at_ms, now_ms)
@@ -56,16 +59,50 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
         state.emit(SetTimer(("session", "/".join(task.session)), max(now_ms, session.expires_at_ms)))
     state.emit(OpenStream(task.key, task.correlation_id))
     forecast = start_of(state, pool, task, now_ms)
-    task.admission = _recovered_admission(task, forecast.position, forecast.start_in_ms, forecast.end_in_ms)
+    task.admission = _told_again(event.accepted)
     log_request(state, task.key, task.client_id, task.spec, now_ms)
-    state.emit(LogDecision(_recovered(task, event.bound is not None, now_ms)))
+    state.emit(LogDecision(_recovered(task, event.bound is not None, forecast, now_ms)))
     if homeless:
         end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, "its pool is no longer configured; send it again")
-    elif event.bound is not None and not task.strict:
+    elif task.emitted_bytes and not task.strict and not is_continuable(task):
         end(state, task, Outcome.ENGINE_LOST, now_ms, "the daemon was restarted while it ran; send it again")
-    elif task.spec.deadline_ms is not None:
-        state.emit(SetTimer(("deadline", task.key), max(now_ms, task.accepted_at_ms + task.spec.deadline_ms)))
+    else:
+        _go_on_waiting(state, task, now_ms)
     state.dirty = True
+
+
+def _take_over(task: Task, event: TaskRecovered, now_ms: int) -> None:
+    """Give a task what is recorded of its earlier runs. Attempts of earlier lives are told and not held against it."""
+    task.reader_seen, task.unread_since_ms = event.followed, now_ms
+    bound = event.bound
+    if bound is None:
+        return
+    task.attempts = task.earlier_attempts = bound.attempt
+    task.first_bound_at_ms = bound.bound_at_ms or None
+    if not event.text:
+        return
+    task.said += event.text.encode()
+    task.emitted_bytes = task.kept_bytes = len(task.said)
+    task.tokens_out = event.tokens_out
+    task.started_told = True
+    task.first_token_at_ms = bound.bound_at_ms
+    task.spoke_on = bound.replica_id
+    if bound.engine_version:
+        task.made_by = (bound.engine_version, bound.model_digest)
+
+
+def _go_on_waiting(state: State, task: Task, now_ms: int) -> None:
+    """Set the timers of a task that waits again.
+
+    Req: ORCH-4113
+    """
+    if task.spec.deadline_ms is not None:
+        state.emit(SetTimer(("deadline", task.key), max(now_ms, task.accepted_at_ms + task.spec.deadline_ms)))
+    if task.reader_seen and task.spec.cancels_on_disconnect:
+        state.emit(SetTimer(("disconnect", task.key), now_ms + state.settings.disconnect_grace_ms))
+    if task.emitted_bytes:
+        state.interrupted[task.key] = task
+        give_up_interrupted(state, state.pools[task.pool_id], now_ms)
 
 
 def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
@@ -74,7 +111,7 @@ def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:
     Req: ORCH-4011, ORCH-4182
     """
     task = _from_record(state, event.accepted)
-    task.admission = _recovered_admission(task, 0, 0, 0)
+    task.admission = _told_again(event.accepted)
     task.state, task.ended = TaskState.ENDED, event.ended
     task.tokens_out, task.emitted_bytes = event.ended.tokens_out, len(event.ended.text.encode())
     task.first_bound_at_ms = event.ended.started_at_ms
@@ -115,8 +152,7 @@ def _from_record(state: State, accepted: Accepted) -> Task:
     )
 
 
-def _recovered(task: Task, was_bound: bool, now_ms: int) -> Recovered:
-    assert task.admission is not None, f"{task.key} has no admission"
+def _recovered(task: Task, was_bound: bool, forecast: Forecast, now_ms: int) -> Recovered:
     return Recovered(
         now_ms,
         task.key,
@@ -127,22 +163,26 @@ def _recovered(task: Task, was_bound: bool, now_ms: int) -> Recovered:
         task.profile,
         task.prompt_tokens,
         task.cost_tokens,
-        task.admission.queue_position,
-        task.admission.predicted_start_ms,
+        forecast.position,
+        forecast.start_in_ms,
     )
 
 
-def _recovered_admission(task: Task, position: int, start_in_ms: int, end_in_ms: int) -> Accept:
+def _told_again(accepted: Accepted) -> Accept:
+    """Put together what the client was told when its task was accepted: whoever sends it again is told the same.
+
+    Req: ORCH-4371
+    """
     return Accept(
         reply=ReplyId(0),
-        key=task.key,
-        queue_position=position,
-        predicted_start_ms=start_in_ms,
-        predicted_end_ms=end_in_ms,
-        basis="none",
-        seed=task.spec.seed or 0,
-        determinism=admission.determinism_of(task.strict),
-        pool_id=task.pool_id,
-        prompt_tokens=task.prompt_tokens,
-        prompt_tokens_basis=task.prompt_basis,
+        key=task_key(accepted.tenant, accepted.task_id),
+        queue_position=accepted.queue_position,
+        predicted_start_ms=accepted.predicted_start_ms,
+        predicted_end_ms=accepted.predicted_end_ms,
+        basis=accepted.basis,
+        seed=accepted.spec.seed or 0,
+        determinism=admission.determinism_of(accepted.strict),
+        pool_id=accepted.pool_id,
+        prompt_tokens=accepted.prompt_tokens,
+        prompt_tokens_basis=accepted.prompt_basis,
     )

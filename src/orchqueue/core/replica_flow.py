@@ -8,11 +8,11 @@ from __future__ import annotations
 from zlib import crc32
 
 from orchqueue.core import quotas
-from orchqueue.core.attempt_flow import fail_attempt
 from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, Note, SetTimer, StartReplica
 from orchqueue.core.ending import end
 from orchqueue.core.estimate import smooth
 from orchqueue.core.events import ReplicaHealthy, ReplicaLost, ReplicaReady, ReplicaScraped
+from orchqueue.core.failover_flow import fail_attempt, give_up_interrupted
 from orchqueue.core.log_entries import log_replica
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.pool_flow import go_on_after_stop, replica_of_reload_lost, replica_of_reload_ready
@@ -61,6 +61,7 @@ def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
     state.emit(_note("info", "replica_ready", pool, replica))
     replica_of_reload_ready(state, pool, now_ms)
     _give_up_strict(state, pool, now_ms)
+    give_up_interrupted(state, pool, now_ms)
     state.dirty = True
 
 
@@ -118,6 +119,7 @@ def on_lost(state: State, event: ReplicaLost, now_ms: int) -> None:
         replica_of_reload_lost(state, pool, replica.last_error, now_ms)
     _give_up_waiting(state, pool, now_ms)
     _give_up_strict(state, pool, now_ms)
+    give_up_interrupted(state, pool, now_ms)
     state.dirty = True
 
 

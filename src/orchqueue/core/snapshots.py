@@ -9,9 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from orchqueue.core.effects import Basis
 from orchqueue.core.events import DeviceFigures, ReplicaFacts
-from orchqueue.core.records import Accepted, Ended
+from orchqueue.core.records import Accepted, Basis, Ended
 
 
 class TaskPicture(msgspec.Struct, frozen=True):

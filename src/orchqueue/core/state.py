@@ -198,6 +198,8 @@ class State:
         self.tasks: dict[TaskKey, Task] = {}
         self.active: dict[TaskKey, Task] = {}
         self.followed: dict[TaskKey, Task] = {}
+        self.unkept: dict[TaskKey, Task] = {}
+        self.interrupted: dict[TaskKey, Task] = {}
         self.retained: OrderedDict[TaskKey, int] = OrderedDict()
         self.retained_bytes = 0
         self.attempts: dict[AttemptId, Attempt] = {}

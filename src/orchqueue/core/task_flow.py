@@ -7,6 +7,7 @@ from orchqueue.core.effects import (
     ClearTimer,
     Done,
     EvictKv,
+    Record,
     Refuse,
     SetTimer,
 )
@@ -21,6 +22,7 @@ from orchqueue.core.events import (
 from orchqueue.core.ids import SessionKey, task_id_of
 from orchqueue.core.log_entries import log_refused
 from orchqueue.core.outcome import Fault, Outcome, Refusal
+from orchqueue.core.records import Followed
 from orchqueue.core.state import State
 from orchqueue.core.task_states import TaskState
 
@@ -53,9 +55,14 @@ def on_cancel(state: State, event: CancelRequested, now_ms: int) -> None:
 
 
 def on_reader_attached(state: State, event: ReaderAttached) -> None:
-    """Note that somebody reads."""
+    """Note that somebody reads; a restart must know of it where readers that leave end the task.
+
+    Req: ORCH-4113
+    """
     task = state.active.get(event.key)
     if task is not None:
+        if not task.reader_seen and task.spec.cancels_on_disconnect:
+            state.emit(Record(Followed(task.tenant, task.task_id)))
         task.readers, task.reader_seen = event.readers, True
         state.followed[task.key] = task
         state.emit(ClearTimer(("disconnect", task.key)))

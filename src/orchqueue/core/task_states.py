@@ -45,6 +45,7 @@ TASK_TABLE: dict[tuple[TaskState, TaskTrigger], TaskState] = {
     (_S.BOUND, _T.FIRST_TOKEN): _S.STREAMING,
     (_S.BOUND, _T.REQUEUE): _S.WAITING,
     (_S.BOUND, _T.END): _S.ENDED,
+    (_S.STREAMING, _T.REQUEUE): _S.WAITING,
     (_S.STREAMING, _T.END): _S.ENDED,
 }
 

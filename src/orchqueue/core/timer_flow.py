@@ -9,14 +9,16 @@ from orchqueue.core import decisions
 from orchqueue.core.decisions import TimerName
 from orchqueue.core.effects import LogDecision, Note, SetTimer
 from orchqueue.core.ending import end, forget
-from orchqueue.core.events import TimerFired
-from orchqueue.core.ids import PoolId, ReplicaId, TaskKey, Tenant
+from orchqueue.core.events import ReplicaLost, TimerFired
+from orchqueue.core.failover_flow import LETS_GO_MS, on_silence
+from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, TaskKey, Tenant
 from orchqueue.core.log_entries import log_replica
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.placement import WARM_WAIT_MS
 from orchqueue.core.pool_flow import on_drain_due
-from orchqueue.core.replica_flow import start_replica
+from orchqueue.core.replica_flow import RUNNING, on_lost, start_replica
 from orchqueue.core.replica_states import ReplicaState
+from orchqueue.core.running_text import on_beat
 from orchqueue.core.state import State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState
@@ -34,6 +36,10 @@ def on_timer(state: State, event: TimerFired, now_ms: int) -> None:
         case "retention":
             if TaskKey(name) in state.retained:
                 forget(state, TaskKey(name))
+        case "text":
+            on_beat(state, now_ms)
+        case "hung":
+            _never_let_go(state, AttemptId(int(name)), now_ms)
         case "drain":
             on_drain_due(state, PoolId(name), now_ms)
         case _:
@@ -54,6 +60,17 @@ def _replica_timer(state: State, kind: str, replica_id: ReplicaId, now_ms: int) 
         state.dirty = True
 
 
+def _never_let_go(state: State, attempt_id: AttemptId, now_ms: int) -> None:
+    """Have a replica started anew that still works on what it was told to drop after a silence.
+
+    Req: ORCH-4370
+    """
+    attempt = state.attempts.get(attempt_id)
+    if attempt is not None and state.replicas[attempt.replica_id].state in RUNNING:
+        text = f"it did not let go of a silent task within {LETS_GO_MS} ms"
+        on_lost(state, ReplicaLost(attempt.replica_id, "health", text), now_ms)
+
+
 def _task_timer(state: State, kind: str, task: Task, now_ms: int) -> None:
     timeouts = state.pools[task.pool_id].settings.timeouts
     match kind:
@@ -62,7 +79,7 @@ def _task_timer(state: State, kind: str, task: Task, now_ms: int) -> None:
             text = f"deadline_ms {task.spec.deadline_ms} has passed; allow more time or ask for fewer tokens"
             end(state, task, Outcome.DEADLINE_PASSED, now_ms, text)
         case "wall" if task.bound_at_ms is not None:
-            if _too_early(state, kind, task, task.bound_at_ms + timeouts.wall_ms, now_ms):
+            if _too_early(state, kind, task, task.wall_due_ms(timeouts.wall_ms), now_ms):
                 return
             _fired(state, "wall", task, timeouts.wall_ms, now_ms)
             text = f"decoding took longer than wall_ms {timeouts.wall_ms}; ask for fewer tokens"
@@ -73,12 +90,11 @@ def _task_timer(state: State, kind: str, task: Task, now_ms: int) -> None:
             _fired(state, "first_token", task, timeouts.first_token_ms, now_ms)
             text = f"no token came within first_token_ms {timeouts.first_token_ms}; send the task again"
             end(state, task, Outcome.FIRST_TOKEN_TIMEOUT, now_ms, text)
-        case "idle" if task.last_token_at_ms is not None:
+        case "idle" if task.state is TaskState.STREAMING and task.last_token_at_ms is not None:
             if _too_early(state, kind, task, task.last_token_at_ms + timeouts.idle_ms, now_ms):
                 return
             _fired(state, "idle", task, timeouts.idle_ms, now_ms)
-            text = f"no token came for idle_ms {timeouts.idle_ms}; send the task again"
-            end(state, task, Outcome.IDLE_TIMEOUT, now_ms, text)
+            on_silence(state, task, timeouts.idle_ms, now_ms)
         case "disconnect" if task.readers == 0:
             if _too_early(state, kind, task, task.unread_since_ms + state.settings.disconnect_grace_ms, now_ms):
                 return

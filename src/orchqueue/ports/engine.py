@@ -86,8 +86,13 @@ class Replica(Protocol):
         """Read the engine's own metrics."""
         ...
 
-    def start(self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink) -> AttemptHandle:
-        """Begin an attempt; never raises for what the network does: that goes to the sink."""
+    def start(
+        self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink, said: str = ""
+    ) -> AttemptHandle:
+        """Begin an attempt; never raises for what the network does: that goes to the sink.
+
+        `said`: go on from this text; asked only of a replica whose facts say that it can.
+        """
         ...
 
     async def evict_session(self, session: str) -> None:

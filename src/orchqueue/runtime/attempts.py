@@ -94,7 +94,9 @@ class Attempts:
             reporter.failed("lost", f"{effect.replica_id} is gone")
             reporter.closed()
             return
-        self._handles[effect.attempt_id] = engine.start(effect.spec, effect.profile, effect.cache_prompt, reporter)
+        self._handles[effect.attempt_id] = engine.start(
+            effect.spec, effect.profile, effect.cache_prompt, reporter, effect.said
+        )
         if not reporter.open:
             self._drop(effect.attempt_id)
 

@@ -8,8 +8,9 @@ from typing import Protocol
 
 import msgspec
 
-from orchqueue.core.events import AnyEvent, ShutdownBegan, TaskRecovered, TaskRestored, Ticked, UsageBooked
+from orchqueue.core.events import AnyEvent, ShutdownBegan, TaskRecovered, TaskRestored, Ticked, TimerFired, UsageBooked
 from orchqueue.core.orchestrator import Orchestrator
+from orchqueue.core.running_text import TEXT_TIMER
 from orchqueue.core.settings import Settings
 from orchqueue.core.task_states import TaskState
 from orchqueue.ports.clock import Clock
@@ -98,6 +99,8 @@ class Runtime:
             self.streams.restore(accepted, ended)
             self.loop.deliver(TaskRestored(accepted, ended))
         for task in unfinished:
+            if task.text and task.bound is not None:
+                self.streams.resume(task.accepted, task.bound, task.text)
             self.loop.deliver(TaskRecovered(task.accepted, task.bound, task.text, task.tokens_out, task.followed))
         counts: dict[str, LogValue] = {"waiting_tasks": len(unfinished), "ended_tasks": len(finished)}
         self._resources.telemetry.log("info", "journal_recovered", counts)
@@ -131,10 +134,12 @@ class Runtime:
     async def stop(self) -> None:
         """End everything: readers are let go, replicas stopped, the journal closed with all that was decided.
 
-        The loop is closed first, so that stopping an engine does not end its tasks: they stay accepted in the journal.
+        What running tasks have said is recorded, for the next start. The loop is closed before engines are stopped, so that it
+        does not end their tasks: they stay accepted in the journal.
 
         Req: ORCH-4208
         """
+        self.loop.deliver(TimerFired(TEXT_TIMER))
         self.loop.close()
         if self._ticker is not None:
             self._ticker.cancel()

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from orchqueue.core.effects import EmitMetrics, EmitStarted
 from orchqueue.core.outcome import CANCELED, MEANINGS, ErrorCode, Outcome
@@ -59,7 +60,8 @@ def parse_position(event_id: str) -> Position | None:
 class ReceiptView(msgspec.Struct, frozen=True):
     """A receipt as clients see it.
 
-    Shape: `digest` is the sha256 hex of the output's UTF-8 bytes. `durable` is false only while the journal stalls.
+    Shape: `digest` is the sha256 hex of the output's UTF-8 bytes. `durable` is false only while the journal stalls;
+    `continued` where an engine went on from the text of another.
     """
 
     digest: str
@@ -71,6 +73,7 @@ class ReceiptView(msgspec.Struct, frozen=True):
     model_digest: str
     attempts: int
     durable: bool = True
+    continued: bool | UnsetType = UNSET
 
 
 class StartedData(msgspec.Struct, frozen=True):
@@ -180,6 +183,7 @@ def receipt_view(receipt: Receipt, text: bytes | bytearray, *, durable: bool) ->
         model_digest=receipt.model_digest,
         attempts=receipt.attempts,
         durable=durable,
+        continued=receipt.continued or UNSET,
     )
 
 

@@ -12,7 +12,7 @@ from enum import Enum
 
 from orchqueue.core.effects import EmitMetrics, EmitStarted
 from orchqueue.core.ids import ReplicaId, TaskKey, task_id_of, task_key
-from orchqueue.core.records import Accepted, Ended
+from orchqueue.core.records import Accepted, Bound, Ended
 from orchqueue.runtime.stream_frames import (
     Position,
     ReceiptView,
@@ -127,6 +127,16 @@ class Streams:
             self.tokens(key, (ended.text,))
         self.finish(key, ended)
 
+    def resume(self, accepted: Accepted, bound: Bound, text: str) -> None:
+        """Rebuild the log of a task that was running in an earlier life, as far as its text was recorded.
+
+        Req: ORCH-4183
+        """
+        key = task_key(accepted.tenant, accepted.task_id)
+        self.open(key, accepted.correlation_id)
+        self.started(_resumed_started(key, accepted, bound))
+        self.tokens(key, (text,))
+
     def text(self, key: TaskKey) -> str:
         """Give the text so far; empty for an unknown task."""
         log = self._logs.get(key)
@@ -215,15 +225,29 @@ class Streams:
             self.detached(log.key, len(log.readers))
 
 
+def _resumed_started(key: TaskKey, accepted: Accepted, bound: Bound) -> EmitStarted:
+    return EmitStarted(
+        key=key,
+        queue_position=accepted.queue_position,
+        predicted_start_ms=accepted.predicted_start_ms,
+        seed=accepted.spec.seed or 0,
+        pool_id=bound.pool_id or accepted.pool_id,
+        replica_id=bound.replica_id,
+        engine_version=bound.engine_version,
+        model_digest=bound.model_digest,
+        determinism="strict" if accepted.strict else "best_effort",
+        queue_time_ms=max(0, bound.bound_at_ms - accepted.accepted_at_ms),
+    )
+
+
 def _restored_started(
     key: TaskKey, accepted: Accepted, ended: Ended, started_at_ms: int, replica_id: ReplicaId
 ) -> EmitStarted:
-    """Tell the start of an earlier life again; what was predicted then is not kept, so it reads 0."""
     receipt = ended.receipt
     return EmitStarted(
         key=key,
-        queue_position=0,
-        predicted_start_ms=0,
+        queue_position=accepted.queue_position,
+        predicted_start_ms=accepted.predicted_start_ms,
         seed=accepted.spec.seed or 0,
         pool_id=ended.pool_id or accepted.pool_id,
         replica_id=replica_id,

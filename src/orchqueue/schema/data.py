@@ -114,8 +114,10 @@ class Attempt(Wire, frozen=True, kw_only=True, omit_defaults=True):
     ) = UNSET
     failure: (
         Annotated[
-            Literal["lost", "rejected", "overloaded", "engine_error"],
-            Meta(description="How it failed: the engine was lost, refused the request, had no room, or failed."),
+            Literal["lost", "hung", "rejected", "overloaded", "engine_error"],
+            Meta(
+                description="How it failed: the engine was lost, fell silent, refused the request, had no room, or failed."
+            ),
         ]
         | UnsetType
     ) = UNSET
@@ -611,7 +613,7 @@ class Moment(Wire, frozen=True, kw_only=True, omit_defaults=True):
     kind: Annotated[
         str,
         Meta(
-            description="What was decided: submitted, count_asked, admitted, refused, recovered, dropped, moved, passed_over, bound, attempt_failed, timer_fired, ended; later versions may know more.",
+            description="What was decided: submitted, count_asked, admitted, refused, recovered, dropped, moved, passed_over, bound, attempt_failed, caught_up, diverged, timer_fired, ended; later versions may know more.",
             pattern="^[a-z_]{1,64}$",
         ),
     ]
@@ -737,6 +739,15 @@ class Receipt(Wire, frozen=True, kw_only=True, omit_defaults=True):
         bool,
         Meta(description="false only when the journal had stalled and this end is not on disk yet."),
     ]
+    continued: (
+        Annotated[
+            bool,
+            Meta(
+                description="true when an engine went on from the text of another that was lost, so that one run alone need not give the same; never for strict."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class ReplicaCandidate(Wire, frozen=True, kw_only=True, omit_defaults=True):

@@ -215,7 +215,7 @@ def test_loads_are_those_of_the_moment_of_the_choice() -> None:
 )
 def test_the_limit_that_ended_a_task_is_named(timer: str, limit_ms: int) -> None:
     """All limits are listed with their values, one of them fired, and the words say so."""
-    core = Driver(pool_settings(timeouts=Timeouts(9_000, 800, 700)))
+    core = Driver(pool_settings(timeouts=Timeouts(9_000, 800, 700), max_attempts=1))
     core.submit("t", deadline_ms=50_000)
     begun_ms = core.now_ms
     due = {one.name: one.due_at_ms for one in told(core, "t").timers}

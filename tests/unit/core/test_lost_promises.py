@@ -1,5 +1,6 @@
 """What was accepted in other circumstances still reaches its end."""
 
+import msgspec
 import pytest
 
 from orchqueue.core import effects as fx
@@ -112,9 +113,9 @@ def test_replica_that_is_suspected_as_its_stable_time_ends_has_been_stable() -> 
 
 @pytest.mark.req("ORCH-4181")
 def test_a_best_effort_task_that_ran_when_the_daemon_died_is_told() -> None:
-    """It ends with WORKER_RESET and may be sent again; a strict one and one that waited go on."""
+    """It ends with WORKER_RESET and may be sent again where it has text that cannot be continued; others go on."""
     core = Driver(pool_settings(replicas=3, strict=False))
-    core.handle(recovered("ran", strict=False, was_bound=True))
+    core.handle(msgspec.structs.replace(recovered("ran", strict=False, was_bound=True), text="so", tokens_out=1))
     core.handle(recovered("waited", strict=False))
     (finish,) = core.wanted(fx.Finish)
     assert (finish.key, finish.ended.outcome) == (key("ran"), Outcome.ENGINE_LOST)

@@ -93,7 +93,9 @@ class ManualEngine:
         self.attempts: list[ManualAttempt] = []
         self.refuses: tuple[AttemptFailure, str] | None = None
 
-    def start(self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink) -> ManualAttempt:
+    def start(
+        self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink, said: str = ""
+    ) -> ManualAttempt:
         attempt = ManualAttempt(spec, sink)
         self.attempts.append(attempt)
         if self.refuses:

@@ -7,7 +7,7 @@ import pytest
 from orchqueue.core.effects import Accept
 from orchqueue.core.ids import PoolId, TaskId, task_key
 from orchqueue.core.outcome import Outcome, Refusal
-from orchqueue.core.records import Accepted, Bound, Ended, Forgotten
+from orchqueue.core.records import Accepted, Bound, Ended, Forgotten, Spoken
 from orchqueue.ports.journal import Unfinished
 from tests.unit.runtime.rig import TENANT, Rig, completion, spec
 
@@ -220,8 +220,11 @@ async def test_shutdown_keeps_running_tasks_in_the_journal(rig: Rig) -> None:
     assert rig.runtime.running() == 1
     refused = submit(rig, "t2")
     await turns()
+    rig.journal.commit()
+    await turns()
     assert isinstance(refused.result(), Refusal)
     await rig.runtime.stop()
+    assert [(r.at_bytes, r.text) for r in rig.journal.records if isinstance(r, Spoken)] == [(0, "a")]
     sink.failed("lost", "gone")
     sink.closed()
     assert not any(isinstance(r, Ended) for r in rig.journal.records)

@@ -96,6 +96,8 @@ def test_the_index_agrees_with_a_plain_list() -> None:
             (dc.ReplicaCandidate(ReplicaId("r"), "chosen", True, 0, 1, score=0),), (dc.Share("batch", 1, 1, 8),),
         ),
         dc.AttemptFailed(1, "t/a", 1, ReplicaId("r"), "lost", Outcome.POISON),
+        dc.CaughtUp(1, "t/a", 2, ReplicaId("r"), 70),
+        dc.Diverged(1, "t/a", 2, ReplicaId("r"), ReplicaId("s"), 7, 70),
         dc.TimerFired(1, "t/a", "wall", 9),
         dc.Ended(1, "t/a", Outcome.COMPLETED, PoolId("p"), None, 1, 3, 4, 5),
         dc.PoolConfigured(1, "p", PoolSettings(PoolId("p"), "llamacpp", "m", (), 256)),
@@ -119,7 +121,7 @@ def test_every_kind_survives_being_written_and_read(decision: dc.AnyDecision) ->
 def test_kinds_are_told_apart_without_exception() -> None:
     """The list above is whole: no kind of decision is left out of it."""
     kinds = {one.__struct_config__.tag for one in dc.AnyDecision.__args__}
-    assert len(kinds) == 16
+    assert len(kinds) == 18
 
 
 @pytest.mark.req("ORCH-4087", "ORCH-4323")

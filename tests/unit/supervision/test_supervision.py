@@ -69,7 +69,9 @@ class Engine:
         """Give a figure."""
         return Scrape(kv_usage_ratio=0.5)
 
-    def start(self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink) -> AttemptHandle:
+    def start(
+        self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink, said: str = ""
+    ) -> AttemptHandle:
         """Start nothing."""
         raise NotImplementedError
 

@@ -139,12 +139,17 @@ class LlamacppReplica:
             return Scrape(devices=devices)
         return Scrape(min(1.0, sum(slot.n_prompt_tokens for slot in slots) / room), devices)
 
-    def start(self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink) -> LlamacppAttempt:
-        """Begin an attempt; see `LlamacppAttempt`."""
+    def start(
+        self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink, said: str = ""
+    ) -> LlamacppAttempt:
+        """Begin an attempt; see `LlamacppAttempt`. To go on from a text is to have it at the end of the prompt.
+
+        Req: ORCH-4178
+        """
         marker = next(_markers) % _MARKER_MAX + 1
 
         async def prepare() -> Prepared:
-            return await self._body(spec, profile, cache_prompt, marker)
+            return await self._body(spec, profile, cache_prompt, marker, said)
 
         async def settle(answered: bool) -> None:
             await self._until_idle(marker, answered)
@@ -163,7 +168,7 @@ class LlamacppReplica:
         for attempt in tuple(self._attempts):
             attempt.drop()
 
-    async def _body(self, spec: TaskSpec, profile: str, cache_prompt: bool, marker: int) -> Prepared:
+    async def _body(self, spec: TaskSpec, profile: str, cache_prompt: bool, marker: int, said: str) -> Prepared:
         params: dict[str, JsonValue] = sampler_params(spec, profile)
         guard = guard_of(spec.sampling)
         if spec.messages is not None:
@@ -173,7 +178,7 @@ class LlamacppReplica:
         else:
             raise UnservableError("llama.cpp serves completions of a prompt or messages only")
         params |= {
-            "prompt": prompt,
+            "prompt": prompt + said,
             "stream": True,
             "cache_prompt": cache_prompt,
             "return_tokens": False,

@@ -155,6 +155,7 @@ async def run_self_test(replica: Testable) -> ReplicaFacts:
         url=replica.endpoint.url,
         pid=description.pid,
         selftest_note=note,
+        can_continue=True,
         known_answer=sha256(min(answers).encode()).hexdigest() if candidate and not note else "",
     )
 
