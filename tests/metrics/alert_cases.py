@@ -46,6 +46,7 @@ INSTANCE = {"instance": "a:1"}
 REJECTED, ENQUEUED = f'tasks_rejected_total{{{BY},reason="%s"}}', f"tasks_enqueued_total{{{POOL}}}"
 DEPTH, CAPACITY = f'queue_depth{{{POOL},priority="batch"}}', f'queue_capacity{{{POOL},priority="batch"}}'
 READY, BROKEN = f'replicas{{{POOL},state="ready"}}', f'replicas{{{POOL},state="broken"}}'
+DIVERGED = f'replays_total{{{POOL},outcome="diverged"}}'
 REPLICA = f'{POOL},replica_id="p-0"'
 
 CASES = (
@@ -58,6 +59,8 @@ CASES = (
     Case("OrchQueueNoReadyReplica", {READY: "1x9", READY.replace("ready", "broken"): "0x9"}, 5),
     Case("OrchQueueBreakerOpen", {BROKEN: "0 2x9"}, 5, (Firing(POOL_LABELS, "2"),)),
     Case("OrchQueueBreakerOpen", {BROKEN: "0x9", READY: "3x9"}, 5),
+    Case("OrchQueueReplayDiverged", {DIVERGED: "0x9 1x9"}, 12, (Firing(POOL_LABELS),)),
+    Case("OrchQueueReplayDiverged", {DIVERGED.replace("diverged", "caught_up"): "0+5x20", DIVERGED: "2x20"}, 16),
     Case(
         "OrchQueueRestartsOften",
         {f"replica_restarts_total{{{REPLICA}}}": "1+1x20"},

@@ -41,6 +41,7 @@ class History:
         self.sent: dict[str, Sent] = {}
         self.ended: dict[str, dict[str, Any]] = {}
         self.attempts: dict[str, list[dict[str, Any]]] = {}
+        self.told: dict[str, list[dict[str, Any]]] = {}
         self.refused: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
@@ -111,6 +112,7 @@ class History:
             explained = self.client.get(f"{self.url}/v1/tasks/{task_id}/explain", timeout=30).raise_for_status().json()
             assert len(explained["attempts"]) == explained["attempts_total"]
             self.attempts[task_id] = explained["attempts"]
+            self.told[task_id] = explained["timeline"]
 
     def counters(self) -> Series:
         """Derive every counter, and how often every histogram must have been observed, from the log."""
@@ -119,13 +121,13 @@ class History:
             for name in (
                 "tasks_enqueued_total", "tasks_started_total", "tasks_canceled_total", "tasks_failed_total",
                 "tasks_rejected_total", "admission_backpressure_events_total", "tokens_in_total", "tokens_out_total",
-                "latency_first_token_ms", "latency_decode_ms", "predicted_start_error_ms", "failovers_total",
+                "latency_first_token_ms", "latency_decode_ms", "predicted_start_error_ms", "failovers_total", "replays_total",
             )
         }  # fmt: skip
         for said in self.refused:
             self._count_refusal(found, said)
         for task_id, sent in self.sent.items():
-            self._count_task(found, sent, self.ended[task_id], self.attempts[task_id])
+            self._count_task(found, task_id, sent)
         return found
 
     @staticmethod
@@ -134,7 +136,8 @@ class History:
         if said.get("policy_label") in POLICIES:
             found["admission_backpressure_events_total"][ENGINE, said["policy_label"]] += 1
 
-    def _count_task(self, found: Series, sent: Sent, end: dict[str, Any], attempts: list[dict[str, Any]]) -> None:
+    def _count_task(self, found: Series, task_id: str, sent: Sent) -> None:
+        end, attempts = self.ended[task_id], self.attempts[task_id]
         pool = (ENGINE, self.version_of[sent.pool], sent.pool)
         ran_on = (*pool, end.get("replica_id", "-"))
         found["tasks_enqueued_total"][*pool, "-", sent.priority] += 1
@@ -157,8 +160,11 @@ class History:
             found["tokens_in_total"][ran_on] += end["tokens_in"]
             found["latency_decode_ms"][*pool, sent.priority] += 1
         for attempt in attempts:
-            if attempt.get("failure") == "lost":
+            if attempt.get("failure") in ("lost", "hung"):
                 found["failovers_total"][self._became(attempt, attempts, end),] += 1
+        for moment in self.told[task_id]:
+            if moment["kind"] in ("caught_up", "diverged"):
+                found["replays_total"][ENGINE, sent.pool, moment["kind"]] += 1
 
     @staticmethod
     def _became(attempt: dict[str, Any], attempts: list[dict[str, Any]], end: dict[str, Any]) -> str:
@@ -167,4 +173,6 @@ class History:
             return "retried"
         if end["error"]["code"] == "REPLICA_EXHAUSTED":
             return "replicas_exhausted"
+        if end["error"]["code"] == "DECODE_TIMEOUT":
+            return "idle_timeout"
         return "engine_lost" if end["error"]["retriable"] else "poison"

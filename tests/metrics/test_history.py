@@ -57,6 +57,7 @@ def test_the_scrape_keeps_the_contract(told: Told) -> None:
     "ORCH-4271",
     "ORCH-4274",
     "ORCH-4276",
+    "ORCH-4366",
     "ORCH-4285",
 )
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_the_scrape_keeps_the_contract(told: Told) -> None:
     [
         "tasks_enqueued_total", "tasks_started_total", "tasks_canceled_total", "tasks_failed_total",
         "tasks_rejected_total", "admission_backpressure_events_total", "tokens_in_total", "tokens_out_total",
-        "latency_first_token_ms", "latency_decode_ms", "predicted_start_error_ms", "failovers_total",
+        "latency_first_token_ms", "latency_decode_ms", "predicted_start_error_ms", "failovers_total", "replays_total",
     ],
 )  # fmt: skip
 def test_every_count_is_what_happened(told: Told, name: str) -> None:

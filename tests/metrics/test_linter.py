@@ -162,8 +162,8 @@ def test_a_series_that_was_never_reported_is_found(metric: Any) -> None:
 @pytest.mark.req("ORCH-4046")
 def test_a_value_that_was_never_reported_is_found_in_all_scrapes_together() -> None:
     """A reason that no scrape holds is named; in one of two scrapes it is enough."""
-    text = everything(CONTRACT, label_without="idle_timeout")
-    assert list(lint_complete([text], CONTRACT)) == ["tasks_canceled_total: reason 'idle_timeout' was never reported"]
+    text = everything(CONTRACT, label_without="wall_timeout")
+    assert list(lint_complete([text], CONTRACT)) == ["tasks_canceled_total: reason 'wall_timeout' was never reported"]
     assert list(lint_complete([text, everything(CONTRACT)], CONTRACT)) == []
     odd = everything(CONTRACT).replace('reason="client"', 'reason="shutdown"')
     assert list(lint_complete([odd, everything(CONTRACT)], CONTRACT)) == [

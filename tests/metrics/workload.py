@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.daemon import Daemon
 from tests.metrics.history import History
@@ -25,13 +25,14 @@ SIMULATED: dict[str, str] = {
     "steady": "admission: {priorities: [{name: batch, rate_limit_rps: 0.001}]}",
     "reader": "timeouts: {idle_ms: 600000}",
     "walled": "timeouts: {wall_ms: 1500, idle_ms: 600000}",
-    "idle": "timeouts: {idle_ms: 400}",
+    "idle": "timeouts: {idle_ms: 400}\n    retry: {max_attempts: 1}",
     "first": "timeouts: {first_token_ms: 500, idle_ms: 600000}",
     "drained": "timeouts: {idle_ms: 600000}",
     "narrow": "queue: {capacity: 1}\n    timeouts: {idle_ms: 600000}",
     "lru": "queue: {capacity: 1, full_policy: drop-lru}\n    timeouts: {idle_ms: 600000}",
     "shed": "queue: {capacity: 1, full_policy: shed-low-priority}\n    timeouts: {idle_ms: 600000}",
     "fragile": "retry: {max_attempts: 4}",
+    "replayed": "timeouts: {idle_ms: 600000}",
     "brittle": "retry: {max_attempts: 1}",
     "gpu": "devices: ['cuda:0']",
 }
@@ -66,7 +67,7 @@ class Script:
             self.history.until_replica(name, "backoff")
         parts: tuple[Callable[[], None], ...] = (
             self.disconnect_and_deadline, self.complete_and_refuse, self.timeouts, self.drain, self.reject, self.drop_lru,
-            self.shed, self.lose_attempts, self.exhaust, self.lose_engine, self.run_real,
+            self.shed, self.lose_attempts, self.replay, self.exhaust, self.lose_engine, self.run_real,
         )  # fmt: skip
         with ThreadPoolExecutor(len(parts)) as threads:
             for done in [threads.submit(part) for part in parts]:
@@ -194,6 +195,18 @@ class Script:
         history.until_replica("fragile", "ready")
         assert history.until_ended(history.post("fragile", sampling={"grammar": "nonsense"})) == "failed"
 
+    def replay(self) -> None:
+        """A text that breaks off is computed again and goes on; an engine that then says something else ends its task."""
+        history, engine = self.history, NUMBER["replayed"]
+        self.park.set_faults(engine, eof_after=20, times=1)
+        whole: dict[str, Any] = {"max_tokens": 40, "sampling": {"ignore_eos": True}}
+        assert history.until_ended(history.post("replayed", **whole)) == "succeeded"
+        history.until_replica("replayed", "ready")
+        self.park.set_faults(engine, not_deterministic=True, eof_after=20, times=2)
+        task_id = history.post("replayed", **whole)
+        assert history.until_ended(task_id) == "failed"
+        assert "differed at byte" in history.task(task_id)["error"]["message"]
+
     def exhaust(self) -> None:
         """A task that may be tried once is given up after a loss, and after an error of the engine."""
         history, engine = self.history, NUMBER["brittle"]
@@ -204,10 +217,13 @@ class Script:
         assert history.until_ended(history.post("brittle")) == "failed"
 
     def lose_engine(self) -> None:
-        """An engine dies in the middle of a text; then its pool has nobody left."""
+        """An engine dies in the middle of a text that nobody can go on with; then its pool has nobody left."""
         history = self.history
         self.doomed.set_faults(**SILENT)
-        task_id = history.post("doomed", cancel="", **ENDLESS)
+        grammar = f'root ::= "{"so " * 100}"'
+        task_id = history.post(
+            "doomed", cancel="", determinism="best_effort", sampling={"grammar": grammar}, max_tokens=400
+        )
         history.until_speaking(task_id)
         self.doomed.process.kill()
         assert history.until_ended(task_id) == "failed"
