@@ -24,7 +24,7 @@ from orchqueue.adapters.keys import KeyRing, KeyStore
 from orchqueue.adapters.models import ModelStore
 from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.host import LlamacppExternalHost, LlamacppSpawnHost
-from orchqueue.adapters.processes.launched import end_leftovers
+from orchqueue.adapters.processes.leftovers import Leftovers
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.adapters.system import DataDirectory, SystemClock
 from orchqueue.adapters.telemetry import MetricsTelemetry
@@ -108,14 +108,14 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
             ending.fail()
 
         replicas_dir = Path(data.subdirectory("replicas"))
-        await end_leftovers(replicas_dir, lambda text: telemetry.log("warning", "leftover_engine", {"detail": text}))
+        leftovers = await _leftovers(config, replicas_dir, telemetry, stack)
         runtime = Runtime(
             to_settings(config),
             Resources(
                 clock=clock,
                 journal=_journal(config, data, telemetry),
                 telemetry=telemetry,
-                make_supervisor=_supervisor_maker(config, replicas_dir),
+                make_supervisor=_supervisor_maker(config, replicas_dir, leftovers),
                 read_settings=_ConfigInForce(config, read_config).renew,
                 on_bug=on_bug,
                 stall_ms=config.journal.stall_ms,
@@ -186,15 +186,28 @@ async def _drain(runtime: Runtime, ending: Ending, grace_ms: int) -> None:
     await asyncio.wait({at_once})
 
 
-def _supervisor_maker(config: Config, replicas_dir: Path) -> Callable[[Callable[[AnyEvent], None]], Supervision]:
+async def _leftovers(
+    config: Config, replicas_dir: Path, telemetry: MetricsTelemetry, stack: AsyncExitStack
+) -> Leftovers:
+    leftovers = Leftovers(replicas_dir, telemetry.log)
+    stack.push_async_callback(leftovers.close)
+    await leftovers.begin(
+        {name for pool in config.pools if pool.launch.mode != "external" for name in replica_ids(pool)}
+    )
+    return leftovers
+
+
+def _supervisor_maker(
+    config: Config, replicas_dir: Path, leftovers: Leftovers
+) -> Callable[[Callable[[AnyEvent], None]], Supervision]:
     models = ModelStore(Path(config.model_dir) if config.model_dir else None)
     probe = DeviceProbe()
-    hosts = {PoolId(pool.id): _host(pool, replicas_dir, models, probe) for pool in config.pools}
+    hosts = {PoolId(pool.id): _host(pool, replicas_dir, models, probe, leftovers) for pool in config.pools}
     pool_of = {name: PoolId(pool.id) for pool in config.pools for name in replica_ids(pool)}
     return lambda post: Supervision(hosts, pool_of, post)
 
 
-def _host(pool: Pool, replicas_dir: Path, models: ModelStore, probe: DeviceProbe) -> ReplicaHost:
+def _host(pool: Pool, replicas_dir: Path, models: ModelStore, probe: DeviceProbe, leftovers: Leftovers) -> ReplicaHost:
     names = replica_ids(pool)
     if pool.launch.mode == "external":
         return LlamacppExternalHost(
@@ -222,7 +235,7 @@ def _host(pool: Pool, replicas_dir: Path, models: ModelStore, probe: DeviceProbe
         model_sha256=pool.model_sha256,
         replicas=len(names),
     )
-    return LlamacppSpawnHost(settings, replicas_dir, models, probe=probe)
+    return LlamacppSpawnHost(settings, replicas_dir, models, probe=probe, leftovers=leftovers)
 
 
 def _listen(config: Config) -> tuple[list[socket.socket], ssl.SSLContext | None]:

@@ -269,7 +269,7 @@ async def test_killed_replica_takes_only_its_own_streams_down(tmp_path: Path) ->
 
 @pytest.mark.req("ORCH-4011", "ORCH-4027", "ORCH-4180", "ORCH-4182")
 async def test_kill_of_the_daemon_loses_no_accepted_task(tmp_path: Path) -> None:
-    """After kill -9 of the daemon its engines go, and the next life runs every accepted task, in order, strict ones again."""
+    """After kill -9 of the daemon the next life runs every accepted task, in order, strict ones again, and leaves no engine."""
     first = Daemon(tmp_path / "data")
     try:
         first.wait_all_replicas()

@@ -10,7 +10,8 @@ from typing import Any, cast
 from orchqueue.adapters.engines.connection import Endpoint
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica
 from orchqueue.adapters.engines.selftest import Description
-from orchqueue.adapters.processes.host import SpawnedReplica, await_healthy
+from orchqueue.adapters.processes.healthy import await_healthy
+from orchqueue.adapters.processes.host import SpawnedReplica
 from orchqueue.adapters.processes.launched import Exit, LaunchedProcess
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.settings import PoolSettings

@@ -1,20 +1,22 @@
 """Fake engines: small programs that do what a test needs an engine process to do."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest_asyncio
 
-from orchqueue.adapters.processes.identity import ProcessId, start_ticks_of
-from orchqueue.adapters.processes.launched import LaunchedProcess, LaunchSpec, launch_process
+from orchqueue.adapters.processes.identity import ProcessId, read_identity, start_ticks_of
+from orchqueue.adapters.processes.launched import LaunchedProcess, LaunchSpec, connect, encode, launch_process
 from tests.conformance.engine.conftest import simulate
 
 __all__ = ["simulate"]
 
 READY = "import os,signal,sys,threading; os.write(int(os.environ['ORCHQUEUE_READY_FD']), b'4711\\n');"
 STAY = READY + "threading.Event().wait()"
+SECRET = "what-an-owner-must-know"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + STAY
 
 
@@ -23,8 +25,8 @@ def spec_of(
 ) -> LaunchSpec:
     """Describe a fake engine."""
     return LaunchSpec(
-        replica_id, [sys.executable, "-c", program], {}, orphan_grace_s=orphan_grace_s, stop_grace_s=stop_grace_s
-    )
+        replica_id, [sys.executable, "-c", program], {}, "print", SECRET, orphan_grace_s=orphan_grace_s, stop_grace_s=stop_grace_s
+    )  # fmt: skip
 
 
 Launch = Callable[..., Awaitable[LaunchedProcess]]
@@ -50,3 +52,78 @@ def pin(pid: int | None) -> ProcessId:
     ticks = start_ticks_of(pid)
     assert ticks is not None
     return ProcessId(pid, ticks)
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from orchqueue.adapters.processes.launched import launch_process
+from tests.unit.adapters_processes.conftest import STAY, STUBBORN, spec_of
+
+async def main():
+    spec = spec_of(globals()[sys.argv[2]], orphan_grace_s=float(sys.argv[3]), stop_grace_s=float(sys.argv[4]))
+    process = await launch_process(Path(sys.argv[1]), spec)
+    await process.port
+    print(process.engine_pid, process.launcher_pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def glob(directory: Path, pattern: str) -> list[Path]:
+    """List files."""
+    return list(directory.glob(pattern))
+
+
+Own = Callable[..., Awaitable[tuple[asyncio.subprocess.Process, int, int]]]
+
+
+@pytest_asyncio.fixture
+async def own() -> AsyncIterator[Own]:
+    """Start owner processes that end with the test; give each with its engine's pid and its launcher's."""
+    owners: list[asyncio.subprocess.Process] = []
+
+    async def start(
+        directory: Path, program: str, grace_s: float, stop_grace_s: float = 0.3
+    ) -> tuple[asyncio.subprocess.Process, int, int]:
+        owner = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", OWNER, str(directory), program, str(grace_s), str(stop_grace_s),
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        owners.append(owner)
+        assert owner.stdout is not None
+        engine, launcher = (await owner.stdout.readline()).split()
+        return owner, int(engine), int(launcher)
+
+    yield start
+    for owner in owners:
+        if owner.returncode is None:
+            owner.kill()
+        await owner.wait()
+
+
+class Line:
+    """A connection to the launcher in a directory, by its own words. An empty answer: it hung up."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str) -> None:
+        self._reader, self._writer, self._token = reader, writer, token
+
+    @classmethod
+    async def to(cls, directory: Path, token: str = "") -> "Line":
+        """Connect."""
+        [path] = glob(directory, "*.json")
+        identity = read_identity(path)
+        assert identity is not None
+        return cls(*await connect(path.with_suffix(".sock")), token or identity.token)
+
+    async def say(self, command: str) -> dict[str, object]:
+        """Give the answer to a command."""
+        self._writer.write(encode(command, self._token))
+        said = await self._reader.readline()
+        return dict(json.loads(said)) if said else {}
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+        await self._writer.wait_closed()

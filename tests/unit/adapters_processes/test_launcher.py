@@ -4,65 +4,30 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
+from orchqueue.adapters.processes import launched
 from orchqueue.adapters.processes.identity import lives, read_identity
-from orchqueue.adapters.processes.launched import end_leftovers, launch_process
-from orchqueue.adapters.processes.launcher import BoundedLog
-from tests.unit.adapters_processes.conftest import STAY, STUBBORN, Launch, pin, spec_of
+from orchqueue.adapters.processes.launched import encode, launch_process
+from orchqueue.adapters.processes.launcher import BoundedLog, Orders
+from tests.unit.adapters_processes.conftest import (
+    SECRET,
+    STAY,
+    STUBBORN,
+    Launch,
+    Line,
+    Own,
+    glob,
+    pin,
+    spec_of,
+)
 from tests.waiting import until, until_async
 
 pytestmark = pytest.mark.req("ORCH-4027")
-
-OWNER = """
-import asyncio, sys
-from pathlib import Path
-from orchqueue.adapters.processes.launched import launch_process
-from tests.unit.adapters_processes.conftest import STAY, STUBBORN, spec_of
-
-async def main():
-    spec = spec_of(globals()[sys.argv[2]], orphan_grace_s=float(sys.argv[3]), stop_grace_s=0.3)
-    process = await launch_process(Path(sys.argv[1]), spec)
-    await process.port
-    print(process.engine_pid, process.launcher_pid, flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-def glob(directory: Path, pattern: str) -> list[Path]:
-    """List files."""
-    return list(directory.glob(pattern))
-
-
-Own = Callable[[Path, str, float], Awaitable[tuple[asyncio.subprocess.Process, int, int]]]
-
-
-@pytest_asyncio.fixture
-async def own() -> AsyncIterator[Own]:
-    """Start owner processes that end with the test; give each with its engine's pid and its launcher's."""
-    owners: list[asyncio.subprocess.Process] = []
-
-    async def start(directory: Path, program: str, grace_s: float) -> tuple[asyncio.subprocess.Process, int, int]:
-        owner = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", OWNER, str(directory), program, str(grace_s), stdout=asyncio.subprocess.PIPE
-        )
-        owners.append(owner)
-        assert owner.stdout is not None
-        engine, launcher = (await owner.stdout.readline()).split()
-        return owner, int(engine), int(launcher)
-
-    yield start
-    for owner in owners:
-        if owner.returncode is None:
-            owner.kill()
-        await owner.wait()
 
 
 async def test_the_port_is_told_and_stop_leaves_nothing(launch: Launch, tmp_path: Path) -> None:
@@ -90,9 +55,9 @@ async def test_files_are_for_our_user_only(launch: Launch, tmp_path: Path) -> No
     assert all(path.stat().st_mode & 0o077 == 0 for path in directory.iterdir())
     identity = read_identity(next(directory.glob("*.json")))
     assert identity is not None
-    assert identity.token.encode() not in await asyncio.to_thread(
-        Path(f"/proc/{process.launcher_pid}/cmdline").read_bytes
-    )
+    command_line = await asyncio.to_thread(Path(f"/proc/{process.launcher_pid}/cmdline").read_bytes)
+    assert not any(secret.encode() in command_line for secret in (identity.token, SECRET))
+    assert not any(SECRET.encode() in path.read_bytes() for path in glob(directory, "*.[jl]*"))
 
 
 @pytest.mark.req("ORCH-3053")
@@ -144,64 +109,119 @@ async def test_nothing_outlives_a_killed_owner(own: Own, tmp_path: Path, program
     await until_async(lambda: not list((tmp_path / "r").glob("*.[js]*")), what="their files to go")
 
 
-@pytest.mark.req("ORCH-4139")
+@pytest.mark.req("ORCH-4378")
 async def test_an_adopted_engine_lives_on(own: Own, tmp_path: Path) -> None:
-    """Who connects with the token before the grace is over owns the engine; a wrong token owns nothing."""
-    owner, engine_pid, _ = await own(tmp_path / "r", "STAY", 0.5)
-    other_owner, orphan_pid, _ = await own(tmp_path / "s", "STAY", 0.5)
+    """Who connects with the token before the grace is over owns the engine, a wrong token owns nothing, and the grace begins anew."""
+    owner, engine_pid, _ = await own(tmp_path / "r", "STAY", 2.0)
+    other_owner, orphan_pid, _ = await own(tmp_path / "s", "STAY", 2.0)
     engine, orphan = pin(engine_pid), pin(orphan_pid)
-    path = next(iter(glob(tmp_path / "r", "*.sock")))
-    identity = read_identity(path.with_suffix(".json"))
-    assert identity is not None
-    reader, writer = await asyncio.open_unix_connection(str(path))
-    writer.write(json.dumps({"command": "own", "token": "wrong"}).encode() + b"\n")
-    assert await reader.read() == b""
-    writer.close()
-    reader, writer = await asyncio.open_unix_connection(str(path))
-    writer.write(json.dumps({"command": "own", "token": identity.token}).encode() + b"\n")
-    status = json.loads(await reader.readline())
-    assert (status["engine_pid"], status["port"]) == (engine_pid, 4711)
     for killed in (owner, other_owner):
         killed.kill()
         await killed.wait()
+    stranger = await Line.to(tmp_path / "r", token="wrong")
+    assert await stranger.say("own") == {}
+    await stranger.close()
+    adopter = await Line.to(tmp_path / "r")
+    told = await adopter.say("own")
+    assert (told["event"], told["engine_pid"], told["port"], told["secret"]) == ("owned", engine_pid, 4711, SECRET)
     await until_async(lambda: not lives(orphan), what="the engine that nobody adopted to end")
     assert lives(engine)
-    writer.close()
+    await adopter.close()
+    assert lives(engine)
     await until_async(lambda: not lives(engine), what="the engine to end when its adopter has gone")
 
 
-@pytest.mark.parametrize("hang", [False, True], ids=["answering", "hanging"])
-@pytest.mark.req("ORCH-4139")
-async def test_leftovers_are_ended(own: Own, tmp_path: Path, hang: bool) -> None:
-    """A new daemon ends what an earlier one left, also when the launcher does not answer."""
-    directory = tmp_path / ("deep" * 30) / "replicas"
-    owner, engine_pid, launcher_pid = await own(directory, "STAY", 60.0)
-    engine, launcher = pin(engine_pid), pin(launcher_pid)
+@pytest.mark.req("ORCH-4379")
+async def test_an_engine_has_one_owner(launch: Launch, tmp_path: Path) -> None:
+    """While an owner is connected nobody else may own; of many who want to own an orphan at once one does; any may stop it."""
+    process = await launch(spec_of(STAY, orphan_grace_s=60.0))
+    await process.port
+    directory = tmp_path / "replicas"
+    lines = [await Line.to(directory) for _ in range(6)]
+    told = await asyncio.gather(*(line.say("own") for line in lines))
+    assert [(said["event"], said["detail"]) for said in told] == [("refused", "owned")] * 6
+    process._writer.close()
+    told = []
+    while not any(said["event"] == "owned" for said in told):
+        told = await asyncio.gather(*(line.say("own") for line in lines))
+    assert sorted(str(said["event"]) for said in told) == ["owned", *["refused"] * 5]
+    assert all("secret" not in said for said in told if said["event"] == "refused")
+    refused = next(line for line, said in zip(lines, told, strict=True) if said["event"] == "refused")
+    assert (await refused.say("stop"))["event"] == "status"
+    assert (await lines[0].say("own")) in ({"event": "refused", "detail": "ending"}, {})
+    await process._launcher.gone
+    for line in lines:
+        await line.close()
+
+
+@pytest.mark.req("ORCH-4379")
+async def test_an_owner_that_has_gone_is_noticed_first(own: Own, tmp_path: Path) -> None:
+    """A successor whose word arrives together with the end of the last owner is not refused for its sake."""
+    owner, _, launcher_pid = await own(tmp_path / "r", "STAY", 60.0)
+    successor = await Line.to(tmp_path / "r")
+    assert (await successor.say("status"))["event"] == "status"
+    os.kill(launcher_pid, signal.SIGSTOP)
+    asked = asyncio.create_task(successor.say("own"))
+    await asyncio.sleep(0)
     owner.kill()
     await owner.wait()
-    if hang:
-        os.kill(launcher_pid, signal.SIGSTOP)
-    said: list[str] = []
-    assert await end_leftovers(directory, said.append, answer_within_s=0.3 if hang else 6.0) == 1
-    assert not lives(engine)
+    os.kill(launcher_pid, signal.SIGCONT)
+    assert (await asked)["event"] == "owned"
+    await successor.say("stop")
+    await successor.close()
+
+
+@pytest.mark.req("ORCH-4379")
+async def test_an_owner_that_pauses_stays_the_owner(own: Own, tmp_path: Path) -> None:
+    """An owner that is stopped for longer than the grace keeps its engine, and goes on with it."""
+    paused, engine_pid, _ = await own(tmp_path / "r", "STAY", 0.5)
+    killed, orphan_pid, _ = await own(tmp_path / "s", "STAY", 0.5)
+    engine, orphan = pin(engine_pid), pin(orphan_pid)
+    paused.send_signal(signal.SIGSTOP)
+    killed.kill()
+    await killed.wait()
+    await until_async(lambda: not lives(orphan), what="the grace of the one beside it to run out")
+    line = await Line.to(tmp_path / "r")
+    assert (await line.say("own"))["event"] == "refused"
+    paused.send_signal(signal.SIGCONT)
+    assert (await line.say("own"))["event"] == "refused"
+    assert lives(engine)
+    await line.close()
+    paused.kill()
+    await paused.wait()
+    await until_async(lambda: not lives(engine), what="the engine to end with its owner")
+
+
+async def test_no_engine_begins_without_an_owner(tmp_path: Path) -> None:
+    """An owner that died before the engine began leaves nothing that later ones would have to find."""
+    mark = tmp_path / "began"
+    program = f"open({str(mark)!r}, 'w'); {STAY}"
+    orders = Orders("pool-0", "pool-0-1", "t", "", "", [sys.executable, "-c", program], {}, "e.log", 1000, 60.0, 5.0)
+    ours, theirs = socket.socketpair()
+    ours.sendall(json.dumps(orders._asdict()).encode() + b"\n" + encode("status", "t"))
+    ours.close()
+    began = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "orchqueue.adapters.processes.launcher", stdin=theirs.fileno(), cwd=tmp_path
+    )
+    theirs.close()
+    assert await began.wait() == 0
+    assert not mark.exists()
+    assert not glob(tmp_path, "*.[js]*")
+
+
+@pytest.mark.req("ORCH-4378")
+async def test_an_end_is_heard_though_the_launcher_hangs(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that ends while its launcher hangs is told as ended, and a stop leaves neither."""
+    monkeypatch.setattr(launched, "END_TOLD_WITHIN_S", 0.05)
+    monkeypatch.setattr(launched, "KILL_WAIT_S", 0.2)
+    process = await launch(spec_of(STAY, stop_grace_s=0.0))
+    await process.port
+    engine, launcher = pin(process.engine_pid), pin(process.launcher_pid)
+    os.kill(launcher.pid, signal.SIGSTOP)
+    os.kill(engine.pid, signal.SIGKILL)
+    assert "does not say" in (await process.exited).detail
+    await process.stop()
     assert not lives(launcher)
-    assert [path.suffix for path in glob(directory, "*")] == [".log"]
-    assert "pool-0" in said[0]
-
-
-@pytest.mark.req("ORCH-4139")
-async def test_a_reused_pid_is_left_alone(tmp_path: Path) -> None:
-    """A process that only has the pid of an old engine is not signalled."""
-    bystander = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE)
-    other = pin(bystander.pid)
-    identity = ["pool-0", "token", [other.pid, other.start_ticks - 1], [other.pid, other.start_ticks - 1], ""]
-    for name, text in (("pool-0-1.json", json.dumps(identity)), ("broken.json", "{")):
-        await asyncio.to_thread((tmp_path / name).write_text, text)
-    assert await end_leftovers(tmp_path) == 2
-    assert lives(other)
-    assert not glob(tmp_path, "*.json")
-    bystander.kill()
-    await bystander.wait()
 
 
 async def test_hostile_ids_stay_in_the_directory(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from orchqueue.adapters.engines.connection import encode_request
 from orchqueue.adapters.models import ModelStore
 from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.host import LlamacppExternalHost
+from orchqueue.adapters.processes.leftovers import Leftovers
 from orchqueue.adapters.telemetry import MetricsTelemetry
 from orchqueue.composition import Ending, _decisions, _drain, _host
 from orchqueue.config.loader import parse
@@ -32,7 +33,7 @@ def test_an_external_engine_gets_its_key_from_the_environment(tmp_path: Path, mo
     """The key that the named variable holds goes with every request, and shows nowhere in the configuration."""
     monkeypatch.setenv("FAR_KEY", "sk-1234")
     config = parse(FAR, "test.yaml", "/")
-    host = _host(config.pools[0], tmp_path, ModelStore(), DeviceProbe())
+    host = _host(config.pools[0], tmp_path, ModelStore(), DeviceProbe(), Leftovers(tmp_path, lambda *_: None))
     assert isinstance(host, LlamacppExternalHost)
     (endpoint,) = host._endpoints.values()
     assert b"Authorization: Bearer sk-1234\r\n" in encode_request(endpoint, "GET", "/health", None)

@@ -13,38 +13,44 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
+from orchqueue import __version__
 from orchqueue.adapters.engines.connection import Endpoint, parse_endpoint
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica, ReadDevices
 from orchqueue.adapters.engines.llamacpp_server import SETTINGS_VARIABLE
 from orchqueue.adapters.engines.selftest import Description
 from orchqueue.adapters.gguf import GgufError, kv_bytes_per_token, read_metadata
 from orchqueue.adapters.models import ModelFile, ModelStore
+from orchqueue.adapters.processes.adoption import AdoptedReplica, while_alive
 from orchqueue.adapters.processes.crash import broken_device, classify, count_oom_kills
 from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.fit import check_fit, device_free_bytes, host_available_bytes
+from orchqueue.adapters.processes.healthy import await_healthy, unhealthy
 from orchqueue.adapters.processes.launched import ORPHAN_GRACE_S, Exit, LaunchedProcess, LaunchSpec, launch_process
+from orchqueue.adapters.processes.leftovers import Leftovers
 from orchqueue.adapters.processes.llamacpp_launch import (
     SpawnSettings,
     check_device,
     cuda_indices,
+    difference,
+    fingerprint_of,
     read_args,
     server_env,
     server_settings,
 )
 from orchqueue.core.events import CrashCause
 from orchqueue.core.ids import ReplicaId
-from orchqueue.ports.errors import EngineError, ProcessError
+from orchqueue.ports.errors import PortError, ProcessError
 from orchqueue.ports.process import OnExit
 
 HEALTH_INTERVAL_S = 3.0
 HEALTH_FAILURES = 3
 EXIT_TOLD_WITHIN_S = 1.0
-READY_POLL_S = 0.1
 CONNECT_TIMEOUT_S = 10.0
 UNREACHABLE_S = 2.0
 LOADING_TIMEOUT_S = 600.0
-LOADING = "it is loading"
-SERVER_MODULE = "orchqueue.adapters.engines.llamacpp_server"
+SERVER_ARGV = [sys.executable, "-P", "-m", "orchqueue.adapters.engines.llamacpp_server"]
 
 
 class _Endpoint:
@@ -88,7 +94,7 @@ class _Endpoint:
         broken: tuple[CrashCause, str] | None = None
         while failures < HEALTH_FAILURES and broken is None:
             await asyncio.sleep(self._interval_s)
-            problem = await _unhealthy(self._replica)
+            problem = await unhealthy(self._replica)
             failures = failures + 1 if problem else 0
             broken = await self._broken_device()
         await self._let_exit_tell()
@@ -136,15 +142,27 @@ def explain_exit(process: LaunchedProcess, ended: Exit, oom_kills_before: int) -
     return cause, f"{ended.detail}: {detail}" if ended.detail else detail
 
 
+class _Plan(msgspec.Struct, frozen=True):
+    """What one launch is about to start."""
+
+    model: ModelFile
+    gpus: list[int]
+    kv_bytes_per_token: int
+    fingerprint: str
+
+
 class LlamacppSpawnHost:
     """Launches a pool's replicas on this machine. Implements `ports.process.ReplicaHost`.
 
-    Req: ORCH-3001, ORCH-4141
+    `leftovers`: engines of an earlier life, which may be adopted in place of a start.
+
+    Req: ORCH-3001, ORCH-4141, ORCH-4140
     """
 
     def __init__(
         self, settings: SpawnSettings, directory: Path, models: ModelStore, *,
         health_interval_s: float = HEALTH_INTERVAL_S, orphan_grace_s: float = ORPHAN_GRACE_S, probe: DeviceProbe | None = None,
+        leftovers: Leftovers | None = None,
     ) -> None:  # fmt: skip
         """Check the launch flags.
 
@@ -157,6 +175,7 @@ class LlamacppSpawnHost:
         self._health_interval_s = health_interval_s
         self._orphan_grace_s = orphan_grace_s
         self._probe = probe or DeviceProbe()
+        self._leftovers = leftovers or Leftovers(directory, lambda *_: None)
 
     async def verify_model(self, model_ref: str) -> str:
         """Compare the model's checksum, and look whether it is a model at all."""
@@ -165,39 +184,88 @@ class LlamacppSpawnHost:
         return model.sha256
 
     async def launch(self, replica_id: ReplicaId, model_ref: str, on_exit: OnExit) -> SpawnedReplica:
-        """Start a replica.
+        """Adopt what an earlier life left of a replica, or start it.
 
-        1. The device mask must allow it, the model's checksum must be right, and it must fit.
-        2. The launcher starts the server, which tells its port when the model is loaded.
-        3. It must answer healthy, with our key.
+        1. The device mask must allow it, and the model's checksum must be right.
+        2. An engine that was launched just so, and proves itself, is adopted; any other ends before a new one begins.
+        3. A new one must fit. The launcher starts the server, which tells its port when the model is loaded.
+        4. It must answer healthy, with our key.
         """
-        gpus = check_device(self._settings, self._settings.devices.get(replica_id, ()))
-        model = await self._models.verify(model_ref, self._settings.expected_sha256(model_ref))
-        kv_bytes = await self._check_fit(model, gpus)
+        left = await self._leftovers.take(replica_id)
+        try:
+            plan = await self._plan(replica_id, model_ref)
+        except BaseException as error:
+            if left is not None:
+                why = f"its replica cannot start: {str(error) or type(error).__name__}"
+                await asyncio.shield(self._leftovers.end(left, why))
+            raise
+        if left is not None and (adopted := await self._adopt(left, plan, on_exit)) is not None:
+            return adopted
+        await self._check_fit(plan)
         key = secrets.token_hex(16)
-        server = server_settings(self._settings, str(model.path), key, len(gpus))
-        env = server_env(self._settings, server, SETTINGS_VARIABLE, gpus)
-        spec = LaunchSpec(
-            replica_id,
-            [sys.executable, "-P", "-m", SERVER_MODULE],
-            env,
-            fingerprint=f"{model.sha256}:{self._settings.pool_id}",
-            orphan_grace_s=self._orphan_grace_s,
-        )
+        server = server_settings(self._settings, str(plan.model.path), key, len(plan.gpus))
+        env = server_env(self._settings, server, SETTINGS_VARIABLE, plan.gpus)
+        spec = LaunchSpec(replica_id, SERVER_ARGV, env, plan.fingerprint, key, self._orphan_grace_s)
         oom_kills = count_oom_kills()
         process = await launch_process(self._directory, spec)
         try:
-            port = await self._await_port(process, oom_kills)
-            description = Description(
-                _engine_version(), model.sha256, kv_bytes, process.engine_pid, self._settings.strict, self._settings.ctx
-            )
-            endpoint = Endpoint("127.0.0.1", port, api_key=key)
-            replica = LlamacppReplica(endpoint, description, read_devices=partial(self._probe.read, gpus))
+            replica = LlamacppReplica(*await self._reach(process, plan, oom_kills), read_devices=self._reader(plan))
             await await_healthy(replica, CONNECT_TIMEOUT_S)
         except BaseException:
             await asyncio.shield(process.stop())
             raise
         return SpawnedReplica(process, replica, on_exit, self._health_interval_s, oom_kills)
+
+    async def _adopt(self, process: LaunchedProcess, plan: _Plan, on_exit: OnExit) -> SpawnedReplica | None:
+        """Adopt an engine, or end it and give None.
+
+        Req: ORCH-4140, ORCH-4380, ORCH-4381
+        """
+        oom_kills = count_oom_kills()
+        try:
+            differs = difference(plan.fingerprint, process.place.fingerprint)
+            why = f"it was launched with another {differs}"
+            if not differs:
+                replica = await while_alive(process, self._prove(process, plan, oom_kills))
+                self._leftovers.adopted(process)
+                return SpawnedReplica(process, replica, on_exit, self._health_interval_s, oom_kills)
+        except PortError as error:
+            why = str(error)
+        except BaseException:
+            await asyncio.shield(process.stop())
+            raise
+        await asyncio.shield(self._leftovers.end(process, why))
+        return None
+
+    async def _prove(self, process: LaunchedProcess, plan: _Plan, oom_kills: int) -> AdoptedReplica:
+        replica = AdoptedReplica(*await self._reach(process, plan, oom_kills), read_devices=self._reader(plan))
+        try:
+            await await_healthy(replica, CONNECT_TIMEOUT_S)
+            await replica.prove()
+        except BaseException:
+            await replica.close()
+            raise
+        return replica
+
+    async def _plan(self, replica_id: ReplicaId, model_ref: str) -> _Plan:
+        gpus = check_device(self._settings, self._settings.devices.get(replica_id, ()))
+        model = await self._models.verify(model_ref, self._settings.expected_sha256(model_ref))
+        versions = {"orchqueue": __version__, "engine": _engine_version(), "model": model.sha256}
+        server = server_settings(self._settings, "", "", len(gpus))
+        fingerprint = fingerprint_of(self._settings, server, gpus, versions, SERVER_ARGV)
+        return _Plan(model, gpus, await self._kv_bytes_per_token(model), fingerprint)
+
+    async def _reach(self, process: LaunchedProcess, plan: _Plan, oom_kills: int) -> tuple[Endpoint, Description]:
+        """Say where the engine listens, as soon as it does, and what we know of it."""
+        port = await self._await_port(process, oom_kills)
+        settings = self._settings
+        description = Description(
+            _engine_version(), plan.model.sha256, plan.kv_bytes_per_token, process.engine_pid, settings.strict, settings.ctx
+        )  # fmt: skip
+        return Endpoint("127.0.0.1", port, api_key=process.place.secret), description
+
+    def _reader(self, plan: _Plan) -> ReadDevices:
+        return partial(self._probe.read, plan.gpus)
 
     async def _await_port(self, process: LaunchedProcess, oom_kills: int) -> int:
         try:
@@ -213,15 +281,14 @@ class LlamacppSpawnHost:
             raise ProcessError(cause, f"the engine ended while it started: {detail}")
         return port
 
-    async def _check_fit(self, model: ModelFile, gpus: list[int]) -> int:
-        per_token = await self._kv_bytes_per_token(model)
-        kv_bytes = per_token * self._settings.ctx * self._settings.slots
+    async def _check_fit(self, plan: _Plan) -> None:
+        size_bytes, gpus = plan.model.size_bytes, plan.gpus
+        kv_bytes = plan.kv_bytes_per_token * self._settings.ctx * self._settings.slots
         if gpus:
             shares = self._settings.tensor_split or tuple(1 / len(gpus) for _ in gpus)
-            check_fit(model.size_bytes, kv_bytes, await device_free_bytes(gpus), shares, "device memory")
+            check_fit(size_bytes, kv_bytes, await device_free_bytes(gpus), shares, "device memory")
         else:
-            check_fit(model.size_bytes, kv_bytes, [host_available_bytes()], [1.0], "host memory")
-        return per_token
+            check_fit(size_bytes, kv_bytes, [host_available_bytes()], [1.0], "host memory")
 
     @staticmethod
     async def _kv_bytes_per_token(model: ModelFile) -> int:
@@ -287,37 +354,6 @@ class LlamacppExternalHost:
         """Give what reads a replica's devices; the driver here knows nothing of an engine on another machine."""
         gpus = self._gpus if _is_here(self._endpoints[replica_id].host) else []
         return partial(self._probe.read, gpus)
-
-
-async def await_healthy(replica: LlamacppReplica, timeout_s: float, unreachable_s: float | None = None) -> None:
-    """Return when the replica answers healthy.
-
-    `unreachable_s`: how long it may fail to answer at all; as long as it may take to load where not given.
-
-    Errors: ProcessError with the last problem.
-    """
-    loop = asyncio.get_running_loop()
-    began_s = answered_s = loop.time()
-    patience_s = timeout_s if unreachable_s is None else unreachable_s
-    while True:
-        try:
-            if await replica.health():
-                return
-            answered_s = loop.time()
-            problem, since_s, limit_s = LOADING, began_s, timeout_s
-        except EngineError as error:
-            problem, since_s, limit_s = str(error), answered_s, patience_s
-        if loop.time() - since_s >= limit_s:
-            text = f"{replica.endpoint.url} was not healthy within {limit_s:g} s: {problem}"
-            raise ProcessError("never_ready", text)
-        await asyncio.sleep(READY_POLL_S)
-
-
-async def _unhealthy(replica: LlamacppReplica) -> str:
-    try:
-        return "" if await replica.health() else LOADING
-    except EngineError as error:
-        return str(error)
 
 
 def _is_here(host: str) -> bool:

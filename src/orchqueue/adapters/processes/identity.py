@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +31,15 @@ class Identity(NamedTuple):
     launcher: ProcessId
     engine: ProcessId
     fingerprint: str
+    boot_id: str
+
+
+def boot_id() -> str:
+    """Name this run of the kernel: start times count from its beginning, so after another boot they say nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def start_ticks_of(pid: int) -> int | None:
@@ -51,17 +58,6 @@ def lives(process: ProcessId) -> bool:
     return start_ticks_of(process.pid) == process.start_ticks
 
 
-def send_signal(process: ProcessId, number: signal.Signals) -> None:
-    """Signal that very process, or nobody."""
-    with suppress(OSError):
-        pidfd = os.pidfd_open(process.pid)
-        try:
-            if lives(process):
-                signal.pidfd_send_signal(pidfd, number)
-        finally:
-            os.close(pidfd)
-
-
 def write_identity(path: Path, identity: Identity) -> None:
     """Write the file whole or not at all, readable by its owner only."""
     part = path.with_suffix(".part")
@@ -72,15 +68,18 @@ def write_identity(path: Path, identity: Identity) -> None:
 
 
 def read_identity(path: Path) -> Identity | None:
-    """Read such a file; None when it is gone or not ours."""
+    """Read such a file; None when it is gone, torn, or of another boot."""
     try:
-        replica_id, token, launcher, engine, fingerprint = json.loads(path.read_bytes()[:MEMBER_MAX_BYTES])
+        replica_id, token, launcher, engine, fingerprint, boot = json.loads(path.read_bytes()[:MEMBER_MAX_BYTES])
+        if boot != boot_id():
+            return None
         return Identity(
             str(replica_id),
             str(token),
             ProcessId(int(launcher[0]), int(launcher[1])),
             ProcessId(int(engine[0]), int(engine[1])),
             str(fingerprint),
+            str(boot),
         )
-    except (OSError, ValueError, TypeError, IndexError, KeyError):
+    except (OSError, ValueError, OverflowError, RecursionError, TypeError, IndexError, KeyError):
         return None

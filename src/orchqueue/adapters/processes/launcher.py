@@ -1,13 +1,13 @@
 """The small parent of one engine process: `python -m orchqueue.adapters.processes.launcher`.
 
 Standard input is a socket: its first line holds the orders, and its other end is the first owner. The launcher outlives the daemon:
-whoever connects to its own socket and knows the token owns the engine too. When nobody has owned it for the grace time, or the
-launcher is told to stop, the engine gets TERM, five seconds, KILL. If the launcher itself is killed, the kernel kills the engine.
-Standard library only, one thread, so that it stays small.
+who connects to its own socket and knows the token may own the engine when its last owner has gone, never beside another. When
+nobody has owned it for the grace time, or the launcher is told to stop, the engine gets TERM, five seconds, KILL. If the launcher
+itself is killed, the kernel kills the engine. Standard library only, one thread, so that it stays small.
 
-Wire, a JSON object a line. To it: {"token", "command": "own" | "status" | "stop"}. From it: {"event": "status", "engine_pid",
-"port", "fingerprint"}, {"event": "listening", "port"}, {"event": "exited", "returncode", "asked"},
-{"event": "failed", "detail"}.
+Wire, a JSON object a line. To it: {"token", "command": "own" | "status" | "stop"}. From it: {"event": "status" | "owned",
+"engine_pid", "engine_start_ticks", "port", "fingerprint"}, where "owned" holds "secret" too; {"event": "refused", "detail": "owned" |
+"ending"}, {"event": "listening", "port"}, {"event": "exited", "returncode", "asked"}, {"event": "failed", "detail"}.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import ctypes
 import hmac
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -26,23 +27,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from orchqueue.adapters.processes.identity import Identity, ProcessId, start_ticks_of, write_identity
+from orchqueue.adapters.processes.identity import Identity, ProcessId, boot_id, start_ticks_of, write_identity
 
 PR_SET_PDEATHSIG = 1
 LINE_MAX_BYTES = 4096
 ORDERS_MAX_BYTES = 1 << 20
 READY_VARIABLE = "ORCHQUEUE_READY_FD"
+OWNED = "owned"
+ENDING = "ending"
 
 
 class Orders(NamedTuple):
     """What the launcher is to do; arrives as one JSON object.
 
-    `name` is the stem of the socket and identity files in the working directory. Units: `log_max_bytes` for each of two files.
+    `name` is the stem of the socket and identity files in the working directory. `secret`: told to a later owner and nobody else; it
+    stands in no file. Units: `log_max_bytes` for each of two files.
     """
 
     replica_id: str
     name: str
     token: str
+    secret: str
     fingerprint: str
     argv: list[str]
     env: dict[str, str]
@@ -82,7 +87,7 @@ class BoundedLog:
 
 
 class Peer:
-    """One connection."""
+    """One connection. `owns`: it hears how the engine ends, and as long as it lasts nobody else may own."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -98,7 +103,7 @@ class Peer:
 class Launcher:
     """Owns one engine process until it has ended.
 
-    Req: ORCH-3053, ORCH-4027
+    Req: ORCH-3053, ORCH-4027, ORCH-4379
     """
 
     def __init__(self, orders: Orders, owner: socket.socket, heard: bytes) -> None:
@@ -136,6 +141,9 @@ class Launcher:
         signal.set_wakeup_fd(wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        if self._has_left(self._first_owner):
+            # It died before anything was written by which a later one could find the engine.
+            return
         engine, output, ready = self._spawn()
         self._selector.register(listener, selectors.EVENT_READ, lambda: self._accept(listener))
         self._selector.register(wake_read, selectors.EVENT_READ, lambda: os.read(wake_read, 4096))
@@ -176,7 +184,7 @@ class Launcher:
         orders = self._orders
         write_identity(
             self._identity_path,
-            Identity(orders.replica_id, orders.token, launcher, self._engine, orders.fingerprint),
+            Identity(orders.replica_id, orders.token, launcher, self._engine, orders.fingerprint, boot_id()),
         )
         return engine, output_read, ready_read
 
@@ -234,17 +242,27 @@ class Launcher:
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(peer))
         return peer
 
-    def _hear(self, peer: Peer) -> None:
+    @staticmethod
+    def _has_left(peer: Peer) -> bool:
+        poll = select.poll()
+        poll.register(peer.connection, 0)
+        return any(seen & select.POLLHUP for _, seen in poll.poll(0))
+
+    def _hear(self, peer: Peer) -> bool:
+        """Take what a peer said, or its end; tell whether there may be more."""
+        if peer not in self._peers:
+            return False
         try:
             data = peer.connection.recv(LINE_MAX_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if data:
             self._take(peer, data)
         else:
             self._part(peer)
+        return bool(data)
 
     def _take(self, peer: Peer, data: bytes) -> None:
         peer.pending += data
@@ -265,21 +283,33 @@ class Launcher:
             return False
         if not hmac.compare_digest(token.encode(), self._orders.token.encode()):
             return False
+        told: dict[str, object] = {
+            "event": "status",
+            "engine_pid": self._engine.pid,
+            "engine_start_ticks": self._engine.start_ticks,
+            "port": self._port,
+            "fingerprint": self._orders.fingerprint,
+        }
         if command == "stop":
             peer.owns = True
             self._stop()
+        elif command == "own" and (refusal := self._refusal(peer)):
+            told = {"event": "refused", "detail": refusal}
         elif command == "own":
             peer.owns = True
             self._orphan_at_s = None
-        peer.tell(
-            {
-                "event": "status",
-                "engine_pid": self._engine.pid,
-                "port": self._port,
-                "fingerprint": self._orders.fingerprint,
-            }
-        )
+            told |= {"event": "owned", "secret": self._orders.secret}
+        peer.tell(told)
         return True
+
+    def _refusal(self, peer: Peer) -> str:
+        """Say why a peer may not own the engine now; an owner that has gone is noticed first, and its last words count."""
+        for other in tuple(self._peers):
+            while other is not peer and other.owns and self._hear(other):
+                pass
+        if self._asked:
+            return ENDING
+        return OWNED if any(other.owns and other is not peer for other in self._peers) else ""
 
     def _part(self, peer: Peer) -> None:
         self._selector.unregister(peer.connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from types import MappingProxyType
 
 import msgspec
@@ -12,6 +13,8 @@ from orchqueue.adapters.engines.llamacpp_server import ServerSettings
 from orchqueue.ports.errors import ProcessError
 
 Value = str | int | float | bool
+INHERITED = ("CUDA_", "GGML_", "GOMP_", "KMP_", "LD_", "LLAMA_", "MALLOC_", "NVIDIA_", "OMP_")
+"""Variables that change an engine though no configuration names them; others differ from start to start and say nothing."""
 
 
 class SpawnSettings(msgspec.Struct, frozen=True):
@@ -120,3 +123,40 @@ def server_env(settings: SpawnSettings, server: ServerSettings, variable: str, g
         "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in gpus),
         variable: msgspec.json.encode(server).decode(),
     }
+
+
+def fingerprint_of(
+    settings: SpawnSettings, server: ServerSettings, gpus: list[int], versions: Mapping[str, str], argv: list[str]
+) -> str:
+    """Say what is launched, part by part, so that a later daemon can tell whether it would launch the same.
+
+    Every flag counts as it was filled in. The key does not, for it is new with each launch, nor the model's path, for `versions` holds
+    its digest.
+
+    Shape: `part=value` by blanks. Of flags and environment only digests, for they may hold secrets.
+    Req: ORCH-4380
+    """
+    inherited = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
+    flags = msgspec.structs.replace(server, api_key="", model_path="")
+    parts = {
+        **versions,
+        "flags": _digest([flags, settings.strict]),
+        "devices": ",".join(str(index) for index in gpus) or "cpu",
+        "environment": _digest({**inherited, **settings.env}),
+        "program": _digest(argv),
+    }
+    return " ".join(f"{part}={value}" for part, value in parts.items())
+
+
+def difference(wanted: str, found: str) -> str:
+    """Name the parts in which two fingerprints differ; empty when they are equal.
+
+    >>> difference("engine=1 model=a", "engine=2 model=a")
+    'engine'
+    """
+    wanted_parts, found_parts = set(wanted.split()), set(found.split())
+    return ", ".join(sorted({part.partition("=")[0] for part in wanted_parts ^ found_parts}))
+
+
+def _digest(said: object) -> str:
+    return sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
