@@ -3,19 +3,22 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 
 import pytest_asyncio
 
 from orchqueue.adapters.processes.identity import ProcessId, read_identity, start_ticks_of
 from orchqueue.adapters.processes.launched import LaunchedProcess, LaunchSpec, connect, encode, launch_process
+from orchqueue.adapters.processes.leftovers import Leftovers
 from tests.conformance.engine.conftest import simulate
 
 __all__ = ["simulate"]
 
 READY = "import os,signal,sys,threading; os.write(int(os.environ['ORCHQUEUE_READY_FD']), b'4711\\n');"
 STAY = READY + "threading.Event().wait()"
+ID = "pool-0"
+GRACE_S = 60.0
 SECRET = "what-an-owner-must-know"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + STAY
 
@@ -127,3 +130,51 @@ class Line:
         """Hang up."""
         self._writer.close()
         await self._writer.wait_closed()
+
+
+class Found(Leftovers):
+    """What is left in a directory, with what is told of it: event, replica, reason."""
+
+    def __init__(self, directory: Path, *, answer_within_s: float = 10.0, untaken_s: float = 60.0) -> None:
+        self.said: list[tuple[str, str, str]] = []
+
+        def tell(_level: str, event: str, fields: object) -> None:
+            assert isinstance(fields, dict)
+            assert isinstance(fields["pid"], int)
+            self.said.append((event, fields["replica_id"], str(fields.get("detail", "")).rpartition(": ")[2]))
+
+        super().__init__(directory, tell, answer_within_s=answer_within_s, untaken_s=untaken_s)
+
+
+Look = Callable[..., Found]
+
+
+@pytest_asyncio.fixture
+async def look(tmp_path: Path) -> AsyncIterator[Look]:
+    """Look at what is left; what was not taken ends with the test."""
+    looked: list[Found] = []
+
+    def make(directory: Path = tmp_path / "r", **limits: float) -> Found:
+        looked.append(Found(directory, **limits))
+        return looked[-1]
+
+    yield make
+    for found in looked:
+        await found.close()
+
+
+async def kill(owner: asyncio.subprocess.Process) -> None:
+    """End an owner the hard way."""
+    owner.kill()
+    await owner.wait()
+
+
+async def taken(found: Found, wanted: Collection[str] = (ID,)) -> LaunchedProcess | None:
+    """Begin, and take the one replica of these tests."""
+    await found.begin(wanted)
+    return await found.take(ID)
+
+
+def remains(directory: Path) -> list[str]:
+    """List what should not outlive an engine."""
+    return [path.name for path in glob(directory, "*") if path.suffix != ".log"]
