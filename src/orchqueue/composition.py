@@ -135,10 +135,11 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
             telemetry.log,
         )
         server = EdgeServer(app, runtime.streams, limits, tls)
-        runtime.start()
         await server.start(sockets)
         stack.push_async_callback(server.stop)
         _listen_to_signals(ending, runtime, telemetry)
+        telemetry.log("info", "listening", {"detail": _url(config, sockets[0])})
+        await _start(runtime, ending)
         sys.stdout.write(f"OrchQueue {__version__} serves {_url(config, sockets[0])} (data in {data.path})\n")
         sys.stdout.flush()
         telemetry.log("info", "serving", {"detail": _url(config, sockets[0])})
@@ -146,6 +147,16 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
         telemetry.log("info", "stopping", {"running_tasks": runtime.running()})
         await _drain(runtime, ending, config.server.shutdown_grace_ms)
     return ending.code
+
+
+async def _start(runtime: Runtime, ending: Ending) -> None:
+    """Recover while the edge answers already; a wish to end that comes meanwhile ends it early."""
+    starting, asked = asyncio.create_task(runtime.start()), asyncio.create_task(ending.asked.wait())
+    await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if not starting.done():
+        runtime.begin_shutdown()
+    await starting
 
 
 def _listen_to_signals(ending: Ending, runtime: Runtime, telemetry: Telemetry) -> None:

@@ -24,6 +24,8 @@ from orchqueue.http.routing import Handler, Router, read_parameters
 from orchqueue.http.sse import StreamAnswer
 from orchqueue.ports.telemetry import LogValue
 
+PROBES = ("getLiveness", "getReadiness", "getMetrics")
+
 Log = Callable[[Literal["info", "warning", "error"], str, Mapping[str, LogValue]], None]
 
 
@@ -158,4 +160,21 @@ def build_app(gateway: Gateway, access: Access, limits: EdgeLimits, render_metri
         "getLiveness": ops.alive,
         "getReadiness": ops.ready,
     }
+    handlers = {name: act if name in PROBES else _once_recovered(gateway, act) for name, act in handlers.items()}
     return App(Router(handlers), access, log)
+
+
+def _once_recovered(gateway: Gateway, handler: Handler) -> Handler:
+    """Answer 503 until recovery is over: before that a task that is not found may have been accepted all the same.
+
+    Req: ORCH-4377
+    """
+
+    async def answer(request: Request) -> Response | StreamAnswer:
+        pending = gateway.recovering()
+        if pending:
+            text = f"the daemon has just started and is {pending}; try again soon"
+            raise Problem(503, text, code="POOL_UNREADY", retriable=True, retry_after_ms=1_000)
+        return await handler(request)
+
+    return answer

@@ -91,6 +91,10 @@ class Gateway(Protocol):
         """Read the configuration file again."""
         ...
 
+    def recovering(self) -> str:
+        """Tell how far recovery has come; empty once everything that was accepted is there."""
+        ...
+
     def readiness(self) -> Sequence[str]:
         """List why the daemon is not ready; empty when it is."""
         ...

@@ -39,6 +39,7 @@ from orchqueue.core.usage import UsagePicture
 from orchqueue.ports.clock import Clock
 from orchqueue.runtime.decision_log import DecisionLog
 from orchqueue.runtime.loop import Loop
+from orchqueue.runtime.recovery import Progress
 from orchqueue.runtime.replies import Answer, Replies
 from orchqueue.runtime.streams import Streams
 
@@ -65,6 +66,7 @@ class Gate:
         clock: Clock,
         read_settings: SettingsSource,
         decisions: DecisionLog,
+        recovery: Progress,
     ) -> None:
         self.streams = streams
         self._loop = loop
@@ -72,6 +74,7 @@ class Gate:
         self._clock = clock
         self._read_settings = read_settings
         self._decisions = decisions
+        self._recovery = recovery
         streams.attached = self._reader_attached
         streams.detached = self._reader_detached
 
@@ -208,6 +211,15 @@ class Gate:
         """Look at all pools."""
         return views.pools(self._loop.core.state)
 
+    def recovering(self) -> str:
+        """Tell how far recovery has come; empty once everything that was accepted is there.
+
+        Until then nobody may be told that a task is not known.
+
+        Req: ORCH-4377
+        """
+        return self._recovery.pending
+
     def readiness(self) -> list[str]:
         """List why no task can be taken now, empty when one can.
 
@@ -218,6 +230,8 @@ class Gate:
         state = self._loop.core.state
         if state.shutting_down:
             return ["shutting down"]
+        if self._recovery.pending:
+            return [self._recovery.pending]
         reasons = [] if state.journal_problem is None else [f"journal: {state.journal_problem}"]
         pools = self.pools()
         if not any(pool.ready for pool in pools):

@@ -8,19 +8,20 @@ from typing import Protocol
 
 import msgspec
 
-from orchqueue.core.events import AnyEvent, ShutdownBegan, TaskRecovered, TaskRestored, Ticked, TimerFired, UsageBooked
+from orchqueue.core.events import AnyEvent, ShutdownBegan, Ticked, TimerFired
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.running_text import TEXT_TIMER
 from orchqueue.core.settings import Settings
 from orchqueue.core.task_states import TaskState
 from orchqueue.ports.clock import Clock
 from orchqueue.ports.journal import Journal
-from orchqueue.ports.telemetry import LogValue, Telemetry
+from orchqueue.ports.telemetry import Telemetry
 from orchqueue.runtime.attempts import Attempts, EngineDirectory
 from orchqueue.runtime.decision_log import DecisionLog
 from orchqueue.runtime.gate import Gate, SettingsSource
 from orchqueue.runtime.interpreter import Interpreter, Ports, ReplicaControl
 from orchqueue.runtime.loop import Loop
+from orchqueue.runtime.recovery import Recovery
 from orchqueue.runtime.replies import Replies
 from orchqueue.runtime.streams import Streams
 from orchqueue.runtime.timers import Timers
@@ -79,33 +80,29 @@ class Runtime:
             decisions=resources.decisions,
         )
         self.loop.bind(Interpreter(ports, self.loop.mailbox.post, resources.stall_ms))
+        self._recovery = Recovery(resources.journal, self.loop, self.streams, resources.telemetry, resources.clock)
         self.gate = Gate(
-            self.loop, replies, self.streams, resources.clock, resources.read_settings, resources.decisions
+            self.loop,
+            replies,
+            self.streams,
+            resources.clock,
+            resources.read_settings,
+            resources.decisions,
+            self._recovery.progress,
         )
         self._ticker: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Take over what the journal holds, then bring the replicas up.
+    async def start(self) -> None:
+        """Take over what the journal holds, then bring the replicas up; the loop turns meanwhile.
+
+        A shutdown that begins meanwhile ends it early.
 
         Errors: JournalError.
-        Req: ORCH-4011
+        Req: ORCH-4011, ORCH-4377
         """
-        recovered = self._resources.journal.recover()
-        finished, unfinished = list(recovered.finished()), list(recovered.unfinished())
-        booked = UsageBooked(recovered.usage_since_ms(), tuple(recovered.usage()))
-        self._resources.journal.open(self.loop)
-        self.loop.deliver(booked)
-        for accepted, ended in finished:
-            self.streams.restore(accepted, ended)
-            self.loop.deliver(TaskRestored(accepted, ended))
-        for task in unfinished:
-            if task.text and task.bound is not None:
-                self.streams.resume(task.accepted, task.bound, task.text)
-            self.loop.deliver(TaskRecovered(task.accepted, task.bound, task.text, task.tokens_out, task.followed))
-        counts: dict[str, LogValue] = {"waiting_tasks": len(unfinished), "ended_tasks": len(finished)}
-        self._resources.telemetry.log("info", "journal_recovered", counts)
-        self.loop.begin()
-        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        if await self._recovery.run():
+            self.loop.begin()
+            self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
     async def _tick(self) -> None:
         """Pulse once an interval: live figures for readers, heartbeats, late ends of a stalled journal."""
@@ -125,6 +122,7 @@ class Runtime:
 
         Req: ORCH-4012
         """
+        self._recovery.abandon()
         self.loop.mailbox.post(ShutdownBegan())
 
     def running(self) -> int:

@@ -130,7 +130,7 @@ class Daemon:
         self.server = EdgeServer(app, runtime.streams, limits)
         # The order in which connections are swept and closed must not hang on addresses in memory.
         self.server._state.connections = InOrder()  # noqa: SLF001
-        runtime.start()
+        await runtime.start()
         await self.server.start(cast("list[socket.socket]", [Door(ADDRESS)]))
 
     def kill(self) -> None:

@@ -50,6 +50,7 @@ class Runtime:
         self.refusal: Refusal | None = None
         self.control_refusal: Refusal | None = None
         self.bug: Exception | None = None
+        self.pending = ""
         self.reasons: list[str] = []
         self.drained: list[tuple[str, int]] = []
         self.reader_changes: list[tuple[str, int]] = []
@@ -153,6 +154,9 @@ class Runtime:
 
     async def reload_config(self) -> Done | Refusal:
         return self.control_refusal or Done(ReplyId(1), {"applied": "/tenants\n/slo"})
+
+    def recovering(self) -> str:
+        return self.pending
 
     def readiness(self) -> list[str]:
         return self.reasons

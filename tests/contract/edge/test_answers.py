@@ -15,7 +15,7 @@ from orchqueue.http.auth import Access
 from orchqueue.http.limits import EdgeLimits
 from orchqueue.http.routing import Router
 from orchqueue.runtime.streams import Streams
-from orchqueue.schema.contract import declared_operations
+from orchqueue.schema.contract import DeclaredOperation, declared_operations
 from orchqueue.schema.validation import response_faults
 from tests.contract.edge.stage import LOCAL, Runtime, Stage
 
@@ -320,6 +320,26 @@ def test_each_request_is_logged_once_under_its_id(stage: Stage) -> None:
     assert len(lines) == 1
     assert lines[0]["job_id"] == TASK
     assert (lines[0]["status"], lines[0]["tenant_id"]) == (200, "local")
+
+
+@pytest.mark.req("ORCH-4377")
+@pytest.mark.parametrize("operation", declared_operations(), ids=lambda operation: operation.id)
+def test_until_recovery_is_over_only_probes_are_answered(stage: Stage, operation: DeclaredOperation) -> None:
+    """Nobody is told that a task is not known while it may still lie in the journal; 503 says how far it is."""
+    stage.runtime.pending = "recovering 64 of 1000 tasks"
+    path = operation.path.replace("{task_id}", TASK).replace("{session_id}", SESSION).replace("{pool_id}", "default")
+    response = httpx.request(operation.method, stage.url + path, json={} if operation.body else None)
+    check_declared(response, operation.id)
+    if operation.id in ("getLiveness", "getReadiness", "getMetrics"):
+        assert response.status_code == 200
+        return
+    assert (response.status_code, response.json()["code"], response.headers["retry-after"]) == (
+        503,
+        "POOL_UNREADY",
+        "1",
+    )
+    assert "recovering 64 of 1000 tasks" in response.json()["message"]
+    assert response.json()["retriable"] is True
 
 
 @pytest.mark.req("ORCH-4029")

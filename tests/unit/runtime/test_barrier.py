@@ -20,7 +20,7 @@ async def turns(count: int = 5) -> None:
 
 async def started(rig: Rig) -> None:
     """Bring the runtime and both replicas up."""
-    rig.runtime.start()
+    await rig.runtime.start()
     rig.replicas.come_up("p-0")
     rig.replicas.come_up("p-1")
     await turns()

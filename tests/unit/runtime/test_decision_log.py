@@ -128,7 +128,7 @@ def test_kinds_are_told_apart_without_exception() -> None:
 async def test_a_refusal_is_explained_from_the_log_as_long_as_it_is_there() -> None:
     """The gate hands the entries of the key in; when they have gone, a refused id is as unknown as any other."""
     rig = Rig(decisions=DecisionLog(entries_at_most=8))
-    rig.runtime.start()
+    await rig.runtime.start()
     rig.replicas.come_up("p-0")
     rig.replicas.come_up("p-1")
     await turns()

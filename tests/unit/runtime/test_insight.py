@@ -22,7 +22,7 @@ async def turns(count: int = 5) -> None:
 async def rig() -> Rig:
     """Give a runtime whose replicas are up and whose one task is not committed yet."""
     rig = Rig()
-    rig.runtime.start()
+    await rig.runtime.start()
     rig.replicas.come_up("p-0")
     rig.replicas.come_up("p-1")
     await turns()

@@ -165,7 +165,7 @@ async def test_task_whose_only_reader_left_is_canceled_after_the_grace() -> None
 async def test_readiness_names_states_and_no_details() -> None:
     """Whoever may ask without a key hears what state a pool is in, not which file or address failed."""
     rig = Rig()
-    rig.runtime.start()
+    await rig.runtime.start()
     assert rig.gate.readiness() == ["pool p: loading"]
     for name in ("p-0", "p-1"):
         rig.replicas.post(ReplicaLost(ReplicaId(name), "checksum", "/secret/model.gguf is damaged"))
