@@ -282,7 +282,7 @@ def _journal(config: Config, data: DataDirectory, telemetry: MetricsTelemetry) -
         return MemoryJournal(schedule, lambda: COMMIT_DELAY_MS)
     path = config.journal.path or data.file("journal.sqlite")
     telemetry.log("info", "journal", {"detail": path})
-    return SqliteJournal(path, loop.call_soon_threadsafe)
+    return SqliteJournal(path, loop.call_soon_threadsafe, durability=config.journal.durability)
 
 
 def _decisions(config: Config, telemetry: MetricsTelemetry, stack: AsyncExitStack) -> DecisionLog:

@@ -263,7 +263,11 @@ class JournalSection(Section, frozen=True):
 
     path: Annotated[PathText | None, Meta(description="Default: journal.sqlite in the data directory.")] = None
     durability: Annotated[
-        Literal["full", "memory"], Meta(description="full: synced before any answer. memory: lost with the process.")
+        Literal["full", "relaxed", "memory"],
+        Meta(
+            description="full: synced to the disk before any answer. relaxed: a moment later; a crash of the daemon loses"
+            " nothing, a power cut the last second or so. memory: lost with the process. See docs/reliability.md."
+        ),
     ] = "full"
     stall_ms: Annotated[
         Milliseconds, Meta(description="How long an `end` waits for a failing journal before it goes out undurable.")

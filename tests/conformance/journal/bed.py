@@ -9,11 +9,15 @@ from typing import Protocol
 
 from orchqueue.adapters.journals.memory import MemoryDisk, MemoryJournal
 from orchqueue.adapters.journals.sqlite import SqliteJournal
+from orchqueue.adapters.journals.sqlite_file import Durability
 from orchqueue.core.ids import PoolId, ReplicaId, TaskId, Tenant
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.records import Accepted, Booking, Bound, Ended, Followed, Forgotten, Spoken
 from orchqueue.core.request import TaskSpec
 from orchqueue.ports.journal import Journal
+from orchqueue_sim.disk import Disk
+from orchqueue_sim.level2.journal import SimulatedJournal, Trouble
+from orchqueue_sim.marks import Chronicle
 from tests.waiting import until_async
 
 TENANT = Tenant("acme")
@@ -126,12 +130,16 @@ class MemoryBed:
 class SqliteBed:
     """The SQLite journal over a connection whose commits can be made to fail."""
 
+    durability: Durability = "full"
+
     def __init__(self, directory: Path) -> None:
         self._path = str(directory / "journal.sqlite")
         self._broken = False
 
     def journal(self) -> Journal:
-        return SqliteJournal(self._path, asyncio.get_running_loop().call_soon_threadsafe, self._connect)
+        return SqliteJournal(
+            self._path, asyncio.get_running_loop().call_soon_threadsafe, self._connect, self.durability
+        )
 
     def break_disk(self) -> None:
         self._broken = True
@@ -151,3 +159,27 @@ class SqliteBed:
         """Refuse the word COMMIT while the disk is broken."""
         refused = self._broken and action == sqlite3.SQLITE_TRANSACTION and argument == "COMMIT"
         return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+
+
+class RelaxedBed(SqliteBed):
+    """The SQLite journal that syncs a moment later."""
+
+    durability: Durability = "relaxed"
+
+
+class SimulatedBed:
+    """The journal that the simulator gives to the runtime."""
+
+    def __init__(self, _: Path) -> None:
+        self._disk = Disk()
+        self._trouble = Trouble()
+        self._random = random.Random(4)
+
+    def journal(self) -> Journal:
+        return SimulatedJournal(self._disk, self._trouble, self._random, 4, Chronicle(lambda: 0))
+
+    def break_disk(self) -> None:
+        self._trouble.fault, self._trouble.reason = "full_disk", "the disk is full"
+
+    def mend_disk(self) -> None:
+        self._trouble.reason = ""

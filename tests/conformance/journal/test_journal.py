@@ -15,6 +15,8 @@ from tests.conformance.journal.bed import (
     TENANT,
     Bed,
     MemoryBed,
+    RelaxedBed,
+    SimulatedBed,
     SqliteBed,
     Watcher,
     accepted,
@@ -29,7 +31,7 @@ from tests.waiting import until_async
 pytestmark = pytest.mark.req("ORCH-4013")
 
 
-@pytest.fixture(params=[MemoryBed, SqliteBed], ids=["memory", "sqlite"])
+@pytest.fixture(params=[MemoryBed, SqliteBed, RelaxedBed, SimulatedBed], ids=["memory", "full", "relaxed", "simulated"])
 def bed(request: pytest.FixtureRequest, tmp_path: Path) -> Bed:
     """Give each journal's world in turn."""
     make: Callable[[Path], Bed] = request.param

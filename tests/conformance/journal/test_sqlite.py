@@ -7,7 +7,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -176,83 +175,6 @@ async def test_a_record_that_cannot_be_decoded_names_its_task(tmp_path: Path) ->
     with pytest.raises(JournalError, match=r"damaged.*acme/b"):
         list(journal.recover().unfinished())
     journal.close()
-
-
-@pytest.mark.req("ORCH-4185", "ORCH-4308")
-async def test_a_journal_of_the_first_schema_is_taken_over_with_its_tasks(tmp_path: Path) -> None:
-    """Its tasks stay, usage is whole from then on, and it is done once."""
-    path = tmp_path / "journal.sqlite"
-    await _filled(path, "a", "b")
-    with sqlite3.connect(path) as connection:
-        for table in ("usage", "usage_since", "texts"):
-            connection.execute(f"DROP TABLE {table}")
-        connection.execute("ALTER TABLE tasks DROP COLUMN followed")
-        connection.execute("UPDATE schema_version SET version = 1")
-    connection.close()
-    before_ms = int(time.time() * 1000)
-    since = set()
-    for _ in range(2):
-        journal = _journal(path)
-        recovered = journal.recover()
-        assert [task.accepted.task_id for task in recovered.unfinished()] == ["a", "b"]
-        assert list(recovered.usage()) == []
-        since.add(recovered.usage_since_ms())
-        journal.close()
-    (since_ms,) = since
-    assert since_ms is not None
-    assert before_ms <= since_ms <= time.time() * 1000 + 1000
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(3,)]
-    connection.close()
-
-
-@pytest.mark.req("ORCH-4183", "ORCH-4185")
-async def test_a_journal_of_the_second_schema_is_taken_over_with_what_ran(tmp_path: Path) -> None:
-    """It only knew that a task had been started; whatever it said is not known, and its usage stays."""
-    path = tmp_path / "journal.sqlite"
-    await _filled(path, "a", "b")
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE texts")
-        connection.execute("ALTER TABLE tasks DROP COLUMN followed")
-        connection.execute("UPDATE tasks SET bound = 1 WHERE key = 'acme/a'")
-        connection.execute("UPDATE schema_version SET version = 2")
-        since = connection.execute("SELECT since_ms FROM usage_since").fetchall()
-    connection.close()
-    for _ in range(2):
-        journal = _journal(path)
-        recovered = journal.recover()
-        first, second = recovered.unfinished()
-        assert first.bound is not None
-        assert first.bound.engine_version == first.text == ""
-        assert second.bound is None
-        assert [(recovered.usage_since_ms(),)] == since
-        journal.close()
-
-
-@pytest.mark.parametrize("version", [0, 4])
-@pytest.mark.req("ORCH-4185")
-async def test_another_schema_is_refused(tmp_path: Path, version: int) -> None:
-    """A journal of a release with another schema is left alone."""
-    path = tmp_path / "journal.sqlite"
-    await _filled(path, "a")
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE schema_version SET version = ?", (version,))
-    connection.close()
-    with pytest.raises(JournalError, match=rf"schema {version}, this one knows 3"):
-        _journal(path).recover()
-
-
-@pytest.mark.req("ORCH-4185")
-async def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
-    """A database of another program is neither used nor changed in mode."""
-    path = tmp_path / "other.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE birds (name TEXT)")
-    connection.close()
-    path.chmod(0o644)
-    with pytest.raises(JournalError, match="some other program"):
-        _journal(path).recover()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 async def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:

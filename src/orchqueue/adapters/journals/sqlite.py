@@ -6,12 +6,21 @@ Req: ORCH-4011, ORCH-4013
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
-from orchqueue.adapters.journals.sqlite_file import Connect, JournalFile, Statement, connect, statements_of
+from orchqueue.adapters.journals import sqlite_failures as failures
+from orchqueue.adapters.journals.sqlite_file import (
+    WAL_BYTES,
+    Connect,
+    Durability,
+    JournalFile,
+    Statement,
+    connect,
+    statements_of,
+)
 from orchqueue.core.ids import Tenant
 from orchqueue.core.records import Accepted, AnyRecord, Booking, Ended
 from orchqueue.ports.errors import JournalError
@@ -21,6 +30,8 @@ BATCH_LIMIT = 4096
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 2.0
 CLOSE_PATIENCE_S = 5.0
+QUIET_S = 1.0
+LATEST_S: Mapping[Durability, float] = {"full": 30.0, "relaxed": 1.0}
 
 CallSoon = Callable[[Callable[[], None]], object]
 
@@ -35,10 +46,15 @@ class SqliteJournal:
     Req: ORCH-4187
     """
 
-    def __init__(self, path: str, call_soon: CallSoon, connect_to: Connect = connect) -> None:
+    def __init__(
+        self, path: str, call_soon: CallSoon, connect_to: Connect = connect, durability: Durability = "full"
+    ) -> None:
         self._path = path
         self._call_soon = call_soon
-        self._file = JournalFile(path, connect_to)
+        self._file = JournalFile(path, connect_to, durability)
+        self._latest_s = LATEST_S[durability]
+        self._untidy_since_s: float | None = None
+        self._tidy_at_s: float | None = None
         self._watcher: JournalWatcher | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -78,6 +94,10 @@ class SqliteJournal:
             self._changed.notify()
         return self._last_seq
 
+    def used_bytes(self) -> int:
+        """Tell how much of the file was in use after the last commit."""
+        return self._file.used_bytes
+
     def close(self) -> None:
         """Commit what is queued, end the writer, release the file.
 
@@ -98,32 +118,59 @@ class SqliteJournal:
             raise JournalError(f"{lost} records could not be committed to {self._path}: {self._failure}")
 
     def _write(self) -> None:
-        """Commit batch after batch until closed and empty, or closed and out of patience."""
+        """Commit batch after batch, and tidy between them, until closed and empty, or closed and out of patience."""
         while True:
             with self._changed:
-                while not self._pending and self._close_by_s is None:
-                    self._changed.wait()
+                while not self._pending and self._close_by_s is None and not self._is_tidying_due():
+                    self._changed.wait(None if self._tidy_at_s is None else self._tidy_at_s - time.monotonic())
                 batch = self._pending[:BATCH_LIMIT]
                 del self._pending[:BATCH_LIMIT]
-            if not batch or not self._commit_until_done(batch):
+            if batch:
+                statements = [statement for record in batch for statement in record]
+                if not self._do_until_done(partial(self._file.commit, statements)):
+                    return
+                self._committed_seq += len(batch)
+                self._tell_committed(self._committed_seq)
+                self._plan_tidying()
+            elif self._close_by_s is not None:
                 return
-            self._committed_seq += len(batch)
-            self._tell_committed(self._committed_seq)
+            if self._is_tidying_due() and not self._do_until_done(self._tidy):
+                return
 
-    def _commit_until_done(self, batch: Sequence[Sequence[Statement]]) -> bool:
-        """Commit a batch, again and again if it must be. False: closed before it could be done."""
+    def _plan_tidying(self) -> None:
+        """Put tidying off while commits follow each other, but not for ever; a long log does not wait.
+
+        Req: ORCH-4372, ORCH-4376
+        """
+        now_s = time.monotonic()
+        if self._untidy_since_s is None:
+            self._untidy_since_s = now_s
+        self._tidy_at_s = min(self._untidy_since_s + self._latest_s, now_s + QUIET_S)
+        if self._file.log_bytes() >= WAL_BYTES:
+            self._tidy_at_s = now_s
+
+    def _is_tidying_due(self) -> bool:
+        return self._tidy_at_s is not None and time.monotonic() >= self._tidy_at_s
+
+    def _tidy(self) -> None:
+        more = self._file.tidy()
+        self._untidy_since_s = None
+        self._tidy_at_s = time.monotonic() if more else None
+
+    def _do_until_done(self, act: Callable[[], None]) -> bool:
+        """Do something to the file, again and again if it must be. False: closed before it could be done."""
         delay_s = RETRY_FIRST_S
         failed = False
         while True:
             try:
                 if failed:
                     self._file.reopen()
-                self._file.commit([statement for record in batch for statement in record])
-            except sqlite3.Error as error:
-                self._failure = f"{error} ({getattr(error, 'sqlite_errorname', 'sqlite')})"
+                act()
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing is durable until a try succeeds
+                # Clients read this: where the file lies is none of their business.
+                self._failure = failures.for_clients(error)
                 if not failed:
                     failed = True
-                    # Clients read this: where the file lies is none of their business.
                     self._tell_stalled(self._failure)
                 if not self._may_retry_after(delay_s):
                     return False

@@ -10,63 +10,33 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from orchqueue.adapters.journals import sqlite_failures as failures
+from orchqueue.adapters.journals.sqlite_schema import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    bring_forward,
+    version_of,
+)
 from orchqueue.core.ids import ReplicaId, TaskKey, Tenant, task_key
 from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Followed, Forgotten, Spoken
 from orchqueue.ports.errors import JournalError
 from orchqueue.ports.journal import Unfinished
 
-SCHEMA_VERSION = 3
-APPLICATION_ID = 0x4F51_4A31
-
 Connect: TypeAlias = Callable[[str], sqlite3.Connection]
 Statement: TypeAlias = tuple[str, tuple[str | bytes | int, ...]]
 
-_SCHEMA = """
-CREATE TABLE schema_version (version INTEGER NOT NULL);
-CREATE TABLE tasks (
-  number INTEGER PRIMARY KEY,
-  key TEXT NOT NULL UNIQUE,
-  accepted BLOB NOT NULL,
-  bound INTEGER NOT NULL DEFAULT 0,
-  ended_number INTEGER,
-  ended BLOB
-);
-CREATE INDEX tasks_by_end ON tasks (ended_number) WHERE ended_number IS NOT NULL;
-"""
-# Since version 2. What was used before the tables were made is not in them: usage is whole from the next second on.
-_USAGE = """
-CREATE TABLE usage (
-  day INTEGER NOT NULL,
-  tenant TEXT NOT NULL,
-  key_id TEXT NOT NULL,
-  model_ref TEXT NOT NULL,
-  accepted INTEGER NOT NULL,
-  succeeded INTEGER NOT NULL,
-  failed INTEGER NOT NULL,
-  canceled INTEGER NOT NULL,
-  tokens_in INTEGER NOT NULL,
-  tokens_out INTEGER NOT NULL,
-  decode_ms INTEGER NOT NULL,
-  PRIMARY KEY (day, tenant, key_id, model_ref)
-) WITHOUT ROWID;
-CREATE TABLE usage_since (since_ms INTEGER NOT NULL);
-INSERT INTO usage_since VALUES ((CAST(strftime('%s', 'now') AS INTEGER) + 1) * 1000);
-"""
-# Since version 3. `tasks.bound` holds the latest start; in older rows it is 1 where there was one.
-_TEXTS = """
-ALTER TABLE tasks ADD COLUMN followed INTEGER NOT NULL DEFAULT 0;
-CREATE TABLE texts (
-  key TEXT NOT NULL,
-  at_bytes INTEGER NOT NULL,
-  text BLOB NOT NULL,
-  tokens_out INTEGER NOT NULL,
-  PRIMARY KEY (key, at_bytes)
-) WITHOUT ROWID;
-"""
+WAL_BYTES = 4 << 20
+VACUUM_STEP_PAGES = 128
+KEPT_FREE_PAGES = 256
+MARKS = 0x7FFF_FFFF
+INCREMENTAL = 2
+
+Durability: TypeAlias = Literal["full", "relaxed"]
+
 _ACCEPT = "INSERT OR REPLACE INTO tasks (key, accepted) VALUES (?, ?)"
 _BIND = "UPDATE tasks SET bound = ? WHERE key = ?"
 _SPEAK = "INSERT OR REPLACE INTO texts SELECT ?1, ?2, ?3, ?4 FROM tasks WHERE key = ?1 AND ended_number IS NULL"
@@ -139,46 +109,110 @@ def _forget(key: TaskKey, record: Forgotten) -> Sequence[Statement]:
 
 
 class JournalFile:
-    """The open file. Every method raises sqlite3.Error where it does not say otherwise."""
+    """The open file. Every method raises sqlite3.Error where it does not say otherwise.
 
-    def __init__(self, path: str, connect_to: Connect = connect) -> None:
+    A commit is one sync of the write-ahead log with `full`, none with `relaxed`; the first one after the log was begun
+    anew syncs the log's head too, with both. What else is synced is synced by `tidy`, never by `commit`.
+
+    Units: `used_bytes`: what is in use after the last commit; what is free in the file is used before it grows.
+
+    Req: ORCH-4372
+    """
+
+    def __init__(self, path: str, connect_to: Connect = connect, durability: Durability = "full") -> None:
         self._path = path
         self._connect = connect_to
+        self._synchronous = {"full": "FULL", "relaxed": "NORMAL"}[durability]
         self._connection: sqlite3.Connection | None = None
+        self._mark = 0
+        self._page_bytes = 0
+        self.used_bytes = 0
 
     def open(self) -> None:
-        """Create or open the file, and check that it is ours, whole and of a schema that we know.
+        """Create or open the file, check that it is ours and whole, and bring it to the schema that we know.
 
         Errors: JournalError that says what to do.
         """
         try:
             _create_private(self._path)
-            self._connection = self._prepared()
-            self._check_or_create(self._connection)
-            _sync_directory(self._path)
+            connection, version = self._prepared()
+            self._connection = connection
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise JournalError(failures.damaged(self._path, str(verdict)))
+            bring_forward(connection, version)
+            self._mark = self._mark_on_disk(connection)
+            (self._page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+            self.used_bytes = self._measure(connection)
+            _sync_directories(self._path)
         except OSError as error:
             self.drop()
-            message = f"the journal {self._path} cannot be opened: {error.strerror}; check the path and its permissions"
-            raise JournalError(message) from error
+            raise JournalError(failures.of_system(self._path, error)) from error
         except sqlite3.Error as error:
             self.drop()
-            raise JournalError(_explain(self._path, error)) from error
+            raise JournalError(failures.for_operators(self._path, error)) from error
         except JournalError:
             self.drop()
             raise
 
     def reopen(self) -> None:
-        """Start from what the disk really holds: after a failed sync, the old connection may believe too much."""
+        """Start from what the disk really holds: after a failed sync, the old connection may believe too much.
+
+        The kernel may have let go of pages that it could not write, and then calls them written. So the log that is left
+        is written once more, over itself, and synced, before anybody rests on it.
+
+        Errors: OSError, sqlite3.Error.
+        Req: ORCH-4187
+        """
         self.drop()
-        self._connection = self._prepared()
+        _write_over_itself(self._path + "-wal")
+        try:
+            self._connection, version = self._prepared()
+        except JournalError:
+            version = 0
+        if version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError("somebody has replaced the journal's file: bring it back")
 
     def commit(self, statements: Sequence[Statement]) -> None:
-        """Carry out statements in order, as one durable transaction."""
+        """Carry out statements in order, as one durable transaction.
+
+        A commit that failed may have reached the disk all the same. Each carries a mark, so that a second try finds out.
+        """
         connection = self._open_connection()
-        connection.execute("BEGIN IMMEDIATE")
-        for sql, run in groupby(statements, key=lambda statement: statement[0]):
-            connection.executemany(sql, [values for _, values in run])
-        connection.execute("COMMIT")
+        mark = self._mark % MARKS + 1
+        if self._mark_on_disk(connection) != mark:
+            connection.execute("BEGIN IMMEDIATE")
+            for sql, run in groupby(statements, key=lambda statement: statement[0]):
+                connection.executemany(sql, [values for _, values in run])
+            connection.execute(f"PRAGMA user_version={mark}")
+            connection.execute("COMMIT")
+        self._mark = mark
+        self.used_bytes = self._measure(connection)
+
+    def log_bytes(self) -> int:
+        """Tell how long the write-ahead log is."""
+        try:
+            return os.stat(self._path + "-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+    def tidy(self) -> bool:
+        """Give some free pages back, bring what the log holds into the file, and begin the log anew.
+
+        Afterwards everything is synced, and nothing forgotten is left in the log. A quarter of the file may stay free for
+        what comes next.
+
+        Shape: whether there are more pages to give back.
+        Cost: VACUUM_STEP_PAGES to move, and WAL_BYTES and one batch to write, at most.
+        Req: ORCH-4085, ORCH-4376
+        """
+        connection = self._open_connection()
+        spare = self._spare_pages(connection)
+        if spare > 0:
+            # As a script: it has a row without columns for each page, and `execute` stops at the first.
+            connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_STEP_PAGES})")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return spare > VACUUM_STEP_PAGES
 
     def unfinished(self) -> Iterator[Unfinished]:
         """Yield accepted tasks without an end in order of acceptance.
@@ -202,7 +236,9 @@ class JournalFile:
             "SELECT at_bytes, text, tokens_out FROM texts WHERE key = ? ORDER BY at_bytes", key
         ):
             if at_bytes > len(text):
-                raise JournalError(_damaged(self._path, f"the text of task {key} has a gap at byte {len(text)}"))
+                raise JournalError(
+                    failures.damaged(self._path, f"the text of task {key} has a gap at byte {len(text)}")
+                )
             text[at_bytes:] = piece
             tokens_out = tokens
         return text.decode(), tokens_out
@@ -245,52 +281,51 @@ class JournalFile:
         try:
             yield from self._open_connection().execute(sql, values)
         except sqlite3.Error as error:
-            raise JournalError(_explain(self._path, error)) from error
+            raise JournalError(failures.for_operators(self._path, error)) from error
 
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None:
             raise sqlite3.OperationalError("the journal file is not open")
         return self._connection
 
-    def _prepared(self) -> sqlite3.Connection:
+    @staticmethod
+    def _mark_on_disk(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def _measure(self, connection: sqlite3.Connection) -> int:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return int(pages - free) * self._page_bytes
+
+    @staticmethod
+    def _spare_pages(connection: sqlite3.Connection) -> int:
+        (kind,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return int(free) - max(KEPT_FREE_PAGES, int(pages) // 4) if kind == INCREMENTAL else 0
+
+    def _prepared(self) -> tuple[sqlite3.Connection, int]:
         connection = self._connect(self._path)
         try:
+            # Nothing is changed in a file before we know that it is ours.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            version = version_of(connection, self._path)
             # EXCLUSIVE before WAL: no second process can read or write beside us, and no shared-memory file is needed.
-            for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+            # A file that exists already keeps the way of giving pages back with which it was made.
+            for pragma in (
+                "auto_vacuum=INCREMENTAL",
+                "journal_mode=WAL",
+                "wal_autocheckpoint=0",
+                f"synchronous={self._synchronous}",
+                "secure_delete=ON",
+            ):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("COMMIT")
-        except sqlite3.Error:
+        except (sqlite3.Error, JournalError):
             connection.close()
             raise
-        return connection
-
-    def _check_or_create(self, connection: sqlite3.Connection) -> None:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; {_SCHEMA} {_USAGE} {_TEXTS}"
-            )
-            connection.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
-            connection.execute("COMMIT")
-            return
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        if application != APPLICATION_ID or "schema_version" not in tables:
-            raise JournalError(f"{self._path} is a database of some other program; name another journal.path")
-        (version,) = connection.execute("SELECT max(version) FROM schema_version").fetchone()
-        if version not in range(1, SCHEMA_VERSION + 1):
-            message = (
-                f"the journal {self._path} was written by another release (schema {version}, this one knows"
-                f" {SCHEMA_VERSION}); start that release, or use another data directory"
-            )
-            raise JournalError(message)
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise JournalError(_damaged(self._path, str(verdict)))
-        if version < SCHEMA_VERSION:
-            connection.executescript(f"BEGIN IMMEDIATE; {'' if version > 1 else _USAGE} {_TEXTS}")
-            connection.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION,))
-            connection.execute("COMMIT")
+        return connection, version
 
 
 def _decoded(decode: Callable[[bytes], R], path: str, key: str, data: bytes | int) -> R:
@@ -299,7 +334,7 @@ def _decoded(decode: Callable[[bytes], R], path: str, key: str, data: bytes | in
             return decode(data)
         raise TypeError("it is no blob")
     except (msgspec.DecodeError, TypeError) as error:
-        raise JournalError(_damaged(path, f"the record of task {key}: {error}")) from error
+        raise JournalError(failures.damaged(path, f"the record of task {key}: {error}")) from error
 
 
 def _create_private(path: str) -> None:
@@ -317,24 +352,32 @@ def _create_private(path: str) -> None:
         os.close(descriptor)
 
 
-def _sync_directory(path: str) -> None:
-    """Make the file's name durable: SQLite syncs what is in it."""
-    descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY)
+def _sync_directories(path: str) -> None:
+    """Make the names on the way to the file durable: SQLite syncs what is in it.
+
+    Directories above its own may have been made just before; where we may not sync one, it is older than we are.
+
+    Req: ORCH-4372
+    """
+    directory = os.path.dirname(os.path.abspath(path))
+    _sync(directory)
+    with contextlib.suppress(OSError):
+        while not os.path.ismount(directory):
+            directory = os.path.dirname(directory)
+            _sync(directory)
+
+
+def _write_over_itself(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError), open(path, "r+b", buffering=0) as log:
+        at = 0
+        while piece := os.pread(log.fileno(), 1 << 20, at):
+            at += os.pwrite(log.fileno(), piece, at)
+        os.fsync(log.fileno())
+
+
+def _sync(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _explain(path: str, error: sqlite3.Error) -> str:
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith("SQLITE_BUSY"):
-        return f"the journal {path} is in use by another process; stop that one, or use another data directory"
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return _damaged(path, str(error))
-    return f"the journal {path} cannot be used: {error} ({name or 'sqlite'})"
-
-
-def _damaged(path: str, detail: str) -> str:
-    told = " ".join(detail.split())
-    return f"the journal {path} is damaged: {told}; restore it from a copy, or move it aside to start without its tasks"
