@@ -119,6 +119,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
                 read_settings=_ConfigInForce(config, read_config).renew,
                 on_bug=on_bug,
                 stall_ms=config.journal.stall_ms,
+                journal_max_bytes=config.journal.max_bytes,
                 readers_per_task=config.server.limits.readers_per_task,
                 stalled_reader_ms=config.server.limits.stalled_reader_ms,
                 heartbeat_ms=config.server.limits.heartbeat_ms,

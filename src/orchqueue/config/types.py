@@ -269,6 +269,14 @@ class JournalSection(Section, frozen=True):
             " nothing, a power cut the last second or so. memory: lost with the process. See docs/reliability.md."
         ),
     ] = "full"
+    max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 44,
+            description="The oldest ended tasks are forgotten before it holds that much; then nothing new is accepted.",
+        ),
+    ] = 4 << 30
     stall_ms: Annotated[
         Milliseconds, Meta(description="How long an `end` waits for a failing journal before it goes out undurable.")
     ] = 5_000

@@ -187,7 +187,10 @@ class TimerFired(Event, frozen=True):
 
 
 class Ticked(Event, frozen=True):
-    """Another metrics interval has passed."""
+    """Another metrics interval has passed. `journal_bytes`: what the journal holds, of at most `journal_max_bytes`; 0: no bound."""
+
+    journal_bytes: int = 0
+    journal_max_bytes: int = 0
 
 
 class DrainRequested(Event, frozen=True):

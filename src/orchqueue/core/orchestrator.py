@@ -9,6 +9,7 @@ from typing import assert_never
 
 from orchqueue.core import (
     attempt_flow,
+    journal_room,
     pool_flow,
     recovery_flow,
     replica_flow,
@@ -97,6 +98,7 @@ class Orchestrator:
             case ev.TimerFired():
                 timer_flow.on_timer(state, event, now_ms)
             case ev.Ticked():
+                journal_room.on_measured(state, event.journal_bytes, event.journal_max_bytes)
                 views.tell_readers(state, now_ms)
             case _:
                 self._route_rare(event, now_ms)

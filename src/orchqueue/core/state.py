@@ -211,6 +211,7 @@ class State:
         self.last_attempt = 0
         self.shutting_down = False
         self.journal_problem: str | None = None
+        self.journal_full = False
         self.dirty = False
         self.effects: list[AnyEffect] = []
 

@@ -126,6 +126,9 @@ def _stopped(state: State) -> Refusal | None:
     if state.journal_problem is not None:
         text = f"the journal cannot be written ({state.journal_problem}), so nothing new is accepted; try again soon"
         return Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000)
+    if state.journal_full:
+        text = "the journal holds as much as journal.max_bytes allows, so nothing new is accepted until other tasks have ended"
+        return Refusal(Outcome.JOURNAL_DOWN, text, retry_after_ms=1_000)
     return None
 
 

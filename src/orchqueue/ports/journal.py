@@ -90,6 +90,13 @@ class Journal(Protocol):
         """
         ...
 
+    def used_bytes(self) -> int:
+        """Tell how much is kept where space is bounded; what was freed counts no more. 0: it is not bounded.
+
+        Req: ORCH-4374
+        """
+        ...
+
     def close(self) -> None:
         """Commit what is queued and release the file."""
         ...

@@ -233,6 +233,8 @@ class Gate:
         if self._recovery.pending:
             return [self._recovery.pending]
         reasons = [] if state.journal_problem is None else [f"journal: {state.journal_problem}"]
+        if state.journal_full:
+            reasons.append("journal: it holds as much as journal.max_bytes allows")
         pools = self.pools()
         if not any(pool.ready for pool in pools):
             reasons.extend(f"pool {pool.pool_id}: {_condition(pool)}" for pool in pools)

@@ -50,6 +50,7 @@ class Resources(msgspec.Struct):
     readers_per_task: int = 16
     stalled_reader_ms: int = 30_000
     heartbeat_ms: int = 15_000
+    journal_max_bytes: int = 0
     decisions: DecisionLog = msgspec.field(default_factory=DecisionLog)
 
 
@@ -110,7 +111,7 @@ class Runtime:
         since_streams_ms = 0
         while True:
             await asyncio.sleep(interval_ms / 1000)
-            self.loop.mailbox.post(Ticked())
+            self.loop.mailbox.post(Ticked(self._resources.journal.used_bytes(), self._resources.journal_max_bytes))
             self.loop.tick()
             since_streams_ms += interval_ms
             if since_streams_ms >= self.streams.tick_ms:

@@ -37,6 +37,7 @@ class ManualJournal:
     def __init__(self, held: tuple[Unfinished, ...] = ()) -> None:
         self.records: list[AnyRecord] = []
         self.closed = False
+        self.used = 0
         self._held = held
         self._watcher: JournalWatcher | None = None
 
@@ -61,6 +62,9 @@ class ManualJournal:
     def append(self, records: Sequence[AnyRecord]) -> int:
         self.records.extend(records)
         return len(self.records)
+
+    def used_bytes(self) -> int:
+        return self.used
 
     def close(self) -> None:
         self.closed = True
@@ -213,6 +217,7 @@ class Rig:
                 read_settings=lambda: NewSettings(self.settings),
                 on_bug=self.bugs.append,
                 stall_ms=5_000,
+                journal_max_bytes=1_000,
                 decisions=self.decisions,
             ),
         )

@@ -3,10 +3,12 @@
 import pytest
 
 from orchqueue.core.effects import Accept
-from orchqueue.core.ids import TaskId, task_key
+from orchqueue.core.ids import PoolId, ReplicaId, TaskId, task_key
 from orchqueue.core.outcome import Outcome, Refusal
+from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
 from tests.unit.runtime.rig import TENANT, Rig
 from tests.unit.runtime.test_barrier import started, submit, turns
+from tests.waiting import until_async
 
 
 @pytest.fixture
@@ -84,3 +86,21 @@ async def test_bug_in_a_tick_ends_the_process(rig: Rig, monkeypatch: pytest.Monk
     monkeypatch.setattr(rig.runtime.loop.interpreter, "tick", explode)
     rig.runtime.loop.tick()
     assert [str(b) for b in rig.bugs] == ["planted"]
+
+
+@pytest.mark.req("ORCH-4374", "ORCH-4133")
+async def test_a_journal_that_is_full_is_noticed_and_told() -> None:
+    """Its size is looked at in every interval: newcomers are refused, and probes say why, until there is room again."""
+    pool = PoolSettings(PoolId("p"), "llamacpp", "m", (ReplicaSettings(ReplicaId("p-0")),), 2048)
+    rig = Rig(settings=Settings((pool,), metrics_interval_ms=1))
+    await rig.runtime.start()
+    rig.replicas.come_up("p-0")
+    rig.journal.used = 1_000
+    full = "journal: it holds as much as journal.max_bytes allows"
+    await until_async(lambda: rig.gate.readiness() == [full], what="a full journal to be noticed")
+    refused = await submit(rig)
+    assert isinstance(refused, Refusal)
+    assert (refused.outcome, refused.retry_after_ms) == (Outcome.JOURNAL_DOWN, 1_000)
+    rig.journal.used = 999
+    await until_async(lambda: rig.gate.readiness() == [], what="room to be noticed")
+    await rig.runtime.stop()
