@@ -57,7 +57,9 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     if task.session is not None and state.sessions.turns_left(task.session, task.accepted_at_ms) > 0:
         session = state.sessions.count_turn(task.session, task.accepted_at_ms)
         state.emit(SetTimer(("session", "/".join(task.session)), max(now_ms, session.expires_at_ms)))
-    state.emit(OpenStream(task.key, task.correlation_id))
+    if not task.emitted_bytes:
+        # The log of one that had said something is there already, with its text: nothing that ends it now may find it empty.
+        state.emit(OpenStream(task.key, task.correlation_id))
     forecast = start_of(state, pool, task, now_ms)
     task.admission = _told_again(event.accepted)
     log_request(state, task.key, task.client_id, task.spec, now_ms)

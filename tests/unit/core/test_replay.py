@@ -317,6 +317,16 @@ def test_a_restarted_daemon_replays_from_what_was_recorded() -> None:
     assert ended.receipt.attempts == 6
 
 
+@pytest.mark.req("ORCH-4182", "ORCH-4183")
+@pytest.mark.parametrize(("text", "opened"), [(SENT, []), ("", [fx.OpenStream(key("t"))])])
+def test_a_log_that_was_rebuilt_is_not_opened_again(text: str, opened: list[fx.OpenStream]) -> None:
+    """While a log waits to be opened an end is recorded without text; one with text is open from the start."""
+    core = Driver(pool_settings(), up=False)
+    effects = core.handle(recovered(text=text, strict=False, sampling=Sampling(grammar='root ::= "a"')))
+    assert core.wanted(fx.OpenStream, effects) == opened
+    assert bool(core.wanted(fx.Finish, effects)) == bool(text)
+
+
 @pytest.mark.req("ORCH-4368", "ORCH-4180")
 def test_a_restarted_daemon_with_another_model_does_not_go_on() -> None:
     """Whatever the new model would say, it is not the answer that was begun."""
