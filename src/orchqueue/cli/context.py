@@ -11,7 +11,9 @@ from orchqueue.cli.exit_codes import UsageError
 from orchqueue.cli.output import Output
 
 if TYPE_CHECKING:
-    from orchqueue.client import AsyncClient
+    from collections.abc import Callable
+
+    from orchqueue.client import AsyncClient, ReconnectPolicy
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -39,11 +41,13 @@ class Context(NamedTuple):
             as_json=bool(getattr(args, "json", False)),
         )
 
-    def client(self) -> AsyncClient:
+    def client(
+        self, reconnect: ReconnectPolicy | None = None, on_break: Callable[[Exception, int], None] | None = None
+    ) -> AsyncClient:
         """Make a client; the import is here because it costs more than all of `--help`."""
         from orchqueue.client import AsyncClient
 
-        return AsyncClient(self.url, self.api_key, ca_file=self.ca_file)
+        return AsyncClient(self.url, self.api_key, ca_file=self.ca_file, reconnect=reconnect, on_break=on_break)
 
 
 def _api_key(given: str | None, file: str | None) -> str | None:

@@ -12,11 +12,38 @@ if TYPE_CHECKING:
     from orchqueue.client.types import Admission, End, ErrorEvent, Event, Metrics
 
 _WORTH_TELLING_MS = 1_000
+_LONG_GONE_MS = 3_000
 
 
-async def follow(stream: TaskStream, output: Output, *, as_json: bool) -> int:
+class Absence:
+    """Says once that the server is away, and only when it stays away: most breaks are over before anybody wonders.
+
+    Req: ORCH-4311
+    """
+
+    def __init__(self, output: Output, patience_ms: int) -> None:
+        self._output = output
+        self._patience_ms = patience_ms
+        self._waited_ms = 0
+        self._told = False
+
+    def on_break(self, failure: Exception, wait_ms: int) -> None:
+        """Hear of a failure and of the wait before the next try."""
+        self._waited_ms += wait_ms
+        if self._waited_ms >= _LONG_GONE_MS and not self._told:
+            self._told = True
+            self._output.note(f"waiting for the server, {self._patience_ms / 1000:.0f} s at most ({failure})")
+
+    def over(self) -> None:
+        """Hear that something came."""
+        self._waited_ms = 0
+        self._told = False
+
+
+async def follow(stream: TaskStream, output: Output, absence: Absence, *, as_json: bool) -> int:
     """Show every event until the end and return the exit status."""
     async for event in stream:
+        absence.over()
         if as_json:
             output.record(event_record(event, stream.last_event_id))
         else:

@@ -6,13 +6,16 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from orchqueue.cli.context import Context
-from orchqueue.cli.follow import follow, show_admission
-from orchqueue.cli.task_options import add_task_options, request_of, retry_of
+from orchqueue.cli.follow import Absence, follow, show_admission
+from orchqueue.cli.task_options import add_patience, add_task_options, reconnect_of, request_of, retry_of
 
 if TYPE_CHECKING:
     from orchqueue.cli.output import Output
     from orchqueue.client import AsyncClient
     from orchqueue.client.errors import Refused, Unavailable
+
+# Whoever stops a command waits for it: not as long as for a text.
+_CANCEL_WITHIN_S = 10
 
 SUMMARY = "post a task and stream its answer"
 DETAILS = """examples:
@@ -25,12 +28,14 @@ DETAILS = """examples:
 
 The text goes to standard output, exactly as the model wrote it unless that is a terminal, where control characters are
 made visible. Waiting position, receipt and errors go to standard error. A broken connection is resumed without gap or
-duplicate, and the text is compared with the receipt. Ctrl-C cancels the task; a second Ctrl-C leaves at once."""
+duplicate, also over a restart of the server, and the text is compared with the receipt. Ctrl-C cancels the task; a
+second Ctrl-C leaves at once."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of a task."""
     add_task_options(parser)
+    add_patience(parser)
 
 
 async def execute(context: Context, args: Namespace) -> int:
@@ -46,7 +51,9 @@ async def execute(context: Context, args: Namespace) -> int:
     def on_refusal(refusal: Refused | Unavailable, wait_ms: int) -> None:
         output.status(f"refused ({refusal.message}); asking again in {wait_ms / 1000:.1f} s")
 
-    async with context.client() as client:
+    reconnect = reconnect_of(args)
+    absence = Absence(output, reconnect.patience_ms)
+    async with context.client(reconnect, absence.on_break) as client:
         try:
             stream = await client.run(request, retry=retry_of(args), on_refusal=on_refusal)
             assert stream.admission is not None
@@ -55,7 +62,7 @@ async def execute(context: Context, args: Namespace) -> int:
             else:
                 show_admission(stream.admission, output)
             async with stream:
-                return await follow(stream, output, as_json=context.as_json)
+                return await follow(stream, output, absence, as_json=context.as_json)
         except asyncio.CancelledError:
             output.note("canceling the task; Ctrl-C again leaves at once")
             if await _cancel(client, str(request.task_id), output):
@@ -71,12 +78,18 @@ async def _cancel(client: AsyncClient, task_id: str, output: Output) -> bool:
 
     Req: ORCH-4224
     """
+    import asyncio
+
     from orchqueue.client.errors import NotFound, OrchQueueError
 
     try:
-        await client.cancel(task_id)
+        async with asyncio.timeout(_CANCEL_WITHIN_S):
+            await client.cancel(task_id)
     except NotFound:
         pass
+    except TimeoutError:
+        output.problem(f"orchq: task {task_id} may go on: no server confirmed the cancel in {_CANCEL_WITHIN_S} s")
+        return False
     except OrchQueueError as error:
         output.problem(f"orchq: task {task_id} may go on: {error}")
         return False

@@ -6,8 +6,8 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from orchqueue.cli.context import Context
-from orchqueue.cli.follow import waiting_line
-from orchqueue.cli.task_options import add_task_options, request_of, retry_of
+from orchqueue.cli.follow import Absence, waiting_line
+from orchqueue.cli.task_options import add_patience, add_task_options, reconnect_of, request_of, retry_of
 
 if TYPE_CHECKING:
     from orchqueue.client.errors import Refused, Unavailable
@@ -25,6 +25,7 @@ Only the task id goes to standard output. Refused tasks end with status 3 and th
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the options of a task."""
     add_task_options(parser)
+    add_patience(parser)
 
 
 async def execute(context: Context, args: Namespace) -> int:
@@ -38,7 +39,8 @@ async def execute(context: Context, args: Namespace) -> int:
     def on_refusal(refusal: Refused | Unavailable, wait_ms: int) -> None:
         output.status(f"refused ({refusal.message}); asking again in {wait_ms / 1000:.1f} s")
 
-    async with context.client() as client:
+    reconnect = reconnect_of(args)
+    async with context.client(reconnect, Absence(output, reconnect.patience_ms).on_break) as client:
         admission = await client.submit(request, retry=retry_of(args), on_refusal=on_refusal)
     if context.as_json:
         output.record(admission)

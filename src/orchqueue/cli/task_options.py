@@ -10,7 +10,7 @@ from orchqueue.cli.context import read_text
 from orchqueue.cli.exit_codes import UsageError
 
 if TYPE_CHECKING:
-    from orchqueue.client import RetryPolicy
+    from orchqueue.client import ReconnectPolicy, RetryPolicy
     from orchqueue.client.types import Message, Placement, Sampling, TaskRequest
 
 T = TypeVar("T")
@@ -87,6 +87,20 @@ def _add_steering(parser: ArgumentParser) -> None:
     )
 
 
+def add_patience(parser: ArgumentParser) -> None:
+    """Add how long a server that goes away is waited for."""
+    parser.add_argument(
+        "--patience", type=float, default=120.0, metavar="S", help="wait for a lost server for up to S seconds (120)"
+    )
+
+
+def reconnect_of(args: Namespace) -> ReconnectPolicy:
+    """Make the policy that `--patience` describes."""
+    from orchqueue.client import ReconnectPolicy
+
+    return ReconnectPolicy(patience_ms=_whole_ms("--patience", args.patience))
+
+
 def request_of(args: Namespace) -> TaskRequest:
     """Make the request that the options describe; it always has an id.
 
@@ -122,10 +136,13 @@ def retry_of(args: Namespace) -> RetryPolicy:
     """Make the retry policy that `--retry-for` describes."""
     from orchqueue.client import RetryPolicy
 
-    seconds: float = args.retry_for
+    return RetryPolicy(max_wait_ms=_whole_ms("--retry-for", args.retry_for))
+
+
+def _whole_ms(option: str, seconds: float) -> int:
     if not 0 <= seconds <= 86_400:
-        raise UsageError("--retry-for takes 0 to 86400 seconds")
-    return RetryPolicy(max_wait_ms=round(seconds * 1000))
+        raise UsageError(f"{option} takes 0 to 86400 seconds")
+    return round(seconds * 1000)
 
 
 def _task_id(given: str | None) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeAlias, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -14,10 +14,10 @@ import msgspec
 from msgspec import UNSET
 
 from orchqueue.client.control import ControlCalls
-from orchqueue.client.errors import AnswerLost, ConnectFailed, Refused, Unavailable
-from orchqueue.client.patience import NO_RETRY, ReconnectPolicy, RetryPolicy, backoff_ms
-from orchqueue.client.stream import TaskStream
-from orchqueue.client.transport import Timeouts, Transport
+from orchqueue.client.errors import ConnectFailed, Refused, ServerFault, Unavailable, is_absence
+from orchqueue.client.patience import NO_RETRY, Patience, ReconnectPolicy, RetryPolicy
+from orchqueue.client.stream import OnBreak, TaskStream
+from orchqueue.client.transport import Answer, Timeouts, Transport
 from orchqueue.client.types import Admission
 from orchqueue.schema.data import (
     Explanation,
@@ -32,7 +32,9 @@ from orchqueue.schema.data import (
 
 T = TypeVar("T")
 
-_LOST_ANSWERS: Final = 3
+_Passing: TypeAlias = type[ConnectFailed] | type[ServerFault] | type[Unavailable]
+_FIRST_TRIES: Final = 3
+_LOST: Final[tuple[_Passing, ...]] = (ConnectFailed, ServerFault)
 Work = str | Sequence[Message] | TaskRequest
 
 
@@ -40,9 +42,11 @@ class AsyncClient(ControlCalls):
     """Speak to one orchestratord.
 
     Use it as an async context manager, or call `aclose`. A string is a prompt, a sequence of messages a chat; a
-    TaskRequest says everything else.
+    TaskRequest says everything else. A server that goes away and comes back is waited for as `reconnect` says, by
+    streams and by all calls about tasks and sessions; `on_break` is told of each failure and of the wait in milliseconds
+    before the next try.
 
-    Req: ORCH-2001, ORCH-2007, ORCH-4283
+    Req: ORCH-2001, ORCH-2007, ORCH-4283, ORCH-4310
     """
 
     def __init__(
@@ -56,12 +60,14 @@ class AsyncClient(ControlCalls):
         ca_file: str | None = None,
         verify_tls: bool = True,
         chance: random.Random | None = None,
+        on_break: OnBreak | None = None,
     ) -> None:
         transport = Transport(base_url, api_key, timeouts=timeouts, ca_file=ca_file, verify_tls=verify_tls)
         super().__init__(transport)
         self._retry = retry or RetryPolicy()
         self._reconnect = reconnect or ReconnectPolicy()
         self._chance = chance or random.Random()
+        self._on_break = on_break
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,12 +91,12 @@ class AsyncClient(ControlCalls):
         """Post a task and return what the server promised.
 
         1. The task id is made here where the request has none, so that asking again counts once.
-        2. A lost answer is asked for again, a few times, whatever the policy.
+        2. A lost answer is asked for again as long as `reconnect` has patience, whatever `retry` says.
         3. 429 and 503 are asked again after the server's hint, as long as `retry` has patience; `on_refusal` is told
            of each with the wait in milliseconds.
 
         Errors: Refused, Unavailable when patience is over; InvalidRequest, Conflict, Unauthorized, Forbidden at once.
-        Req: ORCH-2001, ORCH-2007, ORCH-3024, ORCH-4228
+        Req: ORCH-2001, ORCH-2007, ORCH-3024, ORCH-4228, ORCH-4310
         """
         body = msgspec.json.encode(as_request(work))
         return await self._patiently(lambda: self._post_task(body), retry, on_refusal)
@@ -123,7 +129,12 @@ class AsyncClient(ControlCalls):
         Req: ORCH-2002
         """
         return TaskStream(
-            self._transport, task_id, last_event_id=last_event_id, policy=self._reconnect, chance=self._chance
+            self._transport,
+            task_id,
+            last_event_id=last_event_id,
+            policy=self._reconnect,
+            chance=self._chance,
+            on_break=self._on_break,
         )
 
     async def run(
@@ -145,6 +156,7 @@ class AsyncClient(ControlCalls):
             policy=self._reconnect,
             admission=admission,
             chance=self._chance,
+            on_break=self._on_break,
         )
 
     async def run_at_once(
@@ -169,7 +181,12 @@ class AsyncClient(ControlCalls):
             lambda: self._transport.open_stream("POST", "/v1/tasks", body=body, idle_ms=idle_ms), retry, on_refusal
         )
         return TaskStream(
-            self._transport, str(request.task_id), policy=self._reconnect, opening=response, chance=self._chance
+            self._transport,
+            str(request.task_id),
+            policy=self._reconnect,
+            opening=response,
+            chance=self._chance,
+            on_break=self._on_break,
         )
 
     async def task(self, task_id: str) -> TaskInfo:
@@ -177,7 +194,7 @@ class AsyncClient(ControlCalls):
 
         Req: ORCH-4002
         """
-        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", _task_path(task_id)))
+        answer = await self._call("GET", _task_path(task_id))
         return answer.as_type(TaskInfo)
 
     async def tasks(
@@ -209,7 +226,7 @@ class AsyncClient(ControlCalls):
         """
         wishes: dict[str, str | int | None] = {"state": state, "priority": priority, "limit": limit, "cursor": cursor}
         params = {name: value for name, value in wishes.items() if value is not None}
-        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", "/v1/tasks", params=params))
+        answer = await self._call("GET", "/v1/tasks", params)
         return answer.as_type(TaskList)
 
     async def explain(self, task_id: str) -> Explanation:
@@ -217,7 +234,7 @@ class AsyncClient(ControlCalls):
 
         Req: ORCH-4003
         """
-        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", f"{_task_path(task_id)}/explain"))
+        answer = await self._call("GET", f"{_task_path(task_id)}/explain")
         return answer.as_type(Explanation)
 
     async def usage(self, from_day: str | None = None, to_day: str | None = None) -> Usage:
@@ -228,7 +245,7 @@ class AsyncClient(ControlCalls):
         """
         wishes: dict[str, str | int | None] = {"from_day": from_day, "to_day": to_day}
         params = {name: value for name, value in wishes.items() if value is not None}
-        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", "/v1/usage", params=params))
+        answer = await self._call("GET", "/v1/usage", params)
         return answer.as_type(Usage)
 
     async def cancel(self, task_id: str) -> None:
@@ -236,14 +253,14 @@ class AsyncClient(ControlCalls):
 
         Req: ORCH-2003
         """
-        await self._ask_again_when_lost(lambda: self._transport.call("POST", f"{_task_path(task_id)}/cancel"))
+        await self._call("POST", f"{_task_path(task_id)}/cancel")
 
     async def session(self, session_id: str) -> SessionInfo:
         """Return a session as it stands.
 
         Req: ORCH-2004
         """
-        answer = await self._ask_again_when_lost(lambda: self._transport.call("GET", _session_path(session_id)))
+        answer = await self._call("GET", _session_path(session_id))
         return answer.as_type(SessionInfo)
 
     async def delete_session(self, session_id: str) -> None:
@@ -251,23 +268,42 @@ class AsyncClient(ControlCalls):
 
         Req: ORCH-2005
         """
-        await self._ask_again_when_lost(lambda: self._transport.call("DELETE", _session_path(session_id)))
+        await self._call("DELETE", _session_path(session_id))
 
     async def _post_task(self, body: bytes) -> Admission:
         return (await self._transport.call("POST", "/v1/tasks", body=body)).as_type(Admission)
 
-    async def _ask_again_when_lost(self, ask: Callable[[], Awaitable[T]]) -> T:
-        for attempt in range(_LOST_ANSWERS):
+    async def _call(self, method: str, path: str, params: dict[str, str | int] | None = None) -> Answer:
+        """Make a call that may be made twice, and wait for a server that is away or not ready again."""
+        return await self._ask_again_when_lost(
+            lambda: self._transport.call(method, path, params=params), (*_LOST, Unavailable), _FIRST_TRIES
+        )
+
+    async def _ask_again_when_lost(
+        self, ask: Callable[[], Awaitable[T]], passing: tuple[_Passing, ...] = _LOST, first_tries: int | None = None
+    ) -> T:
+        """Ask until there is an answer; `first_tries` at most where nobody has ever answered at this address."""
+        patience = Patience(self._reconnect, self._chance)
+        while True:
+            patience.begin()
             try:
                 return await ask()
-            except AnswerLost:
-                pass
-            except ConnectFailed:
-                # Before any loss nobody was reached, and asking again at once would only hide that.
-                if attempt == 0:
+            except passing as failure:
+                if (wait_ms := self._wait_ms(failure, patience, first_tries)) is None:
                     raise
-            await asyncio.sleep(backoff_ms(attempt, self._retry.first_backoff_ms) * self._chance.random() / 1000)
-        return await ask()
+                if self._on_break is not None:
+                    self._on_break(failure, wait_ms)
+            await asyncio.sleep(wait_ms / 1000)
+
+    def _wait_ms(self, failure: Exception, patience: Patience, first_tries: int | None) -> int | None:
+        if isinstance(failure, Unavailable):
+            return patience.wait_ms(failure.retry_after_ms)
+        reached = self._transport.was_reached
+        if not is_absence(failure, was_reached=reached or patience.failures > 0):
+            return None
+        if not reached and first_tries is not None and patience.failures >= first_tries:
+            return None
+        return patience.wait_ms(None)
 
 
 def as_request(work: Work) -> TaskRequest:

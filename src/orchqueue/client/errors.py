@@ -45,7 +45,7 @@ class ReceiptMismatch(OrchQueueError):
 
 
 class StreamBroken(ConnectFailed):
-    """The stream kept breaking and the bounded number of reconnects is used up.
+    """The stream broke and could not be had again within the patience.
 
     Shape: `last_event_id` resumes it where it broke; empty when nothing had come.
     """
@@ -136,13 +136,23 @@ class ServerFault(ApiError):
 class TaskFailed(OrchQueueError):
     """The task was accepted and then ended with an error event.
 
-    Shape: `text` is what had been streamed until then.
+    Shape: `text` is what had been streamed until then; `code` is one of the nine codes, as WORKER_RESET.
     """
 
     def __init__(self, envelope: ErrorEnvelope, text: str) -> None:
         super().__init__(f"{envelope.code}: {envelope.message}")
         self.envelope = envelope
         self.text = text
+
+    @property
+    def code(self) -> str:
+        """Return the error code."""
+        return self.envelope.code
+
+    @property
+    def retriable(self) -> bool:
+        """Tell whether the same task under another id may succeed."""
+        return self.envelope.retriable
 
 
 _BY_STATUS: dict[int, type[ApiError]] = {
@@ -159,6 +169,23 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     431: InvalidRequest,
     503: Unavailable,
 }
+
+
+def is_absence(error: Exception, *, was_reached: bool) -> bool:
+    """Tell whether this failure only says that the server, which was there, is away or not ready again.
+
+    A lost answer is one always. A refused connection, or a proxy that speaks in the server's place, is one when the
+    server was reached before: until then the address may be wrong, and waiting would only hide that.
+
+    Req: ORCH-4310
+    """
+    if isinstance(error, BadSetting | StreamBroken):
+        return False
+    if isinstance(error, AnswerLost):
+        return True
+    if isinstance(error, ServerFault):
+        return was_reached and error.envelope is None
+    return was_reached and isinstance(error, ConnectFailed)
 
 
 def error_class(status: int) -> type[ApiError]:

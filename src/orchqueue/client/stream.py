@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from orchqueue.client.errors import (
-    BadSetting,
+    ApiError,
     Conflict,
     ConnectFailed,
     ProtocolBroken,
@@ -24,14 +24,16 @@ from orchqueue.client.errors import (
     StreamMismatch,
     TaskFailed,
     Unavailable,
+    is_absence,
 )
-from orchqueue.client.patience import ReconnectPolicy
+from orchqueue.client.patience import Patience, ReconnectPolicy
 from orchqueue.client.position import Position, Transcript
 from orchqueue.client.sse import EventTooLarge, SseEvent, SseParser
 from orchqueue.client.transport import Transport
 from orchqueue.client.types import Admission, Completion, End, ErrorEvent, Event, Metrics, Started, Token
 
 T = TypeVar("T")
+OnBreak = Callable[[Exception, int], None]
 
 _ASK_AGAIN: Final = (Refused, Unavailable, ServerFault)
 
@@ -42,9 +44,9 @@ class TaskStream:
     Iterate it with `async for`; the last event is End or ErrorEvent. It reconnects by itself, continues after the last
     byte received, and passes on only text whose checksum is the server's.
 
-    Errors: StreamMismatch, ReceiptMismatch, StreamBroken when reconnects are used up, ApiError when the task cannot be
+    Errors: StreamMismatch, ReceiptMismatch, StreamBroken when patience is used up, ApiError when the task cannot be
     read at all.
-    Req: ORCH-4039
+    Req: ORCH-4039, ORCH-4310
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TaskStream:
         admission: Admission | None = None,
         opening: httpx.Response | None = None,
         chance: random.Random | None = None,
+        on_break: OnBreak | None = None,
     ) -> None:
         self.task_id = task_id
         self.admission = admission
@@ -67,12 +70,11 @@ class TaskStream:
         self._transport = transport
         self._path = f"/v1/tasks/{quote(task_id, safe='')}/stream"
         self._policy = policy or ReconnectPolicy()
-        self._chance = chance or random.Random()
+        self._patience = Patience(self._policy, chance or random.Random())
+        self._on_break = on_break
         begin = Position.parse(last_event_id) if last_event_id else None
         self._resume_id = last_event_id or ""
         self._transcript = Transcript(begin)
-        # A task that was just admitted, or a connection that once stood, shows that the address is right.
-        self._was_reached = admission is not None or opening is not None
         self._opening = opening
         self._nothing_follows = False
         self._events = self._follow()
@@ -130,36 +132,42 @@ class TaskStream:
         return Completion(self.task_id, self.text, self.end, self.started, self.is_verified)
 
     async def _follow(self) -> AsyncGenerator[Event, None]:
-        failures = 0
+        patience = self._patience
         while True:
             hint_ms: int | None = None
+            patience.begin()
             try:
                 async with aclosing(self._one_connection()) as events:
                     async for event in events:
-                        failures = 0
+                        patience.renew()
                         yield event
                 if self._is_over:
                     return
                 failure: Exception = ProtocolBroken("the connection closed before the task's end")
-            except BadSetting:
-                raise
             except ConnectFailed as error:
-                if not self._was_reached:
+                if not is_absence(error, was_reached=self._transport.was_reached):
                     raise
                 failure = error
             except _ASK_AGAIN as error:
                 hint_ms, failure = error.retry_after_ms, error
             except Conflict as error:
                 raise StreamMismatch(error.message) from error
-            failures += 1
-            if failures > self._policy.attempts:
-                raise StreamBroken(
-                    f"task {self.task_id}: the stream broke {failures} times in a row, last because: {failure}",
-                    self.task_id,
-                    self._resume_id,
-                ) from failure
+            wait_ms = patience.wait_ms(hint_ms)
+            if wait_ms is None:
+                raise self._broken(failure) from failure
             self.reconnects += 1
-            await asyncio.sleep(self._policy.wait_ms(failures, hint_ms, self._chance) / 1000)
+            if self._on_break is not None:
+                self._on_break(failure, wait_ms)
+            await asyncio.sleep(wait_ms / 1000)
+
+    def _broken(self, failure: Exception) -> StreamBroken:
+        reason = failure.message if isinstance(failure, ApiError) else str(failure)
+        return StreamBroken(
+            f"task {self.task_id}: the stream broke and could not be had again in {self._patience.tried_ms / 1000:.1f} s "
+            f"and {self._patience.failures} tries, last because: {reason}",
+            self.task_id,
+            self._resume_id,
+        )
 
     @property
     def _is_over(self) -> bool:
@@ -173,12 +181,12 @@ class TaskStream:
                 "GET", self._path, last_event_id=self._resume_id, idle_ms=self._policy.idle_ms
             )
         async with aclosing(response):
-            self._was_reached = True
             if response.status_code == 204:
                 self._nothing_follows = True
                 return
             async with aclosing(self._transport.read_chunks(response)) as chunks:
                 async for chunk in chunks:
+                    self._patience.heard()
                     try:
                         received = parser.feed(chunk)
                     except EventTooLarge as error:
@@ -211,8 +219,14 @@ class TaskStream:
             self.end = end
             return end
         if raw.event == "error":
-            self.error = _decode(raw, ErrorEvent)
-            return self.error
+            error = _decode(raw, ErrorEvent)
+            # Why it failed is true for a reader that has more; one that has less was not given all of the text.
+            if raw.has_own_id and self._position(raw).text_bytes > self._transcript.position.text_bytes:
+                raise StreamMismatch(
+                    f"the stream ended at {raw.last_event_id}, but what arrived ends at {self._transcript.position}"
+                )
+            self.error = error
+            return error
         return None
 
     def _take_token(self, raw: SseEvent) -> Token | None:

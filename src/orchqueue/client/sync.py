@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from orchqueue.client.aio import AsyncClient, Work
 from orchqueue.client.errors import Refused, Unavailable
 from orchqueue.client.patience import ReconnectPolicy, RetryPolicy
-from orchqueue.client.stream import TaskStream
+from orchqueue.client.stream import OnBreak, TaskStream
 from orchqueue.client.transport import Timeouts
 from orchqueue.client.types import Admission, Completion, End, ErrorEvent, Event, Started
 from orchqueue.schema.control import (
@@ -148,6 +148,7 @@ class Client:
         ca_file: str | None = None,
         verify_tls: bool = True,
         chance: random.Random | None = None,
+        on_break: OnBreak | None = None,
     ) -> None:
         self._aio = AsyncClient(
             base_url,
@@ -158,6 +159,7 @@ class Client:
             ca_file=ca_file,
             verify_tls=verify_tls,
             chance=chance,
+            on_break=on_break,
         )
         self._portal = _Portal()
 

@@ -59,7 +59,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Transport:
-    """Holds the connections and the credentials of one server."""
+    """Holds the connections and the credentials of one server.
+
+    `was_reached`: it has answered once, so the address is right and a failure means that it went away.
+    """
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class Transport:
             # A proxy named in the environment is for the outside; it cannot reach this machine's loopback.
             trust_env=host not in _LOOPBACK,
         )
+        self.was_reached = False
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -108,6 +112,7 @@ class Transport:
         except httpx.HTTPError as error:
             raise explain(error, self.base_url) from error
         if response.is_success or response.status_code in also_ok:
+            self.was_reached = True
             return Answer(response.status_code, response.headers, response.content, f"{method} {self.base_url}{path}")
         raise self._error(response, response.content)
 
@@ -139,6 +144,7 @@ class Transport:
         except BaseException:
             await response.aclose()
             raise
+        self.was_reached = True
         return response
 
     async def read_chunks(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
@@ -176,6 +182,7 @@ class Transport:
                 correlation_id=correlation_id,
                 retry_after_ms=_retry_after_ms(response.headers),
             )
+        self.was_reached = True
         if "x-task-id" in response.headers:
             # Not this request was refused: the task that it names was accepted once and has failed.
             return TaskFailed(envelope, "")

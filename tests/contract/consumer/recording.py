@@ -118,7 +118,7 @@ def _describe(pact: Pact, interaction: Interaction) -> None:
 
 async def play(url: str, interaction: Interaction) -> None:
     """Let the client ask this of a server, and do with the answer what it should."""
-    once = ReconnectPolicy(attempts=0)
+    once = ReconnectPolicy(patience_ms=0)
     async with AsyncClient(url, interaction.api_key, retry=NO_RETRY, reconnect=once) as client:
         await interaction.use(client)
 

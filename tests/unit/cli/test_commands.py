@@ -272,7 +272,7 @@ async def test_stream_goes_on_from_a_position() -> None:
 )
 async def test_each_kind_of_failure_has_its_status(reply: Reply, status: int, told: str) -> None:
     """Scripts can tell failures apart, and people read what to do; nothing goes to standard output."""
-    ran, _ = await against(reply, "submit", "hi")
+    ran, _ = await against(reply, "submit", "--patience", "0.1", "hi")
     assert (ran.status, ran.out) == (status, "")
     assert told in ran.err
     assert "Traceback" not in ran.err

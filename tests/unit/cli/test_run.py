@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import signal
 from pathlib import Path
 
 import pytest
 
+from orchqueue.cli.follow import Absence
+from orchqueue.cli.output import Output
 from tests.unit.cli.running import on_terminal, orchq, start
+from tests.unit.client.restarting_server import address
 from tests.unit.client.scripted_server import (
     TASK_ID,
     Asked,
@@ -84,6 +88,45 @@ async def test_run_survives_a_cut_connection() -> None:
     assert (ran.status, ran.out, ran.err) == (0, WHOLE, "")
 
 
+@pytest.mark.req("ORCH-4311")
+async def test_run_survives_a_restart_of_the_server_without_a_word() -> None:
+    """The server dies in the middle of a text and comes back: standard output is the text, and only the receipt is told."""
+
+    def first_life(asked: Asked) -> Reply:
+        if asked.method == "POST":
+            return answering()(asked)
+        return stream_reply(transcript(TEXTS[:1], with_end=False), ending="silence")
+
+    async with address() as server:
+        await server.live(first_life)
+        process = await start("run", "Why?", url=server.url)
+        assert process.stdout is not None
+        head = await process.stdout.readexactly(2)
+        await server.die()
+        await server.live(lambda asked: stream_reply(transcript(TEXTS, after_bytes=resume_bytes(asked))))
+        rest, err = await process.communicate()
+    assert (process.returncode, (head + rest).decode()) == (0, WHOLE)
+    assert [line.partition(" ")[0] for line in err.decode().splitlines()] == ["waiting:", "[stop]"]
+
+
+@pytest.mark.req("ORCH-4311")
+def test_only_a_long_absence_is_told_and_told_once() -> None:
+    """Short breaks are silent, a long one has one line, and after news the next one counts anew."""
+    err = io.StringIO()
+    absence = Absence(Output(io.StringIO(), err), 120_000)
+    for wait_ms in (50, 250, 500, 1_000):
+        absence.on_break(RuntimeError("nobody listens"), wait_ms)
+    assert err.getvalue() == ""
+    for _ in range(5):
+        absence.on_break(RuntimeError("nobody listens"), 2_000)
+    assert err.getvalue() == "waiting for the server, 120 s at most (nobody listens)\n"
+    absence.over()
+    absence.on_break(RuntimeError("nobody listens"), 2_999)
+    assert err.getvalue().count("\n") == 1
+    absence.on_break(RuntimeError("nobody listens"), 1)
+    assert err.getvalue().count("\n") == 2
+
+
 @pytest.mark.req("ORCH-4224")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_signal_cancels_the_task_and_waits_for_the_answer(number: signal.Signals, status: int) -> None:
@@ -116,7 +159,7 @@ async def test_a_cancel_that_fails_is_told() -> None:
 
 @pytest.mark.req("ORCH-4028")
 async def test_a_stream_that_cannot_be_had_again_says_how_to_go_on() -> None:
-    """When reconnects are used up the status is 6 and the command that continues is printed."""
+    """When patience is used up the status is 6 and the command that continues is printed."""
     gone = json_reply(503, envelope("POOL_UNREADY", "stopping"), {"x-backoff-ms": "1"})
     follow = answering(transcript(TEXTS[:1], with_end=False))
 
@@ -124,7 +167,7 @@ async def test_a_stream_that_cannot_be_had_again_says_how_to_go_on() -> None:
         return gone if "last-event-id" in asked.headers else follow(asked)
 
     async with serving(script) as server:
-        ran = await orchq("run", "Why?", url=server.url)
+        ran = await orchq("run", "--patience", "0.1", "Why?", url=server.url)
     assert (ran.status, ran.out) == (6, "It")
     assert f"go on with: orchq stream --last-event-id {position_of('It')} {server.asked[0].json['task_id']}" in ran.err
 

@@ -56,8 +56,8 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def serving(script: Script) -> AsyncIterator[ScriptedServer]:
-    """Serve the script on a free loopback port."""
+async def serving(script: Script, port: int = 0) -> AsyncIterator[ScriptedServer]:
+    """Serve the script on a loopback port, a free one unless it is named."""
     state = ScriptedServer("")
     running: set[asyncio.Task[None]] = set()
 
@@ -76,7 +76,7 @@ async def serving(script: Script) -> AsyncIterator[ScriptedServer]:
             running.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(connection, "127.0.0.1", 0)
+    server = await asyncio.start_server(connection, "127.0.0.1", port)
     host, port = server.sockets[0].getsockname()[:2]
     state.url = f"http://{host}:{port}"
     try:
