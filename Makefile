@@ -43,6 +43,10 @@ $(STAMP): $(LOCKS) pyproject.toml
 demo: $(STAMP) ## Stream one real answer to the terminal and clean up (PROMPT="…")
 	@$(PY) examples/demo.py --prompt "$$DEMO_PROMPT"
 
+.PHONY: demo-failover
+demo-failover: $(STAMP) ## Watch an answer survive a killed replica and a killed daemon (PROMPT="…")
+	@$(PY) examples/demo_failover.py --prompt "$$DEMO_PROMPT"
+
 .PHONY: serve
 serve: $(STAMP) ## Run the daemon with the embedded model until Ctrl-C (PORT=8080)
 	@exec $(VENV)/bin/orchestratord serve --port "$$SERVE_PORT"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchqueue.client import Client, Sampling, Stream, TaskRequest
@@ -101,3 +105,47 @@ def test_readers_see_one_stream_over_two_deaths_of_the_daemon(tmp_path: Path) ->
     assert (follower.returncode, shown.decode()) == (0, undisturbed.text)
     assert "verified" in told
     assert "Traceback" not in told
+
+
+def demo(*options: str) -> subprocess.Popen[str]:
+    """Start the demonstration of `make demo-failover`."""
+    command = [sys.executable, "examples/demo_failover.py", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """See that no file and no process of a demonstration is left behind."""
+    before = {p.pid for p in psutil.process_iter()}
+    files = set(Path(tempfile.gettempdir()).glob("orchqueue-failover-*"))
+    yield
+    left = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
+    assert not [line for line in left if "orchqueue-failover-" in str(line)]
+    assert set(Path(tempfile.gettempdir()).glob("orchqueue-failover-*")) == files
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(240)
+@pytest.mark.req("ORCH-4313", "ORCH-4010", "ORCH-4011")
+def test_the_demonstration_survives_a_killed_replica_and_a_killed_daemon() -> None:
+    """`make demo-failover` shows one answer, finds it equal to the undisturbed one and counts three attempts."""
+    with nothing_left():
+        shown, told = demo("--max-tokens", "160").communicate(timeout=200)
+    assert "the engine of demo-" in told
+    assert "the daemon; starting it again" in told
+    assert "160 tokens, 3 attempts" in told
+    assert f"equal, byte for byte: {len(shown.removesuffix(chr(10)).encode())} bytes" in told
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(120)
+@pytest.mark.req("ORCH-4313")
+def test_the_demonstration_can_be_stopped() -> None:
+    """Ctrl-C in the middle of the answer ends it with 130 and leaves nothing behind."""
+    with nothing_left(), demo("--max-tokens", "1500") as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "nothing is left running" in told
