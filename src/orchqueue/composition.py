@@ -116,7 +116,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
                 journal=_journal(config, data, telemetry),
                 telemetry=telemetry,
                 make_supervisor=_supervisor_maker(config, replicas_dir, leftovers),
-                read_settings=_ConfigInForce(config, read_config).renew,
+                settings_source=ConfigInForce(config, read_config),
                 on_bug=on_bug,
                 stall_ms=config.journal.stall_ms,
                 journal_max_bytes=config.journal.max_bytes,
@@ -317,21 +317,40 @@ def _edge_limits(config: Config) -> EdgeLimits:
     )
 
 
-class _ConfigInForce:
-    """The configuration that the daemon runs with, and how it takes over a newer one."""
+class ConfigInForce:
+    """The configuration that the daemon runs with, and the one before it.
+
+    Req: ORCH-4205, ORCH-4207, ORCH-4328
+    """
 
     def __init__(self, config: Config, read_config: ReadConfig) -> None:
         self._config = config
+        self._before: Config | None = None
+        self._found = config
+        self._before_found: Config | None = None
         self._read_config = read_config
 
     def renew(self) -> NewSettings | list[Fault]:
-        """Read the file again; what it says is in force from here on, as far as that needs no restart."""
+        """Read the file again, and find what of it can be in force without a restart."""
         try:
             changes = merge(self._config, self._read_config())
         except ConfigError as error:
             return [problem.fault() for problem in error.problems]
-        self._config = changes.config
+        # A reload that changes nothing must not cost the way back.
+        self._found, self._before_found = changes.config, self._config if changes.applied else self._before
         return NewSettings(to_settings(changes.config), changes.applied, changes.needs_restart)
+
+    def revert(self) -> NewSettings | None:
+        """Find what was in force before the last change, for one step back."""
+        if self._before is None:
+            return None
+        changes = merge(self._config, self._before)
+        self._found, self._before_found = changes.config, None
+        return NewSettings(to_settings(changes.config), changes.applied, changes.needs_restart)
+
+    def adopt(self) -> None:
+        """Take note that what was found last is in force now."""
+        self._config, self._before = self._found, self._before_found
 
 
 def _url(config: Config, bound: socket.socket) -> str:

@@ -99,7 +99,7 @@ def test_keys_work_while_the_daemon_serves(tmp_path: Path) -> None:
     assert key.split("_", 2)[2] not in whole
 
 
-@pytest.mark.req("ORCH-4205")
+@pytest.mark.req("ORCH-4205", "ORCH-4207")
 @pytest.mark.timeout(90)
 def test_a_broken_file_is_told_field_by_field_on_reload_and_changes_nothing(tmp_path: Path) -> None:
     """A reload tells the same problems as `check`, with JSON pointers; the old configuration stays."""
@@ -117,6 +117,11 @@ def test_a_broken_file_is_told_field_by_field_on_reload_and_changes_nothing(tmp_
         config.write_text(good + "    queue: {capacity: 9}\n", encoding="utf-8")
         taken = httpx.post(f"{daemon.url}/v1/config/reload", timeout=10)
         assert taken.json()["applied"] == ["/pools/0/queue/capacity"]
+        back = httpx.post(f"{daemon.url}/v1/config/rollback", timeout=10)
+        assert back.json() == {"applied": ["/pools/0/queue/capacity"], "needs_restart": []}
+        pools = httpx.get(f"{daemon.url}/v1/pools", timeout=10).json()["pools"]
+        assert pools[0]["queue_capacity"] != 9
+        assert httpx.post(f"{daemon.url}/v1/config/rollback", timeout=10).status_code == 409
 
 
 @pytest.mark.req("ORCH-4205", "ORCH-4206")

@@ -1,10 +1,14 @@
-"""`orchq health`, `orchq metrics` and `orchq config-reload`: the server itself."""
+"""`orchq health`, `metrics`, `config-reload` and `config-rollback`: the server itself."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from orchqueue.cli.context import Context
+
+if TYPE_CHECKING:
+    from orchqueue.client.types import ConfigReloaded
 
 HEALTH_DETAILS = """examples:
   orchq health
@@ -18,7 +22,13 @@ METRICS_DETAILS = """examples:
 CONFIG_DETAILS = """examples:
   orchq config-reload
 
-All or nothing: with any fault in the file nothing changes, and every fault is listed."""
+All or nothing: with any fault in the file nothing changes, and every fault is listed. 'orchq config-rollback' takes
+the change back."""
+
+CONFIG_ROLLBACK_DETAILS = """examples:
+  orchq config-rollback
+
+What was in force before the last reload is in force again. The file stays as it is: mend it before the next reload."""
 
 
 def add_nothing(_: ArgumentParser) -> None:
@@ -54,7 +64,19 @@ async def execute_config_reload(context: Context, _: Namespace) -> int:
     Req: ORCH-4205
     """
     async with context.client() as client:
-        changed = await client.reload_config()
+        return _tell(context, await client.reload_config())
+
+
+async def execute_config_rollback(context: Context, _: Namespace) -> int:
+    """Take the last reload of the configuration back.
+
+    Req: ORCH-4207
+    """
+    async with context.client() as client:
+        return _tell(context, await client.rollback_config())
+
+
+def _tell(context: Context, changed: ConfigReloaded) -> int:
     if context.as_json:
         context.output.record(changed)
         return 0
@@ -75,5 +97,12 @@ COMMANDS = (
         CONFIG_DETAILS,
         add_nothing,
         execute_config_reload,
+    ),
+    (
+        "config-rollback",
+        "take the last reload of the configuration back",
+        CONFIG_ROLLBACK_DETAILS,
+        add_nothing,
+        execute_config_rollback,
     ),
 )

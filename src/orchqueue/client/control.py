@@ -100,6 +100,14 @@ class ControlCalls:
         """
         return await self._post("/v1/config/reload", None, ConfigReloaded)
 
+    async def rollback_config(self) -> ConfigReloaded:
+        """Put the configuration before the last reload in force again; the file is left as it is.
+
+        Errors: Conflict when there is nothing to take back.
+        Req: ORCH-4207
+        """
+        return await self._post("/v1/config/rollback", None, ConfigReloaded)
+
     async def healthz(self) -> Liveness:
         """Ask whether the server lives."""
         return await self._get("/healthz", Liveness)

@@ -262,6 +262,10 @@ class Client:
         """Let the server read its configuration file again."""
         return self._portal.wait(self._aio.reload_config())
 
+    def rollback_config(self) -> ConfigReloaded:
+        """Take the last reload of the configuration back."""
+        return self._portal.wait(self._aio.rollback_config())
+
     def healthz(self) -> Liveness:
         """Ask whether the server lives."""
         return self._portal.wait(self._aio.healthz())

@@ -156,6 +156,7 @@ def build_app(gateway: Gateway, access: Access, limits: EdgeLimits, render_metri
         "getCapabilities": control.capabilities,
         "listModels": control.models,
         "reloadConfig": control.reload_config,
+        "rollbackConfig": control.rollback_config,
         "getMetrics": ops.metrics,
         "getLiveness": ops.alive,
         "getReadiness": ops.ready,

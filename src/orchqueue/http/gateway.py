@@ -91,6 +91,10 @@ class Gateway(Protocol):
         """Read the configuration file again."""
         ...
 
+    async def rollback_config(self) -> Done | Refusal:
+        """Put the configuration before the last reload in force again."""
+        ...
+
     def recovering(self) -> str:
         """Tell how far recovery has come; empty once everything that was accepted is there."""
         ...

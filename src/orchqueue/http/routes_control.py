@@ -90,10 +90,14 @@ class ControlRoutes:
 
     async def reload_config(self, _request: Request) -> Response:
         """Take the configuration file over again, as a whole or not at all."""
-        detail = _done(await self._gateway.reload_config()).detail
-        applied, waiting = (str(detail.get(name, "")).split("\n") for name in ("applied", "needs_restart"))
-        answer = control.ConfigReloaded(applied=list(filter(None, applied)), needs_restart=list(filter(None, waiting)))
-        return Response(200, encode(answer))
+        return _changed(_done(await self._gateway.reload_config()))
+
+    async def rollback_config(self, _request: Request) -> Response:
+        """Take the last reload of the configuration back.
+
+        Req: ORCH-4207
+        """
+        return _changed(_done(await self._gateway.rollback_config()))
 
     def _pool(self, request: Request) -> PoolPicture:
         wanted = request.param("/path/pool_id")
@@ -107,6 +111,12 @@ def _done(answer: Done | Refusal) -> Done:
     if isinstance(answer, Refusal):
         raise problem_of(answer)
     return answer
+
+
+def _changed(done: Done) -> Response:
+    applied, waiting = (str(done.detail.get(name, "")).split("\n") for name in ("applied", "needs_restart"))
+    answer = control.ConfigReloaded(applied=list(filter(None, applied)), needs_restart=list(filter(None, waiting)))
+    return Response(200, encode(answer))
 
 
 def _begun(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol
 
 import msgspec
 
@@ -52,7 +52,20 @@ class NewSettings(msgspec.Struct, frozen=True):
     needs_restart: tuple[str, ...] = ()
 
 
-SettingsSource: TypeAlias = Callable[[], NewSettings | list[Fault]]
+class SettingsSource(Protocol):
+    """Where configurations come from. What it finds is in force only when it was told so by `adopt`."""
+
+    def renew(self) -> NewSettings | list[Fault]:
+        """Read the configuration again."""
+        ...
+
+    def revert(self) -> NewSettings | None:
+        """Find what was in force before the last change; None where there is nothing to go back to."""
+        ...
+
+    def adopt(self) -> None:
+        """Take note that what was found last is in force now."""
+        ...
 
 
 class Gate:
@@ -64,7 +77,7 @@ class Gate:
         replies: Replies,
         streams: Streams,
         clock: Clock,
-        read_settings: SettingsSource,
+        settings_source: SettingsSource,
         decisions: DecisionLog,
         recovery: Progress,
     ) -> None:
@@ -72,7 +85,8 @@ class Gate:
         self._loop = loop
         self._replies = replies
         self._clock = clock
-        self._read_settings = read_settings
+        self._settings_source = settings_source
+        self._settings_change = asyncio.Lock()
         self._decisions = decisions
         self._recovery = recovery
         streams.attached = self._reader_attached
@@ -123,12 +137,34 @@ class Gate:
         Shape: `detail` holds `applied` and `needs_restart`, pointers separated by newlines.
         Req: ORCH-4205
         """
-        found = await asyncio.to_thread(self._read_settings)
-        if isinstance(found, list):
-            return Refusal(Outcome.INVALID, "the configuration has problems, so nothing was changed", tuple(found))
+        async with self._settings_change:
+            found = await asyncio.to_thread(self._settings_source.renew)
+            if isinstance(found, list):
+                return Refusal(Outcome.INVALID, "the configuration has problems, so nothing was changed", tuple(found))
+            return await self._put_in_force(found)
+
+    async def rollback_config(self) -> Done | Refusal:
+        """Put the configuration before the last reload in force again.
+
+        Shape: as of `reload_config`.
+        Req: ORCH-4207
+        """
+        async with self._settings_change:
+            found = self._settings_source.revert()
+            if found is None:
+                text = "no configuration to go back to: no reload has changed anything, or it was taken back already"
+                return Refusal(Outcome.CONFLICT, text)
+            return await self._put_in_force(found)
+
+    async def _put_in_force(self, found: NewSettings) -> Done | Refusal:
+        """Have the core take new settings; only what it has taken is noted as in force.
+
+        Req: ORCH-4328
+        """
         answer = await self._control(lambda reply: SettingsReplaced(reply, found.settings))
         if isinstance(answer, Refusal):
             return answer
+        self._settings_source.adopt()
         detail: dict[str, str | int] = {
             "applied": "\n".join(found.applied),
             "needs_restart": "\n".join(found.needs_restart),

@@ -44,7 +44,7 @@ class Resources(msgspec.Struct):
     journal: Journal
     telemetry: Telemetry
     make_supervisor: Callable[[Callable[[AnyEvent], None]], Supervisor]
-    read_settings: SettingsSource
+    settings_source: SettingsSource
     on_bug: Callable[[Exception], None]
     stall_ms: int = 10_000
     readers_per_task: int = 16
@@ -87,7 +87,7 @@ class Runtime:
             replies,
             self.streams,
             resources.clock,
-            resources.read_settings,
+            resources.settings_source,
             resources.decisions,
             self._recovery.progress,
         )

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from orchqueue.adapters.system import SystemClock
 from orchqueue.core.ids import Tenant
-from orchqueue.core.outcome import Fault
 from orchqueue.core.settings import Settings
 from orchqueue.http.app import build_app
 from orchqueue.http.auth import Access
@@ -119,7 +118,7 @@ class Daemon:
                 journal=self.journal,
                 telemetry=self.figures,
                 make_supervisor=lambda post: Supervision(hosts, pool_of, post),
-                read_settings=self._read_settings,
+                settings_source=self,
                 on_bug=self._on_bug,
                 stall_ms=plan.stall_ms,
                 stalled_reader_ms=10_000,
@@ -154,8 +153,16 @@ class Daemon:
         except JournalError:
             return
 
-    def _read_settings(self) -> NewSettings | list[Fault]:
+    def renew(self) -> NewSettings:
+        """Find the settings that are in force already."""
         return NewSettings(self._settings)
+
+    def revert(self) -> NewSettings:
+        """Find the same."""
+        return NewSettings(self._settings)
+
+    def adopt(self) -> None:
+        """Note nothing: there is nothing else."""
 
     def _on_bug(self, error: Exception) -> None:
         self.figures.errors.append("".join(traceback.format_exception(error)))

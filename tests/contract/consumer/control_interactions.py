@@ -61,6 +61,15 @@ async def _reload_config(client: AsyncClient) -> None:
     assert (reloaded.applied, reloaded.needs_restart) == ([], [])
 
 
+async def _rollback_config(client: AsyncClient) -> None:
+    back = await client.rollback_config()
+    assert (back.applied, back.needs_restart) == (["/pools/0/queue/capacity"], [])
+
+
+async def _no_config_to_go_back_to(client: AsyncClient) -> None:
+    await failing(client.rollback_config(), Conflict, "INVALID_PARAMS")
+
+
 async def _reload_faulty_config(client: AsyncClient) -> None:
     refused = await failing(client.reload_config(), InvalidRequest, "INVALID_PARAMS")
     assert [fault.pointer for fault in refused.faults] == ["/pools/0/replicaz"]
@@ -227,6 +236,28 @@ CHANGES = (
         req=("ORCH-4205", "ORCH-4206"),
         headers=CORRELATION,
         body={"applied": [], "needs_restart": []},
+    ),
+    Interaction(
+        "the rollback of a configuration that was reloaded",
+        {"a configuration that was reloaded": {}},
+        "POST",
+        "/v1/config/rollback",
+        200,
+        _rollback_config,
+        req=("ORCH-4206", "ORCH-4207"),
+        headers=CORRELATION,
+        body={"applied": ["/pools/0/queue/capacity"], "needs_restart": []},
+    ),
+    Interaction(
+        "the rollback of a configuration that was taken back",
+        {"a configuration that was taken back": {}},
+        "POST",
+        "/v1/config/rollback",
+        409,
+        _no_config_to_go_back_to,
+        req=("ORCH-2006", "ORCH-4207"),
+        headers=CORRELATION,
+        body=shapes.envelope("INVALID_PARAMS", "there is no configuration to go back to", retriable=False),
     ),
     Interaction(
         "the reload of a configuration with a fault",

@@ -158,6 +158,9 @@ class Runtime:
     def recovering(self) -> str:
         return self.pending
 
+    async def rollback_config(self) -> Done | Refusal:
+        return self.control_refusal or Done(ReplyId(1), {"applied": "/tenants", "needs_restart": ""})
+
     def readiness(self) -> list[str]:
         return self.reasons
 

@@ -291,6 +291,18 @@ def test_config_reload(stage: Stage) -> None:
     assert [fault["pointer"] for fault in refused.json()["faults"]] == ["/pools/0", "/slo"]
 
 
+@pytest.mark.req("ORCH-4207")
+def test_config_rollback(stage: Stage) -> None:
+    """A rollback of the configuration tells what changed back, or 409 where there is nothing to take back."""
+    response = httpx.post(f"{stage.url}/v1/config/rollback")
+    check_declared(response, "rollbackConfig")
+    assert response.json() == {"applied": ["/tenants"], "needs_restart": []}
+    stage.runtime.control_refusal = Refusal(Outcome.CONFLICT, "no configuration to go back to")
+    refused = httpx.post(f"{stage.url}/v1/config/rollback")
+    assert refused.status_code == 409
+    check_declared(refused, "rollbackConfig")
+
+
 @pytest.mark.req("ORCH-4025", "ORCH-4133")
 def test_not_ready_says_why(stage: Stage) -> None:
     """Readiness is 503 with the reasons while liveness stays 200."""

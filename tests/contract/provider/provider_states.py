@@ -131,6 +131,15 @@ class ProviderStates:
         until(lambda: at.health()["mode"] == "serving", deadline_s=WAIT_S, what="the end of the reload")
         until(at.is_calm, deadline_s=WAIT_S, what="the reloaded pool")
 
+    def a_configuration_that_was_reloaded(self, params: Params) -> None:
+        """Give the pool a smaller queue."""
+        self._with_policy("    queue: {capacity: 9}\n")
+
+    def a_configuration_that_was_taken_back(self, params: Params) -> None:
+        """Give the pool a smaller queue, and take that back."""
+        at, _ = self._with_policy("    queue: {capacity: 9}\n")
+        at.control("/v1/config/rollback").raise_for_status()
+
     def a_configuration_file_with_a_fault(self, params: Params) -> None:
         """Leave a file with one unknown field."""
         at, _ = self._enter(SERVING)
@@ -270,6 +279,8 @@ STATES: dict[str, Callable[[ProviderStates, Params], None]] = {
     "a fault inside the daemon": ProviderStates.a_fault_inside_the_daemon,
     "a pool whose queue is full": ProviderStates.a_pool_whose_queue_is_full,
     "a pool that was reloaded": ProviderStates.a_pool_that_was_reloaded,
+    "a configuration that was reloaded": ProviderStates.a_configuration_that_was_reloaded,
+    "a configuration that was taken back": ProviderStates.a_configuration_that_was_taken_back,
     "a configuration file with a fault": ProviderStates.a_configuration_file_with_a_fault,
     "a tenant with quotas": ProviderStates.a_tenant_with_quotas,
     "keys are required": ProviderStates.keys_are_required,

@@ -175,6 +175,7 @@ async def test_what_is_shown_to_people_and_to_programs(
             None,
         ),
         ("config-reload", {"applied": ["/slo"], "needs_restart": []}, "/v1/config/reload", None),
+        ("config-rollback", {"applied": ["/slo"], "needs_restart": []}, "/v1/config/rollback", None),
     ],
 )
 async def test_steering_posts_what_was_asked(

@@ -13,10 +13,12 @@ from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.host import LlamacppExternalHost
 from orchqueue.adapters.processes.leftovers import Leftovers
 from orchqueue.adapters.telemetry import MetricsTelemetry
-from orchqueue.composition import Ending, _decisions, _drain, _host
+from orchqueue.composition import ConfigInForce, Ending, _decisions, _drain, _host
 from orchqueue.config.loader import parse
 from orchqueue.config.masking import MASK, render_yaml
+from orchqueue.config.settings import to_settings
 from orchqueue.core.decisions import EVERYTHING, Halted
+from orchqueue.runtime.gate import NewSettings
 from orchqueue.runtime.lifecycle import Runtime
 
 FAR = b"""\
@@ -91,6 +93,37 @@ async def test_the_decision_file_is_opened_or_left_out(tmp_path: Path, monkeypat
         assert telemetry.events == ([] if there else ["decision_file_off"])
         assert (tmp_path / name).exists() is there
     assert len((tmp_path / "d.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.req("ORCH-4207", "ORCH-4328")
+def test_one_change_of_the_configuration_can_be_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last adopted change goes back in one step; what was not adopted or changed nothing leaves no trace."""
+    monkeypatch.setenv("FAR_KEY", "sk-1234")
+    text = [FAR]
+    config = parse(FAR, "test.yaml", "/")
+    force = ConfigInForce(config, lambda: parse(text[-1], "test.yaml", "/"))
+    assert force.revert() is None
+    text.append(FAR + b"sessions: {max_turns: 2}\n")
+    force.renew()
+    assert force.revert() is None, "nothing was adopted yet"
+    new = force.renew()
+    assert isinstance(new, NewSettings)
+    assert new.applied == ("/sessions/max_turns",)
+    force.adopt()
+    same = force.renew()
+    assert isinstance(same, NewSettings)
+    assert same.applied == ()
+    force.adopt()
+    text.append(FAR + b"sessions: {max_turns: no}\n")
+    assert isinstance(force.renew(), list)
+    back = force.revert()
+    assert back == NewSettings(to_settings(config), ("/sessions/max_turns",), ())
+    force.adopt()
+    assert force.revert() is None, "one step only"
+    text.append(text[1])
+    again = force.renew()
+    assert isinstance(again, NewSettings)
+    assert again.applied == ("/sessions/max_turns",)
 
 
 class Lines:

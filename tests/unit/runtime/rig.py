@@ -7,6 +7,7 @@ from typing import cast
 
 from orchqueue.core.events import AnyEvent, AttemptFailure, ReplicaFacts, ReplicaReady
 from orchqueue.core.ids import PoolId, ReplicaId, SessionKey, TaskId, TaskKey, Tenant, task_key
+from orchqueue.core.outcome import Fault
 from orchqueue.core.records import Accepted, AnyRecord, Booking, Ended
 from orchqueue.core.request import TaskSpec, with_seed
 from orchqueue.core.settings import PoolSettings, ReplicaSettings, Settings
@@ -207,6 +208,9 @@ class Rig:
                 ),
             )
         )
+        self.read: NewSettings | list[Fault] = NewSettings(self.settings)
+        self.before: NewSettings | None = None
+        self.adopted = 0
         self.runtime = Runtime(
             self.settings,
             Resources(
@@ -214,7 +218,7 @@ class Rig:
                 journal=self.journal,
                 telemetry=self.telemetry,
                 make_supervisor=self._make_replicas,
-                read_settings=lambda: NewSettings(self.settings),
+                settings_source=self,
                 on_bug=self.bugs.append,
                 stall_ms=5_000,
                 journal_max_bytes=1_000,
@@ -222,6 +226,15 @@ class Rig:
             ),
         )
         self.gate = self.runtime.gate
+
+    def renew(self) -> NewSettings | list[Fault]:
+        return self.read
+
+    def revert(self) -> NewSettings | None:
+        return self.before
+
+    def adopt(self) -> None:
+        self.adopted += 1
 
     def _make_replicas(self, post: Callable[[AnyEvent], None]) -> ManualReplicas:
         self.replicas = ManualReplicas(post)
