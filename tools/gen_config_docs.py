@@ -32,7 +32,7 @@ $ orchestratord config --config orchqueue.yaml    # what is in effect, defaults 
 
 A running daemon reads the file again at `orchq config-reload`, or at SIGHUP with the answer in its log: as a whole, or not
 at all where it has a problem. Tenants and quotas, retention, sessions, and of pools the queue, admission, timeouts,
-supervision, retries and sampler profile change at once; the answer names what waits for a restart. `orchq config-rollback`
+supervision, retries, canary levels and sampler profile change at once; the answer names what waits for a restart. `orchq config-rollback`
 puts what was in force before the last reload back in force; the file stays as it is.
 
 A complete example is [examples/orchqueue.yaml](../examples/orchqueue.yaml); editors that know JSON Schema can use

@@ -19,6 +19,7 @@ from orchqueue_sim.chronicle import Chronicle
 from orchqueue_sim.conduct import Conduct
 from orchqueue_sim.disk import Disk
 from orchqueue_sim.order import DROPPING, Order
+from orchqueue_sim.trial import Trial
 from orchqueue_sim.turns import Turns
 
 
@@ -45,7 +46,8 @@ class Auditor:
     Req: ORCH-4237
     """
 
-    def __init__(self, disk: Disk, order: Order, turns: Turns, conduct: Conduct) -> None:
+    def __init__(self, disk: Disk, order: Order, turns: Turns, conduct: Conduct, trial: Trial) -> None:
+        self._trial = trial
         self._disk = disk
         self._conduct = conduct
         self._decided: dict[TaskKey, list[tuple[Outcome, str]]] = {}
@@ -80,7 +82,7 @@ class Auditor:
         self._happened(event, effects)
         for effect in effects:
             self._decided_one(event, effect)
-        self._demand(self._conduct.decided(event, effects))
+        self._demand(self._conduct.decided(event, effects) or self._trial.decided(effects))
         if isinstance(event, ev.AcceptsWithdrawn):
             self._withdrawn(event.keys)
         if isinstance(event, ev.TaskSubmitted | ev.PromptCounted):
@@ -354,6 +356,7 @@ class Auditor:
         self._chronicle.life_over()
         self._order.life_over()
         self._conduct.life_over()
+        self._trial.life_over()
         self._turns.life_over()
 
     def after_crash(self) -> None:

@@ -63,6 +63,7 @@ POOL_CHANGES = (
     "verifying -> reloading",
     "reloading -> serving",
 )
+CANARY_NOTES = ("canary_begun", "canary_promoted", "canary_taken_back")
 
 OURS = "it is a bug of ours, and a run that meets one fails"
 NO_QUOTA = "nothing gives it: quotas are not configured in the simulation"
@@ -112,7 +113,7 @@ def expected(level: int, faults: tuple[str, ...], deeds: tuple[str, ...]) -> fro
     if level == 1:
         # How the core moves is the same at both levels; level 1 has a hundred times more runs to get everywhere.
         found |= {_move("task", *key) for key in TASK_TABLE} | {_move("replica", *key) for key in REPLICA_TABLE}
-        found |= {f"pool {change}" for change in POOL_CHANGES}
+        found |= {f"pool {change}" for change in (*POOL_CHANGES, *CANARY_NOTES)}
     found |= {*POLICY_VERDICTS, *(f"fault {fault}" for fault in faults), *(f"client {deed}" for deed in deeds)}
     return frozenset(found - EXCUSED[level].keys())
 
@@ -137,6 +138,8 @@ def watching(marks: set[str]) -> Iterator[None]:
             if kind not in seen:
                 seen.add(kind)
                 marks.add(f"effect {kind.__name__}")
+            if isinstance(effect, fx.Note) and effect.event in CANARY_NOTES:
+                marks.add(f"pool {effect.event}")
             if isinstance(effect, fx.Refuse):
                 marks.add(f"outcome {effect.refusal.outcome.value}")
             elif isinstance(effect, fx.Finish):

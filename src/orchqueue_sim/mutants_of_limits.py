@@ -12,6 +12,7 @@ import msgspec
 
 from orchqueue.core import attempt_flow, failover_flow, recovery_flow, replica_flow, retry, submit_flow, timer_flow
 from orchqueue.core import events as ev
+from orchqueue.core.canary import Canary
 from orchqueue.core.ending import end
 from orchqueue.core.forecast import Forecast, start_of
 from orchqueue.core.ids import ReplicaId
@@ -203,3 +204,15 @@ def turn_given_twice() -> Planted:
         return session
 
     return mock.patch.object(Sessions, "count_turn", count)
+
+
+@LIMITS.within(60, "reload")
+def share_taken_when_free() -> Planted:
+    """Give a model on trial every start that its replicas have room for."""
+    return mock.patch.object(Canary, "owed", property(lambda canary: canary.trying))
+
+
+@LIMITS.within(120, "reload")
+def named_tasks_try_too() -> Planted:
+    """Let a task that named its model run on the one that is tried."""
+    return mock.patch.object(Canary, "open_to", lambda _canary, task: not task.emitted_bytes)

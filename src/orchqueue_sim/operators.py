@@ -90,11 +90,21 @@ class Operators:
         return ev.DrainRequested(NOBODY, pool.pool_id, self._rng.choice((0, 100, 5_000)))
 
     def _reload(self) -> ev.AnyEvent:
+        """Reload a pool, whole or for a share; now and then that share is made whole before it has proven itself."""
         pool = self._pool()
-        return ev.ReloadRequested(NOBODY, pool.pool_id, self._rng.choice((pool.model_ref, f"{pool.model_ref}-new")))
+        model_ref = self._rng.choice((pool.model_ref, f"{pool.model_ref}-new"))
+        percent = self._percent()
+        if percent < 100 and self._rng.random() < 0.5:
+            whole = ev.ReloadRequested(NOBODY, pool.pool_id, model_ref)
+            self._agenda.after(self._rng.randint(0, 2_000), partial(self._do, lambda: whole))
+        return ev.ReloadRequested(NOBODY, pool.pool_id, model_ref, percent)
 
     def _bad_reload(self) -> ev.AnyEvent:
-        return ev.ReloadRequested(NOBODY, self._pool().pool_id, self._rng.choice(("bad", "broken")))
+        model_ref = self._rng.choice(("bad", "broken"))
+        return ev.ReloadRequested(NOBODY, self._pool().pool_id, model_ref, self._percent())
+
+    def _percent(self) -> int:
+        return self._rng.choice((100, 100, 10, 50, 90))
 
     def _rollback(self) -> ev.AnyEvent:
         return ev.RollbackRequested(NOBODY, self._pool().pool_id)

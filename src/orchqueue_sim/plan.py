@@ -8,6 +8,7 @@ import msgspec
 
 from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.settings import (
+    CanaryLevels,
     ClassSettings,
     FullPolicy,
     PoolSettings,
@@ -65,6 +66,7 @@ CLIENT_FAULTS = (
 CLOCK_FAULTS = ("late_timers", "clock_pause", "wall_jump")
 OTHER_FAULTS = ("uncounted_prompts", "drain", "reload", "bad_reload", "settings", "shutdown")
 FAULTS = (*ENGINE_FAULTS, *PROCESS_FAULTS, *JOURNAL_FAULTS, *CLIENT_FAULTS, *CLOCK_FAULTS, *OTHER_FAULTS)
+TRIAL = CanaryLevels(tasks=2, errors_per_mille=500, first_token_ms=400, late_percent=50)
 POLICIES: tuple[FullPolicy, ...] = ("reject", "drop-lru", "shed-low-priority")
 
 
@@ -169,6 +171,7 @@ def _pool(rng: Random, index: int, model_ref: str) -> PoolSettings:
         timeouts=Timeouts(rng.choice((800, 60_000)), rng.choice((300, 5_000)), rng.choice((None, 400))),
         supervision=Supervision(breaker_failures=rng.choice((2, 2, 5)), breaker_open_ms=20_000),
         max_attempts=rng.choice((1, 3, 5)),
+        canary=TRIAL,
     )
 
 

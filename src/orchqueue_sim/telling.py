@@ -78,7 +78,8 @@ def _say_rare(event: ev.AnyEvent) -> tuple[str, str]:
         case ev.DrainRequested():
             return "operator", f"drains {event.pool_id} within {event.deadline_ms} ms"
         case ev.ReloadRequested():
-            return "operator", f"wants model {event.new_model_ref} in {event.pool_id}"
+            share = "" if event.canary_percent == 100 else f" for {event.canary_percent} percent of the starts"
+            return "operator", f"wants model {event.new_model_ref} in {event.pool_id}{share}"
         case ev.RollbackRequested():
             return "operator", f"wants the earlier model back in {event.pool_id}"
         case ev.SettingsReplaced():

@@ -27,6 +27,7 @@ from orchqueue_sim.marks import Chronicle, Trace, watching
 from orchqueue_sim.operators import Operators
 from orchqueue_sim.order import Order
 from orchqueue_sim.plan import Plan, draw
+from orchqueue_sim.trial import Trial
 from orchqueue_sim.turns import Turns
 
 STEPS_AT_MOST = 60_000
@@ -67,7 +68,8 @@ class World:
         self.disk = Disk()
         self.chronicle = Chronicle(lambda: self.agenda.now_ms, trace)
         order = Order(plan.settings)
-        self.audit = Auditor(self.disk, order, Turns(plan.settings.sessions), Conduct(plan.settings, order))
+        conduct, trial = Conduct(plan.settings, order), Trial(plan.settings)
+        self.audit = Auditor(self.disk, order, Turns(plan.settings.sessions), conduct, trial)
         self.crowd = Crowd(plan, self.agenda, self._rng, lambda: self.life, self.chronicle)
         self.operators = Operators(plan, self.agenda, self._rng, lambda: self.life, self.chronicle)
         self._traced = trace is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchqueue.cli.context import Context
 
 if TYPE_CHECKING:
-    from orchqueue.client.types import PoolHealth, PoolInfo, PoolOperation
+    from orchqueue.client.types import CanaryHealth, PoolHealth, PoolInfo, PoolOperation
 
 POOLS_DETAILS = """examples:
   orchq pools                 one line for each pool
@@ -37,8 +37,12 @@ shorter deadline. A drained pool takes tasks again when it is reloaded, also wit
 RELOAD_DETAILS = """examples:
   orchq reload default bundled:smollm2-135m-instruct-q4_1
   orchq reload default file:/models/new.gguf && orchq pools default
+  orchq reload default file:/models/new.gguf --canary-percent 10
+  orchq reload default file:/models/new.gguf         give it the rest now, while it is tried
 
-Any failure leaves the old model serving and shows in the pool's last error. 'orchq rollback' returns to it."""
+Any failure leaves the old model serving and shows in the pool's last error. 'orchq rollback' returns to it. With
+--canary-percent some of the replicas get the new model and that share of the tasks that name none; it gets the rest when
+it has kept its levels, and is taken back when it has not. 'orchq pools default' shows how it goes."""
 
 ROLLBACK_DETAILS = """examples:
   orchq rollback default"""
@@ -75,7 +79,7 @@ def add_reload_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="share of tasks that try it first; now always 100",
+        help="share of the tasks that try it first (100: all at once)",
     )
 
 
@@ -204,8 +208,6 @@ async def execute_reload(context: Context, args: Namespace) -> int:
     """
     async with context.client() as client:
         begun = await client.reload(args.pool_id, args.model_ref, args.canary_percent)
-    if isinstance(begun.canary_percent, int) and begun.canary_percent != args.canary_percent:
-        context.output.note(f"the whole pool is replaced at once, not {args.canary_percent} percent of its tasks")
     return _tell(context, begun)
 
 
@@ -234,6 +236,18 @@ def _state(pool: PoolInfo | PoolHealth) -> str:
     return "ready" if pool.ready else "not ready"
 
 
+def _canary(tried: CanaryHealth) -> list[tuple[str, str | int]]:
+    """Tell of a model on trial.
+
+    Req: ORCH-4335
+    """
+    return [
+        ("tries", tried.model),
+        ("tried by", f"{tried.percent}%, {tried.tried} of {tried.starts} starts, on {','.join(tried.replica_ids)}"),
+        ("trial", f"{tried.state}: {tried.ended} ended, {tried.errors} failed, {tried.late} late"),
+    ]
+
+
 def _show_health(health: PoolHealth, context: Context) -> None:
     output = context.output
     fields = [
@@ -246,6 +260,8 @@ def _show_health(health: PoolHealth, context: Context) -> None:
         ("running", health.metrics.tasks_running),
         ("last error", health.last_error or "-"),
     ]
+    if health.canary:
+        fields += _canary(health.canary)
     output.table(("FIELD", "VALUE"), fields)
     output.line("")
     rows = [

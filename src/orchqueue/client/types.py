@@ -7,6 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from orchqueue.schema.control import (
+    CanaryHealth,
     Capabilities,
     ConfigReloaded,
     Liveness,
@@ -65,6 +66,7 @@ class Completion(msgspec.Struct, frozen=True):
 
 __all__ = [
     "Admission",
+    "CanaryHealth",
     "Capabilities",
     "Completion",
     "ConfigReloaded",

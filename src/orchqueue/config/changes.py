@@ -10,7 +10,7 @@ from orchqueue.config.document import Value
 from orchqueue.config.types import Config, Pool
 
 LIVE_SECTIONS = ("retention", "sessions", "tenants")
-LIVE_POOL_SECTIONS = ("queue", "admission", "timeouts", "supervision", "retry", "sampler_profile_version")
+LIVE_POOL_SECTIONS = ("queue", "admission", "timeouts", "supervision", "retry", "canary", "sampler_profile_version")
 
 
 class Changes(msgspec.Struct, frozen=True):

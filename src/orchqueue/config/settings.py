@@ -10,6 +10,7 @@ from orchqueue.config.types import Config, Pool, PriorityClass, QuotasSection
 from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.request import Priority
 from orchqueue.core.settings import (
+    CanaryLevels,
     ClassSettings,
     PoolSettings,
     Quotas,
@@ -120,6 +121,13 @@ def _pool_settings(pool: Pool) -> PoolSettings:
         timeouts=Timeouts(pool.timeouts.wall_ms, pool.timeouts.idle_ms, pool.timeouts.first_token_ms),
         supervision=_supervision(pool),
         max_attempts=pool.retry.max_attempts,
+        canary=CanaryLevels(
+            pool.canary.promote,
+            pool.canary.tasks,
+            pool.canary.errors_per_mille,
+            pool.canary.first_token_ms,
+            pool.canary.late_percent,
+        ),
     )
 
 

@@ -7,6 +7,9 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from orchqueue.config.section import Milliseconds, Section
+from orchqueue.config.upkeep import CanarySection, Retry, SupervisionSection
+
 Scalar: TypeAlias = str | int | float | bool
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -14,13 +17,8 @@ _ENV = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 Identifier = Annotated[str, Meta(pattern=_NAME, description="Letters, digits, '.', '_' and '-'; at most 64.")]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-Milliseconds = Annotated[int, Meta(ge=1, le=86_400_000, description="Milliseconds, at most one day.")]
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
 FullPolicyName = Literal["reject", "drop-lru", "shed-low-priority"]
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all parts of the file: a field that is not known is a mistake."""
 
 
 class Launch(Section, frozen=True):
@@ -37,11 +35,11 @@ class Launch(Section, frozen=True):
     args: Annotated[
         dict[Annotated[str, Meta(pattern=_NAME)], Scalar],
         Meta(description="Flags for the engine, in its adapter's words; see below."),
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
     env: Annotated[
         dict[Annotated[str, Meta(pattern=_ENV)], str],
         Meta(description="Environment of a spawned engine. Values are never printed."),
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
     api_key_env: (
         Annotated[
             str,
@@ -118,36 +116,6 @@ class TimeoutsSection(Section, frozen=True):
     ) = None
 
 
-class Backoff(Section, frozen=True):
-    """How long a failed replica waits before it is started again."""
-
-    initial_ms: Annotated[Milliseconds, Meta(description="After the first failure; doubled after each other.")] = 1_000
-    max_ms: Annotated[Milliseconds, Meta(description="It never waits longer.")] = 60_000
-    jitter_percent: Annotated[int, Meta(ge=0, le=100, description="Replicas do not come back in step.")] = 10
-    stable_after_ms: Annotated[Milliseconds, Meta(description="Up for so long, its failures are forgiven.")] = 300_000
-
-
-class Breaker(Section, frozen=True):
-    """When a replica that keeps failing is given a long rest."""
-
-    failures: Annotated[int, Meta(ge=1, le=1000, description="In a row.")] = 5
-    open_ms: Annotated[Milliseconds, Meta(description="How long the rest is.")] = 300_000
-
-
-class SupervisionSection(Section, frozen=True):
-    """How failed replicas come back."""
-
-    backoff: Backoff = Backoff()
-    breaker: Breaker = Breaker()
-    restarts_per_minute: Annotated[int, Meta(ge=1, le=1000, description="Of one replica, at most.")] = 10
-
-
-class Retry(Section, frozen=True):
-    """How often one task is tried."""
-
-    max_attempts: Annotated[int, Meta(ge=1, le=100, description="Starts on a replica, the first included.")] = 5
-
-
 class Pool(Section, frozen=True):
     """One engine, one model, one set of flags, with its queue."""
 
@@ -207,6 +175,7 @@ class Pool(Section, frozen=True):
     timeouts: TimeoutsSection = TimeoutsSection()
     supervision: SupervisionSection = SupervisionSection()
     retry: Retry = Retry()
+    canary: CanarySection = CanarySection()
 
 
 class Limits(Section, frozen=True):

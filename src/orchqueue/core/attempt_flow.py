@@ -86,7 +86,7 @@ def on_completed(state: State, event: AttemptCompleted, now_ms: int) -> None:
         tokens_in, tokens_out = event.tokens_in - task.base_tokens, event.tokens_out + task.base_tokens
         event = msgspec.structs.replace(event, tokens_in=max(0, tokens_in), tokens_out=tokens_out)
     pool.queue.price_prompts(replica.rates.prefill_us, replica.rates.decode_us)
-    pool.habits.learn(task.tenant, task.spec.priority, pool.model_ref, event.tokens_out, task.cost_tokens)
+    pool.habits.learn(task.tenant, task.spec.priority, replica.model_ref, event.tokens_out, task.cost_tokens)
     pool.habits.learn_prompt(task.prompt_tokens, task.prompt_basis, event.tokens_in)
     task.tokens_out = event.tokens_out
     if task.session is not None and not task.strict and task.spec.kv_hint == "reuse":

@@ -44,6 +44,7 @@ ReplicaStanding = Literal[
     "cooling",
     "no_free_slot",
     "not_strict",
+    "other_model",
     "tried",
     "other_pool",
     "not_warm",
@@ -51,7 +52,7 @@ ReplicaStanding = Literal[
     "less_memory",
     "later_in_name",
 ]
-Choice = Literal["only_free", "least_busy", "warm_session"]
+Choice = Literal["only_free", "least_busy", "warm_session", "canary"]
 PassCause = Literal["let_pass", "left_free"]
 TimerName = Literal["deadline", "wall", "idle", "first_token", "disconnect", "warm"]
 MoveCause = Literal["drain", "reload"]
@@ -276,12 +277,14 @@ class PoolConfigured(Decision, frozen=True, gc=False, tag="pool_configured"):
 
 
 class PoolChanged(Decision, frozen=True, gc=False, tag="pool_changed"):
-    """A pool's mode changed."""
+    """A pool's mode or models changed. Shape: `canary_*` where a share of its tasks tries another model."""
 
     mode: str
     model_ref: str
     drain_at_ms: int | None = None
     problem: str | None = None
+    canary_model_ref: str | None = None
+    canary_percent: int | None = None
 
 
 class ReplicaChanged(Decision, frozen=True, gc=False, tag="replica_changed"):

@@ -73,6 +73,9 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     task, source, replica = match.task, match.source, match.replica
     pool = state.pool_of(replica)
     state.emit(LogDecision(weighing.bound(state, task, source, replica, now_ms)))
+    if pool.canary is not None:
+        pool.canary.note_start(task, replica.replica_id)
+    task.ran_model_ref = replica.model_ref
     source.queue.start(task)
     task.charged_pool_id = source.pool_id
     state.ledger.start(task.hold)

@@ -53,6 +53,8 @@ def end(
     attempt = None if task.attempt_id is None else state.attempts[task.attempt_id]
     replica_id = attempt.replica_id if attempt else None
     task.attempt_id = None
+    if pool.canary is not None:
+        pool.canary.note_end(task, outcome, pool.settings.canary)
     task.move(TaskTrigger.END)
     task.stop_clock(now_ms)
     ended = _describe(state, task, pool, outcome, now_ms, message, completed, replica_id, retry_after_ms)

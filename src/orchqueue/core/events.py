@@ -202,11 +202,12 @@ class DrainRequested(Event, frozen=True):
 
 
 class ReloadRequested(Event, frozen=True):
-    """An operator wants another model in the pool."""
+    """An operator wants another model in the pool, or below 100 percent: tried by that share of the tasks first."""
 
     reply: ReplyId
     pool_id: PoolId
     new_model_ref: str
+    canary_percent: int = 100
 
 
 class RollbackRequested(Event, frozen=True):

@@ -102,7 +102,7 @@ def _attempts(task: Task) -> int:
 def _waiting(state: State, task: Task, now_ms: int) -> Waiting:
     pool = state.pools[task.pool_id]
     forecast = start_of(state, pool, task, now_ms)
-    ready = [r.replica_id for r in pool.replicas.values() if r.ready]
+    ready = [r.replica_id for r in pool.regulars if r.ready]
     return Waiting(
         waits_for=_waits_for(state, pool, task),
         queue_position=forecast.position,
@@ -140,7 +140,7 @@ def _waits_for(state: State, pool: Pool, task: Task) -> WaitsFor:
     if not pool.ready:
         failed = (ReplicaState.BACKOFF, ReplicaState.BROKEN)
         return "live_replica" if all(r.state in failed for r in pool.replicas.values()) else "pool_loading"
-    if not any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
+    if not any(r.ready and state.slots.free(r.replica_id) for r in pool.regulars):
         return "slot"
     return "warm_replica" if task.warm_wait_begun and not task.warm_wait_over else "other_replica"
 

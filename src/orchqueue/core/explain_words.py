@@ -77,6 +77,7 @@ REPLICA_STANDINGS: dict[ReplicaStanding, str] = {
     "cooling": "was just overloaded and took nothing for a moment",
     "no_free_slot": "had no free slot",
     "not_strict": "had not proven equal outputs",
+    "other_model": "serves another model, by a canary's share",
     "tried": "had been tried before",
     "other_pool": "belongs to the pool where it waited, which was asked later",
     "not_warm": "did not hold the session's context",
@@ -88,6 +89,7 @@ CHOICES: dict[Choice, str] = {
     "only_free": "the only one with a free slot",
     "least_busy": "the least busy of those with a free slot",
     "warm_session": "the one that holds the session's context",
+    "canary": "which tries another model with a share of the tasks",
 }
 
 

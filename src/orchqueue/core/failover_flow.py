@@ -60,6 +60,8 @@ def fail_attempt(
     if verdict is not None:
         end(state, task, verdict, now_ms, f"{_story(verdict)} ({detail})")
         return
+    if pool.canary is not None and failure in ("lost", "hung", "engine_error"):
+        pool.canary.note_failure(task)
     task.stop_clock(now_ms)
     if not task.emitted_bytes:
         # Before any text was sent each attempt has the whole limit for itself.

@@ -100,9 +100,9 @@ def _remaining_ms(state: State, attempt: Attempt, rates: Rates, now_ms: int) -> 
 
 
 def slots_free(state: State, pool: Pool, now_ms: int) -> list[SlotFrees]:
-    """Predict for every slot of a pool when it frees. Empty when no replica is up."""
+    """Predict for every slot of a pool when it frees. Empty when no replica is up. A canary's slots are only for its share."""
     free: list[SlotFrees] = []
-    for replica in pool.replicas.values():
+    for replica in pool.regulars:
         if not replica.ready:
             continue
         free.extend(NOW for _ in range(state.slots.free(replica.replica_id)))
@@ -126,7 +126,7 @@ def comes_up_in_ms(pool: Pool, now_ms: int) -> int:
     if pool.mode == "drained":
         return DRAINED_RETRY_MS
     waits = []
-    for replica in pool.replicas.values():
+    for replica in pool.regulars:
         took = replica.start_took_ms or FALLBACK_START_MS
         if replica.state is ReplicaState.STARTING:
             so_far = now_ms - replica.starting_since_ms
@@ -147,7 +147,7 @@ def start_of(state: State, pool: Pool, task: Task, now_ms: int, free_in_ms: Free
     own_ms = service_ms(task.prefill_tokens, task.cost_tokens, rates, 1)
     ahead = pool.queue.look_ahead(task)
     work = ahead.work
-    if work.tasks == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.replicas.values()):
+    if work.tasks == 0 and any(r.ready and state.slots.free(r.replica_id) for r in pool.regulars):
         return Forecast(0, 0, own_ms, rates.basis)
     known = {} if free_in_ms is None else free_in_ms
     slots = _slots_once(state, pool, now_ms, known)

@@ -68,7 +68,21 @@ def log_refused(
 def log_pool(state: State, pool: Pool, now_ms: int, problem: str | None = None) -> None:
     """Log that a pool's mode is another now."""
     text = None if problem is None else problem[:TEXT_AT_MOST]
-    state.emit(LogDecision(dc.PoolChanged(now_ms, pool.pool_id, pool.mode, pool.model_ref, pool.drain_at_ms, text)))
+    tried = pool.canary
+    state.emit(
+        LogDecision(
+            dc.PoolChanged(
+                now_ms,
+                pool.pool_id,
+                pool.mode,
+                pool.model_ref,
+                pool.drain_at_ms,
+                text,
+                None if tried is None else tried.model_ref,
+                None if tried is None else tried.percent,
+            )
+        )
+    )
 
 
 def log_replica(state: State, replica: Replica, now_ms: int, cause: CrashCause | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from orchqueue.core import (
     attempt_flow,
+    canary_flow,
     journal_room,
     pool_flow,
     recovery_flow,
@@ -24,6 +25,7 @@ from orchqueue.core.effects import AnyEffect, Note
 from orchqueue.core.log_entries import log_halt, log_settings
 from orchqueue.core.settings import Settings
 from orchqueue.core.state import State
+from orchqueue.core.swap import renew_step, start_replica
 
 
 class Orchestrator:
@@ -41,7 +43,7 @@ class Orchestrator:
         self.state.usage.begin(now_ms)
         log_settings(self.state, now_ms)
         for replica in self.state.replicas.values():
-            replica_flow.start_replica(self.state, replica, now_ms)
+            start_replica(self.state, replica, now_ms)
         return self._taken()
 
     def handle(self, now_ms: int, event: ev.AnyEvent) -> list[AnyEffect]:
@@ -68,6 +70,8 @@ class Orchestrator:
     def _settle(self, now_ms: int) -> None:
         for pool in self.state.pools.values():
             pool_flow.reload_step(self.state, pool, now_ms)
+            canary_flow.judge(self.state, pool, now_ms)
+            renew_step(self.state, pool, now_ms)
         dispatch(self.state, now_ms)
         for pool in self.state.pools.values():
             pool_flow.settle_drain(self.state, pool, now_ms)

@@ -112,7 +112,7 @@ def _first_eligible(
         for seen, task in enumerate(queue.lines[name]):
             if seen >= SCAN_AT_MOST:
                 break
-            if not _may_run(task, source, pool, replica):
+            if not _may_run(task, source, pool, replica) or _left_to_another(state, task, source, pool, replica):
                 continue
             if _waits_for_warmth(state, task, replica, now_ms):
                 passed.append(WarmWait(task))
@@ -128,9 +128,33 @@ def _may_run(task: Task, source: Pool, pool: Pool, replica: Replica) -> bool:
         return False
     if source is not pool and not task.spec.placement.allows(pool.pool_id):
         return False
+    if task.emitted_bytes and (task.ran_model_ref or pool.model_ref) != replica.model_ref:
+        return False
     if replica.replica_id in task.tried:
-        return not any(r.ready and r.replica_id not in task.tried for r in pool.replicas.values())
+        others = (r for r in pool.replicas.values() if r.model_ref == replica.model_ref)
+        return not any(r.ready and r.replica_id not in task.tried for r in others)
     return True
+
+
+def _left_to_another(state: State, task: Task, source: Pool, pool: Pool, replica: Replica) -> bool:
+    """Tell whether a canary's share decides that another replica takes a task.
+
+    1. A task with text goes on where its model is; the check for that is `_may_run`'s.
+    2. The canary takes what may go either way, while its share is owed, and nothing else.
+    3. While its share is owed and it has a free slot, nobody else takes such a task.
+
+    Req: ORCH-4329, ORCH-4330
+    """
+    canary = pool.canary
+    if canary is None or task.emitted_bytes:
+        return False
+    theirs = source is pool and canary.open_to(task) and canary.owed
+    if replica.replica_id in canary.replica_ids:
+        return not theirs
+    return theirs and any(
+        r.ready and state.slots.free(r.replica_id) and _may_run(task, source, pool, r)
+        for r in (pool.replicas[name] for name in canary.replica_ids)
+    )
 
 
 def _waits_for_warmth(state: State, task: Task, replica: Replica, now_ms: int) -> bool:
@@ -146,7 +170,7 @@ def _waits_for_warmth(state: State, task: Task, replica: Replica, now_ms: int) -
     if session is None or session.warm_on is None or session.warm_on == replica.replica_id:
         return False
     warm = state.replicas[session.warm_on]
-    if not warm.ready or state.pool_of(warm).set_key != state.pool_of(replica).set_key:
+    if not warm.ready or state.pool_of(warm).key_of(warm) != state.pool_of(replica).key_of(replica):
         return False
     holders = state.slots.holders(warm.replica_id)
     if state.slots.free(warm.replica_id):

@@ -5,7 +5,7 @@ Req: ORCH-4124, ORCH-4127
 
 from __future__ import annotations
 
-from orchqueue.core import quotas
+from orchqueue.core import canary_flow, quotas
 from orchqueue.core.decisions import MoveCause, Moved
 from orchqueue.core.effects import (
     ClearTimer,
@@ -14,12 +14,9 @@ from orchqueue.core.effects import (
     Note,
     Refuse,
     SetTimer,
-    StartReplica,
-    StopReplica,
     VerifyModel,
 )
 from orchqueue.core.ending import end
-from orchqueue.core.estimate import Rates
 from orchqueue.core.events import (
     DrainRequested,
     ModelVerified,
@@ -30,11 +27,12 @@ from orchqueue.core.events import (
 )
 from orchqueue.core.forecast import comes_up_in_ms
 from orchqueue.core.ids import PoolId, ReplyId
-from orchqueue.core.log_entries import log_pool, log_replica, log_settings
+from orchqueue.core.log_entries import log_pool, log_settings
 from orchqueue.core.outcome import Fault, Outcome, Refusal
 from orchqueue.core.queue import Full
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
 from orchqueue.core.state import Pool, Replica, State
+from orchqueue.core.swap import end_those_left_behind, forget_engine, start_replica, take_down
 from orchqueue.core.task_states import TaskState
 
 
@@ -59,6 +57,8 @@ def on_drain(state: State, event: DrainRequested, now_ms: int) -> None:
     if pool.mode in ("verifying", "reloading"):
         _busy(state, event.reply, pool, now_ms)
         return
+    if pool.canary is not None:
+        canary_flow.take_back(state, pool, "the pool is drained", now_ms)
     at_ms = now_ms + event.deadline_ms
     pool.drain_at_ms = at_ms if pool.drain_at_ms is None else min(pool.drain_at_ms, at_ms)
     if pool.mode != "drained":
@@ -112,22 +112,38 @@ def settle_drain(state: State, pool: Pool, now_ms: int) -> None:
 
 
 def on_reload(state: State, event: ReloadRequested, now_ms: int) -> None:
-    """Replace a pool's model. One at a time; the new one's checksum is verified before anything stops.
+    """Replace a pool's model, or try another on some replicas. One at a time; its checksum is verified before anything stops.
 
-    Req: ORCH-2102
-    """
-    pool = _pool(state, event.reply, event.pool_id)
-    if pool is not None:
-        _begin_reload(state, event.reply, pool, event.new_model_ref, now_ms)
+    The whole of the model that a canary has proven ends the trial: it is promoted.
 
-
-def on_rollback(state: State, event: RollbackRequested, now_ms: int) -> None:
-    """Give a pool its previous model back.
-
-    Req: ORCH-3034
+    Req: ORCH-2102, ORCH-4131, ORCH-4334
     """
     pool = _pool(state, event.reply, event.pool_id)
     if pool is None:
+        return
+    tried = pool.canary.model_ref if pool.canary is not None and pool.canary.trying else None
+    if (event.new_model_ref, event.canary_percent) == (tried, 100):
+        canary_flow.promote(state, pool, now_ms)
+        _begun(state, event.reply, pool, pool.model_ref, 100)
+        return
+    hindrance = canary_flow.hindrance(pool, event.new_model_ref) if event.canary_percent < 100 else None
+    if hindrance is not None:
+        state.emit(Refuse(event.reply, hindrance))
+        return
+    _begin_reload(state, event.reply, pool, event.new_model_ref, now_ms, event.canary_percent)
+
+
+def on_rollback(state: State, event: RollbackRequested, now_ms: int) -> None:
+    """Give a pool its previous model back; what is only tried is taken back, and the pool serves on.
+
+    Req: ORCH-3034, ORCH-4333
+    """
+    pool = _pool(state, event.reply, event.pool_id)
+    if pool is None:
+        return
+    if pool.canary is not None:
+        canary_flow.take_back(state, pool, None, now_ms)
+        _begun(state, event.reply, pool, pool.model_ref, 100)
         return
     if pool.previous_model_ref is None:
         text = f"pool {pool.pool_id} has no previous model to go back to"
@@ -136,25 +152,32 @@ def on_rollback(state: State, event: RollbackRequested, now_ms: int) -> None:
     _begin_reload(state, event.reply, pool, pool.previous_model_ref, now_ms)
 
 
+def _begun(state: State, reply: ReplyId, pool: Pool, model_ref: str, percent: int) -> None:
+    detail: dict[str, str | int] = {"pool_id": pool.pool_id, "mode": "reloading", "model_ref": model_ref}
+    state.emit(Done(reply, detail | {"canary_percent": percent}))
+
+
 def _busy(state: State, reply: ReplyId, pool: Pool, now_ms: int) -> None:
     text = f"pool {pool.pool_id} is being reloaded; wait until its health says otherwise"
+    if pool.canary is not None:
+        text = f"pool {pool.pool_id} tries {pool.canary.model_ref}; when its replicas are ready reload it whole, or roll back"
     wait_ms = max(1, comes_up_in_ms(pool, now_ms))
     refusal = Refusal(Outcome.POOL_UNREADY, text, (), wait_ms, pool.settings.engine, pool.pool_id)
     state.emit(Refuse(reply, refusal))
 
 
-def _begin_reload(state: State, reply: ReplyId, pool: Pool, model_ref: str, now_ms: int) -> None:
-    if pool.mode in ("verifying", "reloading"):
+def _begin_reload(state: State, reply: ReplyId, pool: Pool, model_ref: str, now_ms: int, percent: int = 100) -> None:
+    if pool.mode in ("verifying", "reloading") or pool.canary is not None:
         _busy(state, reply, pool, now_ms)
         return
     pool.mode = "verifying"
     pool.drain_at_ms = None
-    pool.wanted_model_ref = model_ref
+    pool.wanted_model_ref, pool.wanted_percent = model_ref, percent
     pool.last_error = None
     log_pool(state, pool, now_ms)
     state.emit(ClearTimer(("drain", pool.pool_id)))
-    detail: dict[str, str | int] = {"pool_id": pool.pool_id, "mode": "reloading", "model_ref": model_ref}
-    state.emit(VerifyModel(pool.pool_id, model_ref), Done(reply, detail))
+    state.emit(VerifyModel(pool.pool_id, model_ref))
+    _begun(state, reply, pool, model_ref, percent)
 
 
 def on_verified(state: State, event: ModelVerified, now_ms: int) -> None:
@@ -170,6 +193,11 @@ def on_verified(state: State, event: ModelVerified, now_ms: int) -> None:
         pool.last_error = f"reload of {event.model_ref} refused: {event.problem}"
         log_pool(state, pool, now_ms, pool.last_error)
         state.emit(Note("error", "pool_reload_failed", {"pool_id": pool.pool_id, "detail": pool.last_error}))
+        state.dirty = True
+        return
+    if pool.wanted_percent < 100:
+        pool.mode, pool.wanted_model_ref = "serving", None
+        canary_flow.begin(state, pool, event.model_ref, pool.wanted_percent, now_ms)
         state.dirty = True
         return
     pool.mode = "reloading"
@@ -192,26 +220,12 @@ def reload_step(state: State, pool: Pool, now_ms: int) -> None:
     if not pool.swap_begun:
         pool.swap_begun = True
         for replica in pool.replicas.values():
-            if replica.state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.SUSPECT):
-                state.emit(StopReplica(replica.replica_id))
-            if replica.state is not ReplicaState.STOPPING:
-                replica.move(ReplicaTrigger.STOP)
-                log_replica(state, replica, now_ms)
-            state.emit(ClearTimer(("restart", replica.replica_id)), ClearTimer(("stable", replica.replica_id)))
-            state.sessions.chill(replica.replica_id)
+            take_down(state, replica, now_ms)
         pool.replaced_model_ref, pool.model_ref = pool.model_ref, wanted
     for replica in pool.replicas.values():
         if replica.state is ReplicaState.DOWN:
-            replica.facts = None
-            replica.rates = Rates()
-            replica.failures_in_row = 0
-            _launch(state, pool, replica, now_ms)
-
-
-def _launch(state: State, pool: Pool, replica: Replica, now_ms: int) -> None:
-    replica.move(ReplicaTrigger.START)
-    replica.starting_since_ms = now_ms
-    state.emit(StartReplica(replica.replica_id, pool.model_ref))
+            forget_engine(replica)
+            start_replica(state, replica, now_ms)
 
 
 def replica_of_reload_ready(state: State, pool: Pool, now_ms: int) -> None:
@@ -224,19 +238,8 @@ def replica_of_reload_ready(state: State, pool: Pool, now_ms: int) -> None:
     if not pool.reload_failed:
         pool.previous_model_ref = pool.replaced_model_ref
     pool.reload_failed = False
-    _end_those_left_behind(state, pool, now_ms)
+    end_those_left_behind(state, pool, now_ms)
     state.emit(Note("info", "pool_reload_done", {"pool_id": pool.pool_id, "detail": text, "model_id": pool.model_ref}))
-
-
-def _end_those_left_behind(state: State, pool: Pool, now_ms: int) -> None:
-    """End what waits for a model that is no longer served here: it must not run on another one.
-
-    Req: ORCH-4129
-    """
-    text = f"pool {pool.pool_id} serves {pool.model_ref} now; send the task again for another pool or model"
-    for task in [t for line in pool.queue.lines.values() for t in line]:
-        if task.spec.model_ref not in (None, pool.model_ref):
-            end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, text, retry_after_ms=1_000)
 
 
 def replica_of_reload_lost(state: State, pool: Pool, error: str, now_ms: int) -> None:
@@ -272,7 +275,7 @@ def go_on_after_stop(state: State, replica: Replica, now_ms: int) -> None:
     if pool.mode == "reloading":
         reload_step(state, pool, now_ms)
     else:
-        _launch(state, pool, replica, now_ms)
+        start_replica(state, replica, now_ms)
 
 
 def on_settings(state: State, event: SettingsReplaced, now_ms: int) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from orchqueue.core import quotas
-from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, Note, SetTimer, StartReplica
+from orchqueue.core import canary_flow, quotas
+from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, Note, SetTimer
 from orchqueue.core.ending import end
 from orchqueue.core.estimate import smooth
 from orchqueue.core.events import ReplicaHealthy, ReplicaLost, ReplicaReady, ReplicaScraped
@@ -22,13 +22,6 @@ from orchqueue.core.state import Pool, Replica, State
 
 MINUTE_MS = 60_000
 RUNNING = (ReplicaState.READY, ReplicaState.SUSPECT)
-
-
-def start_replica(state: State, replica: Replica, now_ms: int) -> None:
-    """Have a replica launched."""
-    replica.move(ReplicaTrigger.START)
-    replica.starting_since_ms = now_ms
-    state.emit(StartReplica(replica.replica_id, state.pool_of(replica).model_ref))
 
 
 def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
@@ -60,13 +53,14 @@ def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
     state.emit(Count("preload_outcomes_total", (pool.settings.engine, pool.pool_id, "ready")))
     state.emit(_note("info", "replica_ready", pool, replica))
     replica_of_reload_ready(state, pool, now_ms)
+    canary_flow.on_replica_ready(state, pool, replica, now_ms)
     _give_up_strict(state, pool, now_ms)
     give_up_interrupted(state, pool, now_ms)
     state.dirty = True
 
 
 def _differs(pool: Pool, replica: Replica, event: ReplicaReady) -> str:
-    """Tell how a replica differs from its running siblings, empty when it does not.
+    """Tell how a replica differs from its running siblings, empty when it does not; a canary's only in its model.
 
     One that is suspect or cools off runs as well: it may take attempts again at any moment.
 
@@ -75,11 +69,13 @@ def _differs(pool: Pool, replica: Replica, event: ReplicaReady) -> str:
     for other in pool.replicas.values():
         if other is replica or other.facts is None or other.state not in RUNNING:
             continue
-        if other.facts.model_digest != event.facts.model_digest:
-            return f"serves another model than {other.replica_id}; replicas of a pool must be equal"
         if pool.settings.require_same_engine_version and other.facts.engine_version != event.facts.engine_version:
             ours, theirs = event.facts.engine_version, other.facts.engine_version
             return f"runs engine version {ours}, {other.replica_id} runs {theirs}; replicas of a pool must be equal"
+        if other.model_ref != replica.model_ref:
+            continue
+        if other.facts.model_digest != event.facts.model_digest:
+            return f"serves another model than {other.replica_id}; replicas of a pool must be equal"
         if pool.settings.strict and other.facts.known_answer != event.facts.known_answer:
             return f"gives another known answer than {other.replica_id}; a strict pool needs equal ones"
     return ""
@@ -117,6 +113,7 @@ def on_lost(state: State, event: ReplicaLost, now_ms: int) -> None:
         go_on_after_stop(state, replica, now_ms)
     else:
         replica_of_reload_lost(state, pool, replica.last_error, now_ms)
+        canary_flow.on_replica_lost(state, pool, replica, replica.last_error, now_ms)
     _give_up_waiting(state, pool, now_ms)
     _give_up_strict(state, pool, now_ms)
     give_up_interrupted(state, pool, now_ms)
@@ -171,10 +168,10 @@ def _give_up_waiting(state: State, pool: Pool, now_ms: int) -> None:
 
     Req: ORCH-4145
     """
-    if any(r.state is not ReplicaState.BROKEN for r in pool.replicas.values()):
+    if any(r.state is not ReplicaState.BROKEN for r in pool.regulars):
         return
     members = (pool, *state.siblings(pool))
-    replicas = [r for p in members for r in p.replicas.values()]
+    replicas = [r for p in members for r in p.regulars]
     if any(r.state is not ReplicaState.BROKEN for r in replicas):
         return
     wait_ms = max(1, min(r.retry_at_ms for r in replicas) - now_ms)
@@ -199,7 +196,7 @@ def _give_up_strict(state: State, pool: Pool, now_ms: int) -> None:
 
 
 def _may_prove(pool: Pool) -> bool:
-    return any(r.facts.strict_proven if r.facts else r.state is not ReplicaState.BROKEN for r in pool.replicas.values())
+    return any(r.facts.strict_proven if r.facts else r.state is not ReplicaState.BROKEN for r in pool.regulars)
 
 
 def on_healthy(state: State, event: ReplicaHealthy, now_ms: int) -> None:
@@ -227,7 +224,7 @@ def _note(level: str, name: str, pool: Pool, replica: Replica, cause: str | None
             "engine": pool.settings.engine,
             "pool_id": pool.pool_id,
             "replica_id": replica.replica_id,
-            "model_id": pool.model_ref,
+            "model_id": replica.model_ref,
             "engine_version": facts.engine_version if facts else None,
             "cause": cause,
             "detail": replica.last_error,

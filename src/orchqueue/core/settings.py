@@ -48,6 +48,21 @@ class Supervision(msgspec.Struct, frozen=True):
     restarts_per_minute: int = 10
 
 
+class CanaryLevels(msgspec.Struct, frozen=True):
+    """What a new model on trial has to keep over `tasks` tasks before it gets the rest; `manual`: only an operator promotes it.
+
+    `first_token_ms` is counted from a task's start on the replica: the wait before it says nothing about the model.
+
+    Req: ORCH-4332
+    """
+
+    promote: Literal["auto", "manual"] = "auto"
+    tasks: int = 100
+    errors_per_mille: int = 5
+    first_token_ms: int = 900
+    late_percent: int = 5
+
+
 class ReplicaSettings(msgspec.Struct, frozen=True):
     """One engine process or endpoint of a pool. `url`: where one that runs elsewhere is reached, else empty."""
 
@@ -84,6 +99,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
     classes: tuple[ClassSettings, ...] = (ClassSettings("interactive", 8), ClassSettings("batch", 1))
     timeouts: Timeouts = Timeouts()
     supervision: Supervision = Supervision()
+    canary: CanaryLevels = CanaryLevels()
     max_attempts: int = 5
 
 

@@ -40,7 +40,10 @@ class SessionPicture(msgspec.Struct, frozen=True):
 
 
 class ReplicaPicture(msgspec.Struct, frozen=True):
-    """One replica; `facts` None until it was ready once. `url`: where one that runs elsewhere is configured to be."""
+    """One replica; `facts` None until it was ready once. `url`: where one that runs elsewhere is configured to be.
+
+    `set_key` is its pool's, unless it tries another model.
+    """
 
     replica_id: str
     state: str
@@ -55,6 +58,23 @@ class ReplicaPicture(msgspec.Struct, frozen=True):
     prefill_us_per_token: int | None
     url: str = ""
     devices: tuple[DeviceFigures, ...] = ()
+    model_ref: str = ""
+    set_key: str = ""
+
+
+class CanaryPicture(msgspec.Struct, frozen=True):
+    """Another model on trial. `trying`: its replicas are up; the counts are those of `canary.Canary`."""
+
+    model_ref: str
+    percent: int
+    replica_ids: tuple[str, ...]
+    trying: bool
+    starts: int
+    tried: int
+    ended: int
+    errors: int
+    first_tokens: int
+    late: int
 
 
 class PoolPicture(msgspec.Struct, frozen=True):
@@ -86,3 +106,4 @@ class PoolPicture(msgspec.Struct, frozen=True):
     first_tokens_in_time: int = 0
     first_tokens_seen: int = 0
     capacities: dict[str, int] = {}
+    canary: CanaryPicture | None = None

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from orchqueue.core.canary import Canary
 from orchqueue.core.effects import AnyEffect
 from orchqueue.core.estimate import Rates, Readmission
 from orchqueue.core.events import DeviceFigures, ReplicaFacts
@@ -47,10 +48,12 @@ class Attempt(msgspec.Struct):
 
 
 class Replica:
-    """One replica's state."""
+    """One replica's state. `model_ref`: what it was started with last; `renewing`: it gets another as soon as it is idle."""
 
-    def __init__(self, settings: ReplicaSettings, pool_id: PoolId) -> None:
+    def __init__(self, settings: ReplicaSettings, pool_id: PoolId, model_ref: str) -> None:
         self.settings = settings
+        self.model_ref = model_ref
+        self.renewing = False
         self.replica_id = settings.replica_id
         self.pool_id = pool_id
         self.state = ReplicaState.DOWN
@@ -83,8 +86,8 @@ class Replica:
 
     @property
     def ready(self) -> bool:
-        """Tell whether new attempts may start here: up, and not just overloaded by somebody else's requests."""
-        return self.state is ReplicaState.READY and not self.cooling
+        """Tell whether new attempts may start here: up, staying so, and not just overloaded by somebody else's requests."""
+        return self.state is ReplicaState.READY and not self.cooling and not self.renewing
 
 
 class Pool:
@@ -96,13 +99,15 @@ class Pool:
         self.queue = PoolQueue(settings.capacity, settings.classes, settings.scheduling)
         self.habits = Habits()
         self.inflow: dict[str, Inflow] = {c.name: Inflow() for c in settings.classes}
-        self.replicas = {r.replica_id: Replica(r, settings.pool_id) for r in settings.replicas}
+        self.replicas = {r.replica_id: Replica(r, settings.pool_id, settings.model_ref) for r in settings.replicas}
         self.mode: PoolMode = "serving"
         self.drain_at_ms: int | None = None
         self.model_ref = settings.model_ref
         self.previous_model_ref: str | None = None
         self.replaced_model_ref: str | None = None
         self.wanted_model_ref: str | None = None
+        self.wanted_percent = 100
+        self.canary: Canary | None = None
         self.swap_begun = False
         self.reload_failed = False
         self.last_error: str | None = None
@@ -121,11 +126,22 @@ class Pool:
 
     @property
     def model_digest(self) -> str:
-        """Name the model that the replicas serve, empty before one was ready."""
+        """Name the weights of the pool's model, empty before a replica was ready with it."""
         for replica in self.replicas.values():
-            if replica.facts is not None:
+            if replica.facts is not None and replica.model_ref == self.model_ref:
                 return replica.facts.model_digest
         return ""
+
+    @property
+    def regulars(self) -> tuple[Replica, ...]:
+        """List the replicas that are no canary's."""
+        apart = self.canary.replica_ids if self.canary is not None else ()
+        return tuple(r for r in self.replicas.values() if r.replica_id not in apart)
+
+    def model_for(self, replica_id: ReplicaId) -> str:
+        """Tell what a replica is to serve when it is started next."""
+        canary = self.canary
+        return canary.model_ref if canary is not None and replica_id in canary.replica_ids else self.model_ref
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -134,20 +150,35 @@ class Pool:
 
     @property
     def set_key(self) -> tuple[str, ...]:
-        """Identify the replica set: pools with equal keys give equal outputs.
-
-        The name counts beside the digest: of an engine that runs elsewhere the digest is only what the engine says.
+        """Identify the replica set: pools with equal keys give equal outputs. What a canary tries is not of it.
 
         Req: ORCH-3047
+        """
+        return self._key(self.model_ref, self.model_digest, self.engine_version)
+
+    def key_of(self, replica: Replica) -> tuple[str, ...]:
+        """Identify the set of one replica.
+
+        Req: ORCH-3047, ORCH-4330
+        """
+        if replica.model_ref == self.model_ref:
+            return self.set_key
+        facts = replica.facts
+        return self._key(replica.model_ref, facts.model_digest if facts else "", facts.engine_version if facts else "")
+
+    def _key(self, model_ref: str, model_digest: str, engine_version: str) -> tuple[str, ...]:
+        """Put a key together.
+
+        The name counts beside the digest: of an engine that runs elsewhere the digest is only what the engine says.
         """
         s = self.settings
         return (
             s.engine,
-            self.model_ref,
-            self.model_digest,
+            model_ref,
+            model_digest,
             s.quant or "",
             str(s.ctx),
-            self.engine_version,
+            engine_version,
             s.sampler_profile_version,
             s.prompt_form,
             s.launch_digest,
@@ -170,8 +201,8 @@ class Pool:
 
     @property
     def ready(self) -> bool:
-        """Tell whether some replica takes attempts."""
-        return any(r.ready for r in self.replicas.values())
+        """Tell whether some replica takes attempts for the pool's own model."""
+        return any(r.ready for r in self.regulars)
 
 
 def _sharers(replicas: tuple[Replica, ...]) -> dict[ReplicaId, tuple[ReplicaId, ...]]:

@@ -82,7 +82,7 @@ def on_submitted(state: State, event: TaskSubmitted, now_ms: int) -> None:
     if counted is not None and not quotas.wants_count(state, task, pool, counted.tokens):
         _settle(state, task, pool, counted, now_ms, candidates)
         return
-    ready = next((r for r in pool.replicas.values() if r.ready), None)
+    ready = next((r for r in pool.regulars if r.ready), None)
     if ready is None:
         _settle(state, task, pool, admission.guess_prompt(event.spec), now_ms, candidates)
         return

@@ -16,10 +16,11 @@ from orchqueue.core.log_entries import log_replica
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.placement import WARM_WAIT_MS
 from orchqueue.core.pool_flow import on_drain_due
-from orchqueue.core.replica_flow import RUNNING, on_lost, start_replica
+from orchqueue.core.replica_flow import RUNNING, on_lost
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.running_text import on_beat
 from orchqueue.core.state import State
+from orchqueue.core.swap import start_replica
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState
 

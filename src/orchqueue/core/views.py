@@ -11,7 +11,7 @@ from orchqueue.core.ids import SessionKey, TaskKey
 from orchqueue.core.outcome import CANCELED, Outcome
 from orchqueue.core.records import Ended
 from orchqueue.core.replica_states import ReplicaState
-from orchqueue.core.snapshots import PoolPicture, ReplicaPicture, SessionPicture, TaskPicture
+from orchqueue.core.snapshots import CanaryPicture, PoolPicture, ReplicaPicture, SessionPicture, TaskPicture
 from orchqueue.core.state import Pool, Replica, State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState
@@ -118,7 +118,7 @@ def _pool(state: State, pool: Pool) -> PoolPicture:
         capacity=pool.queue.capacity,
         depths={name: len(line) for name, line in pool.queue.lines.items()},
         running=running,
-        replicas=tuple(_replica(state, r) for r in pool.replicas.values()),
+        replicas=tuple(_replica(state, pool, r) for r in pool.replicas.values()),
         set_key="|".join(pool.set_key),
         prompt_form=pool.settings.prompt_form,
         first_tokens_in_time=sum(
@@ -126,10 +126,33 @@ def _pool(state: State, pool: Pool) -> PoolPicture:
         ),
         first_tokens_seen=len(pool.interactive_first_tokens_ms),
         capacities={name: min(c.capacity, pool.queue.capacity) for name, c in pool.queue.classes.items()},
+        canary=_canary(pool),
     )
 
 
-def _replica(state: State, replica: Replica) -> ReplicaPicture:
+def _canary(pool: Pool) -> CanaryPicture | None:
+    """Picture what a pool tries.
+
+    Req: ORCH-4335
+    """
+    found = pool.canary
+    if found is None:
+        return None
+    return CanaryPicture(
+        found.model_ref,
+        found.percent,
+        tuple(sorted(found.replica_ids)),
+        found.trying,
+        found.starts,
+        found.tried,
+        found.ended,
+        found.errors,
+        found.first_tokens,
+        found.late,
+    )
+
+
+def _replica(state: State, pool: Pool, replica: Replica) -> ReplicaPicture:
     used = [figures.vram_used_bytes for figures in replica.devices if figures.vram_used_bytes is not None]
     return ReplicaPicture(
         replica_id=replica.replica_id,
@@ -145,6 +168,8 @@ def _replica(state: State, replica: Replica) -> ReplicaPicture:
         prefill_us_per_token=replica.rates.prefill_us or None,
         url=replica.settings.url,
         devices=replica.devices,
+        model_ref=replica.model_ref,
+        set_key="|".join(pool.key_of(replica)),
     )
 
 

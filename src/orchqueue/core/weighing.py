@@ -105,6 +105,8 @@ def bound(state: State, task: Task, source: Pool, replica: Replica, now_ms: int)
     choice: Choice = "only_free" if free == 1 else "least_busy"
     if warm_on == replica.replica_id:
         choice = "warm_session"
+    if pool.canary is not None and replica.replica_id in pool.canary.replica_ids:
+        choice = "canary"
     return Bound(
         now_ms,
         task.key,
@@ -159,6 +161,8 @@ def _passed_by(
         standing = "no_free_slot"
     elif task.strict and (replica.facts is None or not replica.facts.strict_proven):
         standing = "not_strict"
+    elif replica.model_ref != state.replicas[chosen.replica_id].model_ref:
+        standing = "other_model"
     elif name in task.tried and chosen.replica_id not in task.tried:
         standing = "tried"
     elif otherwise is not None:

@@ -79,8 +79,8 @@ class Gateway(Protocol):
         """Empty a pool."""
         ...
 
-    async def reload(self, pool_id: PoolId, model_ref: str) -> Done | Refusal:
-        """Put another model into a pool."""
+    async def reload(self, pool_id: PoolId, model_ref: str, canary_percent: int) -> Done | Refusal:
+        """Put another model into a pool, or have a share of its tasks try it."""
         ...
 
     async def rollback(self, pool_id: PoolId) -> Done | Refusal:

@@ -24,6 +24,7 @@ from orchqueue.http.views import encode
 from orchqueue.schema import control
 
 DEFAULT_DRAIN_MS = control.DrainRequest().deadline_ms
+WHOLE_PERCENT = 100
 
 
 class ControlRoutes:
@@ -73,15 +74,16 @@ class ControlRoutes:
         return _begun(pool_id, "drain", done, deadline_ms=wanted_ms)
 
     async def reload(self, request: Request) -> Response:
-        """Begin to replace a pool's model.
+        """Begin to replace a pool's model, or to try another.
 
-        Req: ORCH-4130
+        Req: ORCH-4130, ORCH-4131
         """
         body = await read_object(request, self._limits.body_bytes, "ReloadRequest")
         pool_id = self._pool(request).pool_id
-        model_ref = str(body["new_model_ref"])
-        done = _done(await self._gateway.reload(PoolId(pool_id), model_ref))
-        return _begun(pool_id, "reload", done, model_ref=model_ref)
+        model_ref, percent = str(body["new_model_ref"]), body.get("canary_percent", WHOLE_PERCENT)
+        assert isinstance(percent, int), "the contract has checked the share"
+        done = _done(await self._gateway.reload(PoolId(pool_id), model_ref, percent))
+        return _begun(pool_id, "reload", done, model_ref=model_ref, percent=percent)
 
     async def rollback(self, request: Request) -> Response:
         """Begin to bring a pool's previous model back."""
@@ -126,6 +128,7 @@ def _begun(
     *,
     deadline_ms: int | None = None,
     model_ref: str | None = None,
+    percent: int = WHOLE_PERCENT,
 ) -> Response:
     """Tell what was begun: what the core says is in effect, else what was asked for."""
     deadline = done.detail.get("deadline_ms", deadline_ms)
@@ -136,6 +139,6 @@ def _begun(
         links=control.PoolLinks(health=f"/v1/pools/{pool_id}/health"),
         deadline_ms=deadline if isinstance(deadline, int) else UNSET,
         model=model if isinstance(model, str) else UNSET,
-        canary_percent=100 if operation == "reload" else UNSET,
+        canary_percent=int(done.detail.get("canary_percent", percent)) if operation == "reload" else UNSET,
     )
     return Response(202, encode(answer))

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import cast
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from orchqueue.core.request import Determinism, Workload
 from orchqueue.core.settings import PROFILES
-from orchqueue.core.snapshots import PoolPicture, ReplicaPicture
+from orchqueue.core.snapshots import CanaryPicture, PoolPicture, ReplicaPicture
 from orchqueue.http.problems import unset
 from orchqueue.schema import control
 
@@ -65,6 +66,7 @@ def pool_health(pool: PoolPicture) -> control.PoolHealth:
         last_error=pool.last_error,
         model=pool.model_ref,
         allow_cpu=pool.allow_cpu,
+        canary=UNSET if pool.canary is None else _canary(pool.canary),
         metrics=control.PoolMetrics(
             queue_depth=sum(pool.depths.values()),
             tasks_running=sum(pool.running.values()),
@@ -73,6 +75,21 @@ def pool_health(pool: PoolPicture) -> control.PoolHealth:
             vram_used_bytes=_vram_used_bytes(pool),
         ),
         replicas=[_replica_health(replica) for replica in sorted(pool.replicas, key=lambda r: r.replica_id)],
+    )
+
+
+def _canary(found: CanaryPicture) -> control.CanaryHealth:
+    return control.CanaryHealth(
+        model=found.model_ref,
+        percent=found.percent,
+        replica_ids=list(found.replica_ids),
+        state="trying" if found.trying else "starting",
+        starts=found.starts,
+        tried=found.tried,
+        ended=found.ended,
+        errors=found.errors,
+        first_tokens=found.first_tokens,
+        late=found.late,
     )
 
 
@@ -85,13 +102,16 @@ def _vram_used_bytes(pool: PoolPicture) -> int | UnsetType:
 
 
 def replica_sets(pools: Sequence[PoolPicture]) -> control.ReplicaSetList:
-    """Group the pools whose replicas give the same bytes for the same request.
+    """Group the replicas that give the same bytes for the same request. What a canary tries is a set of its own.
 
-    Req: ORCH-2104
+    Req: ORCH-2104, ORCH-4330
     """
     members: dict[str, list[PoolPicture]] = {}
     for pool in pools:
-        members.setdefault(pool.set_key, []).append(pool)
+        own = dict.fromkeys(replica.set_key or pool.set_key for replica in pool.replicas)
+        for key in own or (pool.set_key,):
+            theirs = tuple(r for r in pool.replicas if (r.set_key or pool.set_key) == key)
+            members.setdefault(key, []).append(msgspec.structs.replace(pool, replicas=theirs))
     sets = [_replica_set(key, found) for key, found in members.items()]
     return control.ReplicaSetList(replica_sets=sorted(sets, key=lambda one: one.id))
 
@@ -121,11 +141,13 @@ def models(pools: Sequence[PoolPicture]) -> control.ModelList:
 
     Req: ORCH-4030
     """
-    users: dict[str, list[PoolPicture]] = {}
+    users: dict[str, dict[str, str | None]] = {}
     for pool in pools:
-        users.setdefault(pool.model_ref, []).append(pool)
+        tried = [] if pool.canary is None else [pool.canary.model_ref]
+        for ref in (pool.model_ref, *tried):
+            users.setdefault(ref, {})[pool.pool_id] = _digest(pool, ref)
     found = [
-        control.ModelInfo(ref=ref, digest=_digest(using), pool_ids=[pool.pool_id for pool in using])
+        control.ModelInfo(ref=ref, digest=next(filter(None, using.values()), None), pool_ids=list(using))
         for ref, using in sorted(users.items())
     ]
     return control.ModelList(models=found)
@@ -142,6 +164,7 @@ def _replica_health(replica: ReplicaPicture) -> control.ReplicaHealth:
         last_error=replica.last_error,
         url=unset((facts.url if facts else "") or replica.url or None),
         pid=_some(facts.pid) if facts else UNSET,
+        model=unset(replica.model_ref or None),
         engine_version=facts.engine_version if facts else UNSET,
         model_digest=facts.model_digest if facts else UNSET,
     )
@@ -155,7 +178,7 @@ def _replica_set(key: str, pools: list[PoolPicture]) -> control.ReplicaSet:
     return control.ReplicaSet(
         id=sha256(key.encode()).hexdigest(),
         engine=first.engine,
-        model=first.model_ref,
+        model=next((r.model_ref for r in first.replicas if r.model_ref), first.model_ref),
         ctx_tokens=first.ctx,
         engine_version=next(filter(None, map(_engine_version, pools)), ""),
         sampler_profile_version=first.sampler_profile_version,
@@ -201,10 +224,9 @@ def _engine_version(pool: PoolPicture) -> str | None:
     return next((replica.facts.engine_version for replica in pool.replicas if replica.facts is not None), None)
 
 
-def _digest(pools: list[PoolPicture]) -> str | None:
-    return next(
-        (replica.facts.model_digest for p in pools for replica in p.replicas if replica.facts is not None), None
-    )
+def _digest(pool: PoolPicture, model_ref: str) -> str | None:
+    ready = (r for r in pool.replicas if (r.model_ref or pool.model_ref) == model_ref)
+    return next((replica.facts.model_digest for replica in ready if replica.facts is not None), None)
 
 
 def _some(value: int | None) -> int | UnsetType:

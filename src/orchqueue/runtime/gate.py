@@ -123,9 +123,9 @@ class Gate:
         """Empty a pool."""
         return await self._control(lambda reply: DrainRequested(reply, pool_id, deadline_ms))
 
-    async def reload(self, pool_id: PoolId, model_ref: str) -> Done | Refusal:
-        """Replace a pool's model."""
-        return await self._control(lambda reply: ReloadRequested(reply, pool_id, model_ref))
+    async def reload(self, pool_id: PoolId, model_ref: str, canary_percent: int = 100) -> Done | Refusal:
+        """Replace a pool's model, or have a share of its tasks try another one."""
+        return await self._control(lambda reply: ReloadRequested(reply, pool_id, model_ref, canary_percent))
 
     async def rollback(self, pool_id: PoolId) -> Done | Refusal:
         """Give a pool its previous model back."""

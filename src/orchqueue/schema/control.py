@@ -20,6 +20,49 @@ from orchqueue.schema.wire import Wire
 AppliedItem: TypeAlias = Annotated[str, Meta(max_length=1024)]
 
 
+class CanaryHealth(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    Another model on trial.
+    """
+
+    model: ModelRef
+    percent: Annotated[
+        int,
+        Meta(description="The share of the starts that it gets at most.", ge=1, le=99),
+    ]
+    replica_ids: Annotated[list[Name], Meta(description="The replicas that it runs on.", max_length=4096)]
+    state: Annotated[
+        Literal["starting", "trying"],
+        Meta(description="Whether its replicas come up still or take tasks."),
+    ]
+    starts: Annotated[
+        int,
+        Meta(
+            description="Starts of tasks that might have gone either way.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    tried: Annotated[int, Meta(description="Of these", ge=0, le=9007199254740991)]
+    ended: Annotated[
+        int,
+        Meta(
+            description="Tasks that its engine ended, well or not.",
+            ge=0,
+            le=9007199254740991,
+        ),
+    ]
+    errors: Annotated[int, Meta(description="Of these, those that failed.", ge=0, le=9007199254740991)]
+    first_tokens: Annotated[
+        int,
+        Meta(description="First tokens of interactive tasks.", ge=0, le=9007199254740991),
+    ]
+    late: Annotated[
+        int,
+        Meta(description="Of these, those that came too late.", ge=0, le=9007199254740991),
+    ]
+
+
 class Capabilities(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """
     What this deployment can do.
@@ -204,6 +247,7 @@ class PoolHealth(Wire, frozen=True, kw_only=True, omit_defaults=True):
         list[ReplicaHealth],
         Meta(description="In the order of their ids.", max_length=4096),
     ]
+    canary: CanaryHealth | UnsetType = UNSET
 
 
 class PoolInfo(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -373,7 +417,7 @@ class ReloadRequest(Wire, frozen=True, kw_only=True, omit_defaults=True):
     canary_percent: Annotated[
         int,
         Meta(
-            description="The share of tasks that shall try the new model first. This version always replaces at once, whatever is asked: the answer's own canary_percent says the share in effect, which is 100.",
+            description="The share of tasks that shall try the new model first; 100 replaces the pool's model at once.",
             ge=1,
             le=100,
         ),
@@ -423,6 +467,7 @@ class ReplicaHealth(Wire, frozen=True, kw_only=True, omit_defaults=True):
         ]
         | UnsetType
     ) = UNSET
+    model: ModelRef | UnsetType = UNSET
     engine_version: EngineVersion | UnsetType = UNSET
     model_digest: ModelDigest | UnsetType = UNSET
 

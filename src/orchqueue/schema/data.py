@@ -94,8 +94,10 @@ class Attempt(Wire, frozen=True, kw_only=True, omit_defaults=True):
     replica_id: Name
     started_at_ms: Annotated[int, Meta(description="When it was given the slot.", ge=0, le=9007199254740991)]
     choice: Annotated[
-        Literal["only_free", "least_busy", "warm_session"],
-        Meta(description="Why this replica; warm_session holds the session's context."),
+        Literal["only_free", "least_busy", "warm_session", "canary"],
+        Meta(
+            description="Why this replica: warm_session holds the session's context, canary tries another model with a share of the tasks."
+        ),
     ]
     free_replicas: Annotated[
         int,
@@ -763,6 +765,7 @@ class ReplicaCandidate(Wire, frozen=True, kw_only=True, omit_defaults=True):
             "cooling",
             "no_free_slot",
             "not_strict",
+            "other_model",
             "tried",
             "other_pool",
             "not_warm",
@@ -771,7 +774,7 @@ class ReplicaCandidate(Wire, frozen=True, kw_only=True, omit_defaults=True):
             "later_in_name",
         ],
         Meta(
-            description="Whether it was chosen, or the filter that took it out (not_ready to tried), or what put it behind. cooling: it was just overloaded; other_pool: it belongs to the pool where the task waited, which was asked later; not_warm: the chosen one held the session's context."
+            description="Whether it was chosen, or the filter that took it out (not_ready to tried), or what put it behind. cooling: it was just overloaded; other_model: a canary's share decided; other_pool: it belongs to the pool where the task waited, which was asked later; not_warm: the chosen one held the session's context."
         ),
     ]
     ready: Annotated[bool, Meta(description="Whether it took new attempts.")]

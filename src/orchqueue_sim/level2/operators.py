@@ -43,13 +43,14 @@ class Operators:
                     self._touched[pool_id] = None
                     await self._ask("POST", f"{path}/drain", {"deadline_ms": rng.choice((1, 200, 5_000))})
                 case "reload":
-                    await self._ask("POST", f"{path}/reload", {"new_model_ref": rng.choice(("file:m0", "file:m1"))})
+                    wish = {"new_model_ref": rng.choice(("file:m0", "file:m1"))}
+                    await self._ask("POST", f"{path}/reload", {**wish, "canary_percent": rng.choice((100, 10, 50))})
                 case "bad reload":
                     await self._ask("POST", f"{path}/reload", {"new_model_ref": BAD_MODEL})
                 case "rollback":
                     await self._ask("POST", f"{path}/rollback", None)
                 case "config":
-                    await self._ask("POST", "/v1/config/reload", None)
+                    await self._ask("POST", f"/v1/config/{rng.choice(('reload', 'rollback'))}", None)
                 case _:
                     await self._ask("GET", rng.choice((*LOOKS, f"{path}/health")), None)
 

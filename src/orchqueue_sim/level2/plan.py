@@ -9,6 +9,7 @@ import msgspec
 
 from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.settings import (
+    CanaryLevels,
     PoolSettings,
     ReplicaSettings,
     Retention,
@@ -180,4 +181,5 @@ def _pool(rng: Random, index: int) -> PoolSettings:
         timeouts=Timeouts(rng.choice((800, 60_000)), rng.choice((300, 5_000)), rng.choice((None, 400))),
         supervision=Supervision(breaker_failures=rng.choice((2, 5)), breaker_open_ms=20_000),
         max_attempts=rng.choice((1, 3, 5)),
+        canary=CanaryLevels(tasks=4, errors_per_mille=400, first_token_ms=400),
     )

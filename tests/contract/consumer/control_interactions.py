@@ -48,6 +48,10 @@ async def _reload(client: AsyncClient) -> None:
     assert (begun.operation, begun.model, begun.canary_percent) == ("reload", NEXT_MODEL, 100)
 
 
+async def _canary_alone(client: AsyncClient) -> None:
+    await failing(client.reload(POOL_ID, NEXT_MODEL, 10), Conflict, "INVALID_PARAMS")
+
+
 async def _rollback(client: AsyncClient) -> None:
     assert (await client.rollback(POOL_ID)).operation == "rollback"
 
@@ -203,6 +207,21 @@ CHANGES = (
             "canary_percent": 100,
             "links": {"health": f"{_POOL}/health"},
         },
+    ),
+    Interaction(
+        "a canary in a pool with one replica",
+        _READY,
+        "POST",
+        f"{_POOL}/reload",
+        409,
+        _canary_alone,
+        req=("ORCH-2006", "ORCH-4331"),
+        request_headers=_JSON,
+        request_body={"new_model_ref": NEXT_MODEL, "canary_percent": 10},
+        headers=CORRELATION,
+        body=shapes.envelope(
+            "INVALID_PARAMS", "a canary needs a second replica", retriable=False, engine=_ENGINE, pool_id=POOL_ID
+        ),
     ),
     Interaction(
         "the rollback of a pool that was reloaded",

@@ -146,8 +146,8 @@ class Runtime:
         self.drained.append((pool_id, deadline_ms))
         return self.control_refusal or Done(ReplyId(1), {"deadline_ms": min(deadline_ms, 5_000)})
 
-    async def reload(self, pool_id: PoolId, model_ref: str) -> Done | Refusal:
-        return self.control_refusal or Done(ReplyId(1))
+    async def reload(self, pool_id: PoolId, model_ref: str, canary_percent: int) -> Done | Refusal:
+        return self.control_refusal or Done(ReplyId(1), {"canary_percent": canary_percent})
 
     async def rollback(self, pool_id: PoolId) -> Done | Refusal:
         return self.control_refusal or Done(ReplyId(1))

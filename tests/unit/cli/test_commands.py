@@ -200,15 +200,25 @@ async def test_a_pool_that_does_not_serve_is_named_by_its_mode(mode: str) -> Non
     assert [mode in ran.out.split() for ran in (listed, shown)] == [True, True]
 
 
-@pytest.mark.req("ORCH-4130")
-@pytest.mark.parametrize(("asked_percent", "told"), [(10, True), (100, False)])
-async def test_a_reload_that_is_no_canary_says_so(asked_percent: int, told: bool) -> None:
-    """Who asked for a share of the tasks is told that the whole pool is replaced."""
-    answer = {"pool_id": "default", "operation": "reload", "model": "bundled:n", "canary_percent": 100, "links": LINKS}
-    argv = ["reload", "default", "bundled:n", "--canary-percent", str(asked_percent)]
-    ran, _ = await against(json_reply(202, answer), *argv)
+@pytest.mark.req("ORCH-4131")
+async def test_a_share_of_the_tasks_is_asked_for() -> None:
+    """The share goes into the request as a number."""
+    answer = {"pool_id": "default", "operation": "reload", "model": "bundled:n", "canary_percent": 10, "links": LINKS}
+    argv = ["reload", "default", "bundled:n", "--canary-percent", "10"]
+    ran, asked = await against(json_reply(202, answer), *argv)
     assert ran.status == 0
-    assert ("not 10 percent" in ran.err) is told
+    assert json.loads(asked.body) == {"new_model_ref": "bundled:n", "canary_percent": 10}
+
+
+@pytest.mark.req("ORCH-4335")
+async def test_a_pool_shows_what_it_tries() -> None:
+    """Which model, where, by which share, and how it goes."""
+    counts = {"starts": 41, "tried": 4, "ended": 3, "errors": 1, "first_tokens": 3, "late": 2}
+    tried = {"model": "bundled:n", "percent": 10, "replica_ids": ["default-1"], "state": "trying", **counts}
+    shown, _ = await against(json_reply(200, HEALTH | {"canary": tried}), "pools", "default")
+    told = " ".join(shown.out.split())
+    assert "tries bundled:n tried by 10%, 4 of 41 starts, on default-1" in told
+    assert "trial trying: 3 ended, 1 failed, 2 late" in told
 
 
 @pytest.mark.req("ORCH-4282")

@@ -69,7 +69,7 @@ class Driver:
     def ready(self, replica_id: str, **facts: object) -> list[fx.AnyEffect]:
         """Bring a replica up; its model's digest follows from its pool's model."""
         pool = self.core.state.pools[self.core.state.replicas[ReplicaId(replica_id)].pool_id]
-        facts = {"model_digest": f"digest-{pool.model_ref}"} | facts
+        facts = {"model_digest": f"digest-{pool.model_for(ReplicaId(replica_id))}"} | facts
         return self.handle(ev.ReplicaReady(ReplicaId(replica_id), msgspec.structs.replace(FACTS, **facts)))
 
     def submit(self, name: str, **fields: object) -> list[fx.AnyEffect]:
