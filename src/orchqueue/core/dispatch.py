@@ -101,20 +101,7 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     state.emit(Count("tasks_started_total", (*labels.of_replica(pool, replica.replica_id), task.spec.priority)))
     if not task.started_told:
         task.started_told = True
-        state.emit(
-            EmitStarted(
-                key=task.key,
-                queue_position=task.admission.queue_position if task.admission else 0,
-                predicted_start_ms=task.admission.predicted_start_ms if task.admission else 0,
-                seed=task.spec.seed or 0,
-                pool_id=pool.pool_id,
-                replica_id=replica.replica_id,
-                engine_version=facts.engine_version,
-                model_digest=facts.model_digest,
-                determinism=determinism_of(task.strict),
-                queue_time_ms=now_ms - task.accepted_at_ms,
-            )
-        )
+        state.emit(_started(task, replica.replica_id, facts, now_ms))
     cache = not task.strict and task.spec.kv_hint == "reuse"
     task.kv_warm = cache and task.session is not None and task.session in replica.resident
     replica.resident = [*replica.resident, task.session if cache else None][-state.slots.total(replica.replica_id) :]
@@ -126,6 +113,21 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     state.emit(SetTimer(("wall", task.key), task.wall_due_ms(timeouts.wall_ms)))
     if timeouts.first_token_ms is not None and not task.emitted_bytes:
         state.emit(SetTimer(("first_token", task.key), now_ms + timeouts.first_token_ms))
+
+
+def _started(task: Task, replica_id: ReplicaId, facts: ReplicaFacts, now_ms: int) -> EmitStarted:
+    return EmitStarted(
+        key=task.key,
+        queue_position=task.admission.queue_position if task.admission else 0,
+        predicted_start_ms=task.admission.predicted_start_ms if task.admission else 0,
+        seed=task.spec.seed or 0,
+        pool_id=task.pool_id,
+        replica_id=replica_id,
+        engine_version=facts.engine_version,
+        model_digest=facts.model_digest,
+        determinism=determinism_of(task.strict),
+        queue_time_ms=now_ms - task.accepted_at_ms,
+    )
 
 
 def _bound_record(task: Task, replica_id: ReplicaId, facts: ReplicaFacts, now_ms: int) -> Bound:

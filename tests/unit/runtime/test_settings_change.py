@@ -16,7 +16,7 @@ from tests.waiting import until_async
 async def rig() -> Rig:
     """Give a runtime that has begun."""
     rig = Rig()
-    rig.runtime.start()
+    await rig.runtime.start()
     return rig
 
 
