@@ -20,8 +20,9 @@ MODULES = {
     "memory": "memory",
     "cancel": "cancel",
     "prediction": "prediction",
+    "recovery": "recovery",
 }
-WITHOUT_HARNESS = {"core", "core-scale", "cancel", "prediction"}
+WITHOUT_HARNESS = {"core", "core-scale", "cancel", "prediction", "recovery"}
 
 
 def main() -> int:

@@ -163,7 +163,7 @@ class Refused(Decision, frozen=True, gc=False, tag="refused"):
 
 
 class Recovered(Decision, frozen=True, gc=False, tag="recovered"):
-    """A task of an earlier life of the daemon was taken over."""
+    """A task of an earlier life of the daemon was taken over; position and prediction are what was told at its admission."""
 
     pool_id: PoolId
     accepted_at_ms: int

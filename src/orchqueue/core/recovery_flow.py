@@ -17,7 +17,7 @@ from orchqueue.core.events import (
     UsageBooked,
 )
 from orchqueue.core.failover_flow import give_up_interrupted
-from orchqueue.core.forecast import Forecast, expect, start_of
+from orchqueue.core.forecast import expect
 from orchqueue.core.ids import ReplyId, task_key
 from orchqueue.core.log_entries import log_request
 from orchqueue.core.outcome import Outcome, Refusal
@@ -60,10 +60,9 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
     if not task.emitted_bytes:
         # The log of one that had said something is there already, with its text: nothing that ends it now may find it empty.
         state.emit(OpenStream(task.key, task.correlation_id))
-    forecast = start_of(state, pool, task, now_ms)
     task.admission = _told_again(event.accepted)
     log_request(state, task.key, task.client_id, task.spec, now_ms)
-    state.emit(LogDecision(_recovered(task, event.bound is not None, forecast, now_ms)))
+    state.emit(LogDecision(_recovered(task, event, now_ms)))
     if homeless:
         end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, "its pool is no longer configured; send it again")
     elif task.emitted_bytes and not task.strict and not is_continuable(task):
@@ -154,19 +153,20 @@ def _from_record(state: State, accepted: Accepted) -> Task:
     )
 
 
-def _recovered(task: Task, was_bound: bool, forecast: Forecast, now_ms: int) -> Recovered:
+def _recovered(task: Task, event: TaskRecovered, now_ms: int) -> Recovered:
+    """Say what it was told once. To forecast its start anew would be most of what recovery costs, before any replica is up."""
     return Recovered(
         now_ms,
         task.key,
         task.pool_id,
         task.accepted_at_ms,
-        was_bound,
+        event.bound is not None,
         task.strict,
         task.profile,
         task.prompt_tokens,
         task.cost_tokens,
-        forecast.position,
-        forecast.start_in_ms,
+        event.accepted.queue_position,
+        event.accepted.predicted_start_ms,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks import admission, cancel, core_events, core_scale, first_token, memory, prediction, relay
+from benchmarks import admission, cancel, core_events, core_scale, first_token, memory, prediction, recovery, relay
 from benchmarks.figures import Report
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="the harness is built with gcc")
@@ -88,6 +88,16 @@ def test_cancel() -> None:
     """No text follows a 204 in any phase, with the real model."""
     report = checked(cancel.measure)
     assert set(report.detail) == {"waiting", "prefill", "decode", "just finished"}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.req("ORCH-4377")
+def test_recovery() -> None:
+    """A daemon takes over every size of journal, and answers before it is through."""
+    report = checked(recovery.measure)
+    for tasks in (50, 500):
+        answers_s = report.value(f"daemon answers after its exec, {tasks} waiting")
+        assert answers_s <= report.value(f"daemon has every task, {tasks} waiting")
 
 
 @pytest.mark.real_engine

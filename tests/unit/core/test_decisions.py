@@ -229,12 +229,13 @@ def test_a_reload_is_logged_step_by_step() -> None:
 
 @pytest.mark.req("ORCH-4011", "ORCH-4323")
 def test_a_recovered_task_says_that_its_first_decisions_are_gone() -> None:
-    """What the new life decided is told, and that the rest was another's."""
+    """What the new life decided is told with what was promised then, and that the rest was another's."""
     core = Driver(up=False)
     accepted = Accepted(TENANT, TaskId("t"), TaskSpec(prompt="hi", seed=1), PoolId("p"), True, "v1", 3, 500, "k1")
+    accepted = msgspec.structs.replace(accepted, queue_position=7, predicted_start_ms=40)
     core.handle(ev.TaskRecovered(accepted, Bound(accepted.tenant, accepted.task_id, ReplicaId("p-0"), 1)))
     assert core.decided(key("t"))[1] == dc.Recovered(
-        core.now_ms, key("t"), PoolId("p"), 500, True, True, "v1", 3, 256, 0, 5_000
+        core.now_ms, key("t"), PoolId("p"), 500, True, True, "v1", 3, 256, 7, 40
     )
     core.ready("pr0")
     found = told(core)
