@@ -14,7 +14,7 @@ import pytest
 from orchqueue.adapters.journals.sqlite import SqliteJournal
 from orchqueue.core.records import Accepted
 from orchqueue.ports.errors import JournalError
-from tests.conformance.journal.bed import Watcher, accepted, ended, forgotten
+from tests.conformance.journal.bed import Watcher, accepted, bound, ended, forgotten, spoken
 
 CHILD = [sys.executable, "-m", "tests.conformance.journal.appending_child"]
 
@@ -132,6 +132,24 @@ async def test_a_forgotten_answer_is_not_left_in_the_file(tmp_path: Path) -> Non
     left = _bytes_in(tmp_path)
     assert b"SECRET" not in left
     assert b"hello" in left
+
+
+@pytest.mark.req("ORCH-4085", "ORCH-4183")
+async def test_a_prompt_and_a_text_are_stored_once_each(tmp_path: Path) -> None:
+    """Only the acceptance holds the prompt, and only the end the text: starts, pieces and ends repeat neither."""
+    path = tmp_path / "journal.sqlite"
+    journal, watcher = _journal(path), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    await watcher.reach(
+        journal.append(
+            [accepted("a", "ONLYPROMPT"), bound("a"), spoken("a", 0, "ONLY"), spoken("a", 4, "TEXT"), bound("a")]
+        )
+    )
+    await watcher.reach(journal.append([ended("a", "ONLYTEXT")]))
+    journal.close()
+    data = _bytes_in(tmp_path)
+    assert (data.count(b"ONLYPROMPT"), data.count(b"ONLYTEXT"), data.count(b"ONLY")) == (1, 1, 2)
 
 
 def test_a_second_process_is_told_that_the_journal_is_in_use(tmp_path: Path) -> None:

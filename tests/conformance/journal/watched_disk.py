@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from tests.conformance.journal.forgetful_disk import ForgetfulDisk
+
 NAME = "watched"
 FULL = 13
 IOERR = 10
@@ -22,6 +24,7 @@ _POINTER = ctypes.c_void_p
 # The name is a pointer here too: SQLite's usual disk keeps it, so it must not become a passing copy.
 _OPEN = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, _POINTER, _POINTER, ctypes.c_int, _POINTER)
 _TRANSFER = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, _POINTER, ctypes.c_int, ctypes.c_int64)
+_TRUNCATE = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, ctypes.c_int64)
 _SYNC = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, ctypes.c_int)
 _KEPT: list[object] = []
 """What SQLite may still use, for as long as the process lives: a test that failed may have left a connection open."""
@@ -61,7 +64,8 @@ class WatchedDisk:
     """What SQLite did to the files, in order, as "write log", "sync log", "write file", "sync file".
 
     `write_fault` and `sync_fault` are asked before each and give SQLite's code of an error, or 0. While
-    `spoilt` is set, every page but the first that is read from the file begins with rubbish.
+    `spoilt` is set, every page but the first that is read from the file begins with rubbish. `memory` follows what would be left
+    after a power cut; `before_each` is called before anything is written, cut off or synced.
     """
 
     def __init__(self) -> None:
@@ -69,6 +73,8 @@ class WatchedDisk:
         self.write_fault: Callable[[str], int] = lambda _kind: 0
         self.sync_fault: Callable[[str], int] = lambda _kind: 0
         self.spoilt = False
+        self.memory: ForgetfulDisk | None = None
+        self.before_each: Callable[[], None] = lambda: None
         self._kinds: dict[int, str] = {}
         self._tables: dict[int, _Methods] = {}
         self._library = ctypes.CDLL(_sqlite3.__file__)
@@ -111,6 +117,7 @@ class WatchedDisk:
         made = self._tables[table] = _Methods.from_buffer_copy(usual)
         _KEPT.append(made)
         read, write, sync = _TRANSFER(usual.xRead), _TRANSFER(usual.xWrite), _SYNC(usual.xSync)
+        truncate = _TRUNCATE(usual.xTruncate)
 
         def on_read(file: int, buffer: int, size: int, at: int) -> int:
             code = read(file, buffer, size, at)
@@ -122,14 +129,27 @@ class WatchedDisk:
             fault = self.write_fault(self._kinds[file])
             if fault:
                 return fault
+            self.before_each()
             self.seen.append(f"write {self._kinds[file]}")
+            if self.memory is not None:
+                self.memory.written(self._kinds[file], at, ctypes.string_at(buffer, size))
             return int(write(file, buffer, size, at))
+
+        def on_truncate(file: int, size: int) -> int:
+            self.before_each()
+            if self.memory is not None:
+                self.memory.cut_off(self._kinds[file], size)
+            return int(truncate(file, size))
 
         def on_sync(file: int, flags: int) -> int:
             fault = self.sync_fault(self._kinds[file])
+            self.before_each()
             self.seen.append(f"{'failed ' if fault else ''}sync {self._kinds[file]}")
+            if self.memory is not None and not fault:
+                self.memory.synced(self._kinds[file])
             return fault or int(sync(file, flags))
 
+        made.xTruncate = self._address(_TRUNCATE(on_truncate))
         made.xRead = self._address(_TRANSFER(on_read))
         made.xWrite = self._address(_TRANSFER(on_write))
         made.xSync = self._address(_SYNC(on_sync))
