@@ -260,6 +260,8 @@ async def test_an_engine_must_be_seen_idle(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(EngineError, match="at work"):
         await never.prove()
     assert not never.tested
+    with pytest.raises(EngineError, match="cannot be seen idle"):
+        await Busy(None).prove()
 
 
 @pytest.mark.req("ORCH-4380")

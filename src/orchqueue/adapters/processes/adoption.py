@@ -45,7 +45,9 @@ class AdoptedReplica(LlamacppReplica):
     async def _see_idle(self) -> None:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + IDLE_WITHIN_S
-        while any(slot.is_processing for slot in await self.slots() or ()):
+        while (slots := await self.slots()) is None or any(slot.is_processing for slot in slots):
+            if slots is None:
+                raise EngineError(f"{self.endpoint.url} does not show its slots, so it cannot be seen idle")
             if loop.time() >= until_s:
                 raise EngineError(
                     f"{self.endpoint.url} was still at work for its earlier owner after {IDLE_WITHIN_S:g} s"
