@@ -142,6 +142,7 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
         _listen_to_signals(ending, runtime, telemetry)
         telemetry.log("info", "listening", {"detail": _url(config, sockets[0])})
         await _start(runtime, ending)
+        leftovers.limit_patience()
         sys.stdout.write(f"OrchQueue {__version__} serves {_url(config, sockets[0])} (data in {data.path})\n")
         sys.stdout.flush()
         telemetry.log("info", "serving", {"detail": _url(config, sockets[0])})

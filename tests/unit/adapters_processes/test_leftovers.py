@@ -149,6 +149,8 @@ async def test_what_is_not_taken_is_ended(own: Own, look: Look, tmp_path: Path, 
     await found.begin([ID])
     if how == "close":
         await found.close()
+    else:
+        found.limit_patience()
     await until_async(lambda: not lives(engine), what="the engine to end")
     await found.close()
     assert not remains(tmp_path / "r")

@@ -59,7 +59,7 @@ class Leftovers:
 
     1. `begin` owns at once what a configured replica may want, so that no grace runs out meanwhile, and ends the rest.
     2. `take` gives a replica's engine to its launch, once.
-    3. What nobody took is ended after `untaken_s`, or by `close`.
+    3. What nobody took is ended `untaken_s` after `limit_patience`, or by `close`.
 
     Nothing here waits for anything but what concerns the same replica.
 
@@ -88,7 +88,10 @@ class Leftovers:
             else:
                 held = self._held.setdefault(left.identity.replica_id, [])
                 held.append(loop.create_task(self._own(left, left.identity)))
-        self._patience = loop.call_later(self._untaken_s, self._lose_patience)
+
+    def limit_patience(self) -> None:
+        """Wait no longer than so for what is to be taken: call it when the launches begin, however long it took to come so far."""
+        self._patience = asyncio.get_running_loop().call_later(self._untaken_s, self._lose_patience)
 
     async def take(self, replica_id: str) -> LaunchedProcess | None:
         """Give what was left of a replica, owned by us; the caller adopts it or has it ended."""
