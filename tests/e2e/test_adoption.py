@@ -75,7 +75,8 @@ async def test_engines_of_a_killed_daemon_serve_on(daemons: Lives) -> None:
     """Killed while both decode, the daemon comes back with the same engines, which answer; other flags, other engines."""
     first = daemons.begin()
     before = engines(first)
-    request = TaskRequest(prompt="Once", max_tokens=200, seed=7, sampling=Sampling(ignore_eos=True))
+    endless = Sampling(ignore_eos=True)
+    request = TaskRequest(prompt="Once", max_tokens=200, seed=7, sampling=endless, on_disconnect="continue")
     async with AsyncClient(first.url) as client:
         streams = [await client.run(request) for _ in range(2)]
         for stream in streams:
