@@ -8,6 +8,8 @@ Req: ORCH-4010, ORCH-4173, ORCH-4178
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from orchqueue.core import decisions
 from orchqueue.core.effects import AbortAttempt, ClearTimer, Count, LogDecision, Note, ProbeReplica, SetTimer
 from orchqueue.core.ending import end, task_fields
@@ -18,7 +20,7 @@ from orchqueue.core.outcome import Outcome
 from orchqueue.core.replay import follow
 from orchqueue.core.replica_states import ReplicaState, ReplicaTrigger
 from orchqueue.core.retry import after_failure, may_go_on
-from orchqueue.core.state import Pool, Replica, State
+from orchqueue.core.state import Replica, State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskTrigger
 
@@ -77,7 +79,7 @@ def fail_attempt(
     state.emit(*(ClearTimer((kind, task.key)) for kind in ("wall", "idle", "first_token")))
     if task.emitted_bytes:
         state.interrupted[task.key] = task
-        give_up_interrupted(state, pool, now_ms)
+        give_up_interrupted(state, (task,), now_ms)
     state.dirty = True
 
 
@@ -176,15 +178,17 @@ def _replica_of(state: State, task: Task) -> ReplicaId:
     return state.attempts[task.attempt_id].replica_id
 
 
-def give_up_interrupted(state: State, pool: Pool, now_ms: int) -> None:
-    """End what was interrupted in the middle of its text, once no replica of the set can go on with it.
+def give_up_interrupted(state: State, tasks: Iterable[Task], now_ms: int) -> None:
+    """End what was interrupted in the middle of its text, once no replica of its set can go on with it.
 
-    A replica that is not up yet may turn out to be one that can.
+    A replica that is not up yet may turn out to be one that can. After each news of a replica all are looked at: it may be the last
+    hope of a task that waits in a sibling of its pool, or in what was one before a reload.
 
     Req: ORCH-4368
     """
-    for task in [t for t in state.interrupted.values() if t.pool_id == pool.pool_id]:
-        members = (pool, *state.siblings(pool))
+    for task in tuple(tasks):
+        pool = state.pools[task.pool_id]
+        members = (pool, *(p for p in state.siblings(pool) if task.spec.placement.allows(p.pool_id)))
         replicas = [r for p in members for r in p.replicas.values()]
         if any(may_go_on(task, r.facts) if r.facts else r.state is not ReplicaState.BROKEN for r in replicas):
             continue

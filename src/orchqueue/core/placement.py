@@ -122,9 +122,7 @@ def _first_eligible(
 
 
 def _may_run(task: Task, source: Pool, pool: Pool, replica: Replica) -> bool:
-    if task.strict and (replica.facts is None or not replica.facts.strict_proven):
-        return False
-    if task.emitted_bytes and (replica.facts is None or not may_go_on(task, replica.facts)):
+    if not _fits(task, replica):
         return False
     if source is not pool and not task.spec.placement.allows(pool.pool_id):
         return False
@@ -132,7 +130,7 @@ def _may_run(task: Task, source: Pool, pool: Pool, replica: Replica) -> bool:
         return False
     if replica.replica_id in task.tried:
         others = (r for r in pool.replicas.values() if r.model_ref == replica.model_ref)
-        return not any(r.ready and r.replica_id not in task.tried for r in others)
+        return not any(r.ready and r.replica_id not in task.tried and _fits(task, r) for r in others)
     return True
 
 
@@ -155,6 +153,14 @@ def _left_to_another(state: State, task: Task, source: Pool, pool: Pool, replica
         r.ready and state.slots.free(r.replica_id) and _may_run(task, source, pool, r)
         for r in (pool.replicas[name] for name in canary.replica_ids)
     )
+
+
+def _fits(task: Task, replica: Replica) -> bool:
+    """Tell whether a replica could take a task at all: it has proven what the task was promised, and can go on with its text."""
+    facts = replica.facts
+    if task.strict and (facts is None or not facts.strict_proven):
+        return False
+    return not task.emitted_bytes or (facts is not None and may_go_on(task, facts))
 
 
 def _waits_for_warmth(state: State, task: Task, replica: Replica, now_ms: int) -> bool:

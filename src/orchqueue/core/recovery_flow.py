@@ -103,7 +103,7 @@ def _go_on_waiting(state: State, task: Task, now_ms: int) -> None:
         state.emit(SetTimer(("disconnect", task.key), now_ms + state.settings.disconnect_grace_ms))
     if task.emitted_bytes:
         state.interrupted[task.key] = task
-        give_up_interrupted(state, state.pools[task.pool_id], now_ms)
+        give_up_interrupted(state, (task,), now_ms)
 
 
 def on_restored(state: State, event: TaskRestored, now_ms: int) -> None:

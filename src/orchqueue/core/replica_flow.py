@@ -55,7 +55,7 @@ def on_ready(state: State, event: ReplicaReady, now_ms: int) -> None:
     replica_of_reload_ready(state, pool, now_ms)
     canary_flow.on_replica_ready(state, pool, replica, now_ms)
     _give_up_strict(state, pool, now_ms)
-    give_up_interrupted(state, pool, now_ms)
+    give_up_interrupted(state, state.interrupted.values(), now_ms)
     state.dirty = True
 
 
@@ -116,7 +116,7 @@ def on_lost(state: State, event: ReplicaLost, now_ms: int) -> None:
         canary_flow.on_replica_lost(state, pool, replica, replica.last_error, now_ms)
     _give_up_waiting(state, pool, now_ms)
     _give_up_strict(state, pool, now_ms)
-    give_up_interrupted(state, pool, now_ms)
+    give_up_interrupted(state, state.interrupted.values(), now_ms)
     state.dirty = True
 
 

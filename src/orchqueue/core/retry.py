@@ -53,10 +53,14 @@ def is_continuable(task: Task) -> bool:
 
 
 def may_go_on(task: Task, facts: ReplicaFacts) -> bool:
-    """Tell whether a replica can go on with a text that was begun: the same engine and model, and where nothing is proven, one that can.
+    """Tell whether a replica can go on with a text that was begun.
+
+    It is the same engine and model, and has proven what a replay needs, or can continue.
 
     Req: ORCH-4368
     """
     if task.made_by is not None and task.made_by != (facts.engine_version, facts.model_digest):
         return False
-    return task.strict or (facts.can_continue and is_continuable(task))
+    if task.strict:
+        return facts.strict_proven
+    return facts.can_continue and is_continuable(task)

@@ -210,6 +210,19 @@ def continuing(**spec: object) -> Driver:
     return core
 
 
+@pytest.mark.req("ORCH-4368")
+def test_a_replica_that_cannot_go_on_keeps_nobody_from_one_that_lost_the_text() -> None:
+    """Another replica comes first, but not one that could never take the task."""
+    core = Driver(pool_settings(replicas=2), up=False)
+    core.ready("pr0", can_continue=True)
+    core.submit("t", determinism="best_effort")
+    core.ready("pr1")
+    say(core, 1, SENT)
+    core.fail(1)
+    core.handle(ev.ReplicaHealthy(ReplicaId("pr0")))
+    assert [s.replica_id for s in core.wanted(fx.StartAttempt)] == ["pr0", "pr0"]
+
+
 @pytest.mark.req("ORCH-4178", "ORCH-4252")
 def test_a_best_effort_task_goes_on_from_its_text() -> None:
     """The next engine gets the text and what is left of the tokens; the receipt and the log tell of it."""
