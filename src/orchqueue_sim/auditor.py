@@ -13,12 +13,15 @@ from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import AttemptId, ReplicaId, TaskKey, task_key, tenant_of
 from orchqueue.core.outcome import MEANINGS, Outcome, Refusal
-from orchqueue.core.records import Accepted, Ended
+from orchqueue.core.records import Accepted, Ended, Followed, Spoken
 from orchqueue.core.request import TaskSpec
 from orchqueue_sim.chronicle import Chronicle
 from orchqueue_sim.conduct import Conduct
 from orchqueue_sim.disk import Disk
+from orchqueue_sim.losses import Loss, loss_of
 from orchqueue_sim.order import DROPPING, Order
+from orchqueue_sim.speech import Heard, Speech
+from orchqueue_sim.tallies import Tallies
 from orchqueue_sim.trial import Trial
 from orchqueue_sim.turns import Turns
 
@@ -34,9 +37,6 @@ class Track(msgspec.Struct):
     spec: TaskSpec
     attempt_id: AttemptId | None = None
     replica_id: ReplicaId | None = None
-    answer: str = ""
-    model_ref: str = ""
-    offset: int = 0
     ended: Ended | None = None
 
 
@@ -52,7 +52,8 @@ class Auditor:
         self._conduct = conduct
         self._decided: dict[TaskKey, list[tuple[Outcome, str]]] = {}
         self._taken: dict[TaskKey, list[Accepted]] = {}
-        self._said: dict[TaskKey, tuple[str, str]] = {}
+        self._welcomes: dict[TaskKey, fx.Accept] = {}
+        self._speech = Speech()
         self._order = order
         self._now_ms = 0
         self._turns = turns
@@ -65,12 +66,11 @@ class Auditor:
         self._restored: dict[TaskKey, Outcome] = {}
         self._told_started: set[TaskKey] = set()
         self._counting: dict[TaskKey, TaskSpec] = {}
-        self._cancel_replies: dict[int, TaskKey] = {}
+        self._cancel_replies: dict[int, tuple[TaskKey, Accepted | None]] = {}
         self._running: dict[ReplicaId, set[AttemptId]] = {}
         self._slots: dict[ReplicaId, int] = {}
         self._attempts: dict[AttemptId, TaskKey] = {}
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._history: Counter[tuple[str, str]] = Counter()
+        self._tallies = Tallies()
 
     # Decisions: what goes into the core and what comes out of it.
 
@@ -78,11 +78,20 @@ class Auditor:
         """See one event and its effects."""
         self._now_ms = now_ms
         self._order.begin()
-        self._demand(self._conduct.happened(event, effects))
+        self._demand(self._conduct.happened(event, effects, now_ms))
         self._happened(event, effects)
+        loss = loss_of(event, effects)
+        if loss is not None:
+            self._lost(loss)
+        heard = self._heard(event, effects)
         for effect in effects:
-            self._decided_one(event, effect)
-        self._demand(self._conduct.decided(event, effects) or self._trial.decided(effects))
+            self._decided_one(effect)
+        if heard is not None:
+            self._demand(self._speech.behind_by_much(heard.key))
+        self._demand(self._conduct.decided(event, effects, now_ms) or self._trial.decided(effects))
+        self._demand(self._speech.behind(now_ms))
+        if isinstance(event, ev.ReaderAttached) and event.key in self.tracks and self.tracks[event.key].ended is None:
+            self._demand(self._speech.followed(event.key))
         if isinstance(event, ev.AcceptsWithdrawn):
             self._withdrawn(event.keys)
         if isinstance(event, ev.TaskSubmitted | ev.PromptCounted):
@@ -101,9 +110,11 @@ class Auditor:
     def _happened(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> None:
         match event:
             case ev.TaskRecovered():
-                self._recovered(event.accepted)
+                self._recovered(event)
             case ev.ReaderAttached() | ev.ReaderDetached():
                 self._conduct.read(event, self._now_ms)
+            case ev.JournalStalled() | ev.JournalHealed():
+                self._speech.stalled(now=isinstance(event, ev.JournalStalled), now_ms=self._now_ms)
             case ev.TaskRestored():
                 self._restored_as_decided(event)
                 # It ended durably but the daemon died before telling: from now on it can be read.
@@ -112,13 +123,7 @@ class Auditor:
                 if key in self.told_accepted:
                     self.told_ended.setdefault(key, event.ended.outcome)
             case ev.CancelRequested():
-                self._cancel_replies[event.reply] = event.key
-            case ev.AttemptFailed():
-                self._failed(self._attempts.get(event.attempt_id), event.attempt_id, event.failure)
-            case ev.ReplicaLost():
-                for track in list(self.tracks.values()):
-                    if track.replica_id == event.replica_id:
-                        self._failed(track.key, track.attempt_id, "lost")
+                self._cancel_replies[event.reply] = event.key, self._latest(event.key)
             case ev.AcceptsWithdrawn():
                 for key in event.keys:
                     session_id = self.tracks[key].spec.session_id if key in self.tracks else None
@@ -140,60 +145,86 @@ class Auditor:
     def paused(self, now_ms: int) -> None:
         """See that the machine stood still until now."""
         self._conduct.paused(now_ms)
+        self._speech.paused(now_ms)
+
+    def stopped(self) -> None:
+        """See the daemon stop in order."""
+        self._demand(self._speech.stopped())
 
     def _withdrawn(self, keys: tuple[TaskKey, ...]) -> None:
         for key in keys:
             if key in self.tracks and self.tracks[key].ended is None:
                 raise Violation(f"{key} goes on although its client was told that it was not accepted")
 
-    def _failed(self, key: TaskKey | None, attempt_id: AttemptId | None, failure: str) -> None:
-        track = self.tracks.get(key) if key is not None else None
-        if track is not None and attempt_id is not None and track.attempt_id == attempt_id and track.ended is None:
-            track.attempt_id = track.replica_id = None
-            self._conduct.failed(track.key, failure)
-            self._order.requeued(track.key)
+    def _lost(self, loss: Loss) -> None:
+        for track in list(self.tracks.values()):
+            if track.ended is None and loss.hits(track.attempt_id, track.replica_id):
+                track.attempt_id = track.replica_id = None
+                self._speech.failed(track.key)
+                self._conduct.failed(track.key, loss.failure, self._now_ms)
+                self._order.requeued(track.key)
 
-    def _decided_one(self, event: ev.AnyEvent, effect: fx.AnyEffect) -> None:
+    def _heard(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> Heard | None:
+        """Compare what an engine said with what readers are sent of it."""
+        key = (
+            self._attempts.get(event.attempt_id) if isinstance(event, ev.ChunksArrived | ev.AttemptCompleted) else None
+        )
+        heard = self._speech.heard(event, key)
+        self._demand(self._speech.decided(heard, effects, self._now_ms))
+        if heard is not None and isinstance(event, ev.ChunksArrived):
+            self._demand(self._conduct.spoke(heard, self._speech.tokens(heard.key), self._now_ms))
+        return heard
+
+    def _decided_one(self, effect: fx.AnyEffect) -> None:
         match effect:
             case fx.EmitTokens():
-                self._tokens(event, effect)
+                self._tokens(effect.key)
             case fx.Record():
                 if isinstance(effect.record, Accepted):
                     self._accepted(effect.record)
+                elif isinstance(effect.record, Spoken | Followed):
+                    self._demand(self._speech.recorded(effect.record))
             case fx.CountPrompt():
                 self._counting[effect.key] = effect.spec
             case fx.StartAttempt():
                 self._bound(effect)
             case fx.Accept():
-                self._demand(self._conduct.welcomed(effect))
+                self._welcomed(effect)
             case fx.Finish():
                 self._ending(effect)
             case fx.Forget():
                 self._forgetting(effect.key)
             case fx.Count():
-                bucket = _bucket(effect)
-                if bucket is not None:
-                    self._counts[bucket] += effect.amount
+                self._tallies.counted(effect)
 
     def _accepted(self, record: Accepted) -> None:
         key = task_key(record.tenant, record.task_id)
         if key in self.tracks:
             raise Violation(f"{key} was accepted twice")
         self.tracks[key] = Track(key, record.spec)
-        self._history["tasks_enqueued_total", ""] += 1
+        self._tallies.happened("tasks_enqueued_total")
         self._taken.setdefault(key, []).append(record)
-        self._said.pop(key, None)
         self._restored.pop(key, None)
+        self._welcomes.pop(key, None)
+        self._speech.accepted(record)
         self._conduct.accepted(record, self._now_ms)
         self._demand(self._order.accepted(record) or self._turns.accepted(record))
 
-    def _recovered(self, record: Accepted) -> None:
-        key = task_key(record.tenant, record.task_id)
+    def _welcomed(self, effect: fx.Accept) -> None:
+        """Demand that who asks again is told what was told at first, also by the next life of the daemon."""
+        self._demand(self._conduct.welcomed(effect))
+        first = self._welcomes.setdefault(effect.key, effect)
+        if msgspec.structs.replace(effect, reply=first.reply, repeated=first.repeated) != first:
+            raise Violation(f"{effect.key} was told {first} and is told {effect}")
+
+    def _recovered(self, event: ev.TaskRecovered) -> None:
+        record, key = event.accepted, task_key(event.accepted.tenant, event.accepted.task_id)
         self.tracks[key] = Track(key, record.spec)
         if record not in self._taken.get(key, ()):
             raise Violation(f"{key} comes back otherwise than it was accepted")
-        self._conduct.accepted(record, self._now_ms)
-        self._order.recovered(record)
+        self._demand(self._speech.recovered(event))
+        self._conduct.recovered(event, self._now_ms)
+        self._order.recovered(record, begun=bool(event.text))
         # The machine's clock may have been set back since: from then on it is as if it had been accepted now.
         self._turns.accepted(msgspec.structs.replace(record, accepted_at_ms=min(record.accepted_at_ms, self._now_ms)))
 
@@ -201,31 +232,20 @@ class Auditor:
         track = self.tracks.get(effect.key)
         if track is None or track.ended is not None:
             raise Violation(f"{effect.key} is started although it is {'ended' if track else 'unknown'}")
-        if track.offset:
-            raise Violation(f"{effect.key} is started again although text was sent")
         track.attempt_id, track.replica_id = effect.attempt_id, effect.replica_id
-        track.answer = ""
         self._attempts[effect.attempt_id] = effect.key
-        self._history["tasks_started_total", ""] += 1
+        self._tallies.happened("tasks_started_total")
         self._demand(self._order.bound(effect.key, effect.replica_id))
-        self._demand(self._conduct.started(effect, self._now_ms))
+        self._demand(self._speech.started(effect) or self._conduct.started(effect, self._now_ms))
 
-    def _tokens(self, event: ev.AnyEvent, effect: fx.EmitTokens) -> None:
-        track = self.tracks.get(effect.key)
+    def _tokens(self, key: TaskKey) -> None:
+        track = self.tracks.get(key)
         if track is None or track.ended is not None:
-            raise Violation(f"{effect.key} got text after its terminal event was decided")
-        if effect.key in self.canceled:
-            raise Violation(f"{effect.key} got text after its cancel was answered with 204")
-        if effect.key not in self._told_started:
-            raise Violation(f"{effect.key} got text before `started`")
-        text = "".join(effect.texts)
-        if not track.answer.startswith(text, track.offset):
-            raise Violation(f"{effect.key} got {text!r} at {track.offset}, its engine said {track.answer!r}")
-        track.offset += len(text)
-        self._said[effect.key] = (track.model_ref, track.answer[: track.offset])
-        self._conduct.spoke(effect.key, self._now_ms)
-        if isinstance(event, ev.ChunksArrived) and self._attempts.get(event.attempt_id) != effect.key:
-            raise Violation(f"{effect.key} got the text of attempt {event.attempt_id}, which is not its own")
+            raise Violation(f"{key} got text after its terminal event was decided")
+        if key in self.canceled:
+            raise Violation(f"{key} got text after its cancel was answered with 204")
+        if key not in self._told_started:
+            raise Violation(f"{key} got text before `started`")
 
     def _ending(self, effect: fx.Finish) -> None:
         track = self.tracks.get(effect.key)
@@ -233,17 +253,16 @@ class Auditor:
             raise Violation(f"{effect.key} ends twice")
         track.ended = effect.ended
         outcome = effect.ended.outcome
-        if outcome is Outcome.COMPLETED and track.offset != len(track.answer):
-            raise Violation(f"{effect.key} completed with {track.offset} of {len(track.answer)} characters")
+        self._demand(self._speech.ended(effect.key, effect.ended))
         self._demand(self._order.ended(effect.key, outcome))
         self._demand(self._conduct.ended(effect.key, effect.ended, self._now_ms))
-        self._decided.setdefault(effect.key, []).append((outcome, track.answer[: track.offset]))
+        self._decided.setdefault(effect.key, []).append((outcome, self._speech.text(effect.key)))
         meaning = MEANINGS[outcome]
         if meaning.cancel_reason:
-            self._history["tasks_canceled_total", meaning.cancel_reason] += 1
+            self._tallies.happened("tasks_canceled_total", meaning.cancel_reason)
         if outcome in DROPPING:
-            self._history["tasks_rejected_total", meaning.code or ""] += 1
-        self._history["tokens_out_total", ""] += effect.ended.tokens_out
+            self._tallies.happened("tasks_rejected_total", meaning.code or "")
+        self._tallies.happened("tokens_out_total", amount=effect.ended.tokens_out)
 
     def _forgetting(self, key: TaskKey) -> None:
         track = self.tracks.pop(key, None)
@@ -253,7 +272,7 @@ class Auditor:
     def _refused(self, event: ev.TaskSubmitted | ev.PromptCounted, refusal: Refusal) -> None:
         """Count one refusal, however many clients waited for that answer."""
         if refusal.meaning.code:
-            self._history["tasks_rejected_total", refusal.meaning.code] += 1
+            self._tallies.happened("tasks_rejected_total", refusal.meaning.code)
         spec = event.spec if isinstance(event, ev.TaskSubmitted) else self._counting.get(event.key)
         problem = self._order.refused(refusal.outcome, refusal.pool_id, spec) or self._conduct.refused(refusal)
         if any(fault.pointer == "/session_id" for fault in refusal.faults) and spec is not None and spec.session_id:
@@ -273,15 +292,23 @@ class Auditor:
             if effect.key in self._restored and effect.key not in self.tracks:
                 self.told_ended.setdefault(effect.key, self._restored[effect.key])
         elif isinstance(effect, fx.Done):
-            key = self._cancel_replies.pop(effect.reply, None)
-            if key is not None:
-                if key in self._disk.accepted and key not in self._disk.ended:
+            key, meant = self._cancel_replies.pop(effect.reply, (None, None))
+            # A task that was forgotten meanwhile may have been accepted anew: that one is not canceled.
+            if key is not None and meant is self._latest(key):
+                if self._disk.accepted.get(key) is meant and key not in self._disk.ended:
                     raise Violation(f"{key} was told 204 before its end was durable")
                 self.canceled.add(key)
+
+    def _latest(self, key: TaskKey) -> Accepted | None:
+        return self._taken[key][-1] if key in self._taken else None
 
     def opened(self, key: TaskKey) -> None:
         """See an empty stream log begin."""
         self._told_started.discard(key)
+
+    def resumed(self, key: TaskKey) -> None:
+        """See a log that begins with what an earlier life had recorded: `started` and text."""
+        self._told_started.add(key)
 
     def started(self, effect: fx.AnyEffect) -> None:
         """See a start, an abort or a `started` event that passed the barrier."""
@@ -314,8 +341,8 @@ class Auditor:
         """See how many slots a replica has now."""
         self._slots[replica_id] = slots
 
-    def engine_runs(self, effect: fx.StartAttempt, model_ref: str, text: str) -> None:
-        """See an engine begin an attempt that will give this text."""
+    def engine_runs(self, effect: fx.StartAttempt, model_ref: str, text: str, *, crooked: bool) -> None:
+        """See an engine begin an attempt that will give this text; a crooked one gives another than it should."""
         if effect.spec.model_ref not in (None, model_ref):
             raise Violation(f"{effect.key} asked for {effect.spec.model_ref} and runs on {model_ref}")
         running = self._running.setdefault(effect.replica_id, set())
@@ -324,12 +351,7 @@ class Auditor:
             raise Violation(
                 f"{effect.replica_id} runs {sorted(running)} on {self._slots.get(effect.replica_id, 0)} slots"
             )
-        track = self.tracks.get(effect.key)
-        if track is not None and track.attempt_id == effect.attempt_id:
-            track.answer, track.model_ref = text, model_ref
-            said_of, said = self._said.get(effect.key, ("", ""))
-            if said_of == model_ref and not text.startswith(said):
-                raise Violation(f"{effect.key} is computed again otherwise than its readers have it: {said!r}")
+        self._demand(self._speech.engine_runs(effect, model_ref, text, crooked=crooked))
 
     def engine_freed(self, replica_id: ReplicaId, attempt_id: AttemptId) -> None:
         """See an engine really let go of an attempt."""
@@ -339,12 +361,7 @@ class Auditor:
 
     def life_over(self) -> None:
         """Compare the life's counters with its history, and forget what only a life knows."""
-        for bucket in self._counts.keys() | self._history.keys():
-            if self._counts[bucket] != self._history[bucket]:
-                name = " ".join(bucket)
-                raise Violation(f"{name} counts {self._counts[bucket]}, {self._history[bucket]} happened")
-        self._counts.clear()
-        self._history.clear()
+        self._demand(self._tallies.life_over())
         self.tracks.clear()
         self._running.clear()
         self._slots.clear()
@@ -357,6 +374,7 @@ class Auditor:
         self._order.life_over()
         self._conduct.life_over()
         self._trial.life_over()
+        self._speech.life_over()
         self._turns.life_over()
 
     def after_crash(self) -> None:
@@ -383,14 +401,3 @@ class Auditor:
         for replica_id, running in self._running.items():
             if running:
                 raise Violation(f"{replica_id} still runs {sorted(running)}")
-
-
-COUNTED = {"tasks_enqueued_total", "tasks_started_total", "tokens_out_total"}
-
-
-def _bucket(effect: fx.Count) -> tuple[str, str] | None:
-    if effect.name in COUNTED:
-        return effect.name, ""
-    if effect.name in ("tasks_rejected_total", "tasks_canceled_total"):
-        return effect.name, effect.labels[-1]
-    return None

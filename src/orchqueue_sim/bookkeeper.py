@@ -15,12 +15,13 @@ import msgspec
 from orchqueue.adapters.journals.usage_rows import UsageRows
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
-from orchqueue.core.ids import ReplicaId, TaskKey, Tenant, task_key
+from orchqueue.core.ids import AttemptId, ReplicaId, TaskKey, Tenant, task_key
 from orchqueue.core.ledger import QuotaUse
 from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import Accepted, Ended, Forgotten
 from orchqueue.core.settings import Quotas, Settings
 from orchqueue.core.usage import Usage
+from orchqueue_sim.losses import loss_of
 
 KEYS = ("k0", "k1")
 TENANTS = (Tenant("t0"), Tenant("t1"))
@@ -40,9 +41,10 @@ class Entry(msgspec.Struct):
     waiting: bool = True
     ended: bool = False
     ever_ran: bool = False
-    attempt_id: int | None = None
+    attempt_id: AttemptId | None = None
     replica_id: ReplicaId | None = None
     tokens_out: int = 0
+    base_tokens: int = 0
     used: int = 0
 
     @property
@@ -84,12 +86,14 @@ class Bookkeeper:
                     self._counting[effect.key] = _pending(event)
                 case fx.StartAttempt():
                     entry = self._entries[effect.key]
-                    entry.waiting, entry.ever_ran, entry.tokens_out = False, True, 0
+                    entry.waiting, entry.ever_ran = False, True
+                    entry.base_tokens = entry.tokens_out if effect.said else 0
                     entry.attempt_id, entry.replica_id = effect.attempt_id, effect.replica_id
                 case fx.EmitTokens() if isinstance(event, ev.ChunksArrived):
-                    self._entries[effect.key].tokens_out = event.tokens_out
+                    entry = self._entries[effect.key]
+                    entry.tokens_out = entry.base_tokens + event.tokens_out
                 case fx.Finish() if not isinstance(event, ev.AcceptsWithdrawn):
-                    self._ended(now_ms, effect.key, event)
+                    self._ended(now_ms, effect.key, event, effect.ended.outcome)
         return problem
 
     # what was allowed
@@ -153,29 +157,26 @@ class Bookkeeper:
     # what happened
 
     def _happened(self, now_ms: int, event: ev.AnyEvent, effects: Sequence[fx.AnyEffect]) -> None:
+        loss = loss_of(event, effects)
+        if loss is not None:
+            for entry in self._entries.values():
+                if not entry.ended and not entry.waiting and loss.hits(entry.attempt_id, entry.replica_id):
+                    entry.waiting, entry.attempt_id, entry.replica_id = True, None, None
         match event:
             case ev.TaskRecovered():
                 self._accepted(min(now_ms, event.accepted.accepted_at_ms), event.accepted)
+                entry = self._entries[task_key(event.accepted.tenant, event.accepted.task_id)]
+                entry.ever_ran, entry.tokens_out = event.bound is not None, event.tokens_out
             case ev.TaskRestored():
                 self._restored(now_ms, event.accepted, event.ended)
             case ev.PromptCounted():
                 self._counting.pop(event.key, None)
-            case ev.AttemptFailed():
-                self._wait_again(lambda entry: entry.attempt_id == event.attempt_id)
-            case ev.ReplicaLost():
-                self._wait_again(lambda entry: entry.replica_id == event.replica_id)
             case ev.SettingsReplaced() if any(isinstance(e, fx.Done) for e in effects):
                 self._settings = event.settings
             case ev.AcceptsWithdrawn():
                 # Those that ended before come first.
                 for key in sorted(event.keys, key=lambda key: key in self._entries and not self._entries[key].ended):
                     self._withdrawn(now_ms, key, event)
-
-    def _wait_again(self, lost: object) -> None:
-        assert callable(lost)
-        for entry in self._entries.values():
-            if not entry.ended and not entry.waiting and lost(entry):
-                entry.waiting, entry.attempt_id, entry.replica_id = True, None, None
 
     def _accepted(self, at_ms: int, record: Accepted) -> None:
         entry = self._entries[task_key(record.tenant, record.task_id)] = Entry(record)
@@ -190,10 +191,12 @@ class Bookkeeper:
         entry.ended, entry.used = True, used
         self._move(accepted, "tokens_per_minute", min(now_ms, ended.ended_at_ms), used - entry.reserved)
 
-    def _ended(self, now_ms: int, key: TaskKey, event: ev.AnyEvent) -> None:
+    def _ended(self, now_ms: int, key: TaskKey, event: ev.AnyEvent, outcome: Outcome) -> None:
+        """Settle. An engine that went on from a text has counted that as a part of its prompt."""
         entry = self._entries[key]
-        if isinstance(event, ev.AttemptCompleted) and entry.attempt_id == event.attempt_id:
-            entry.used = event.tokens_in + event.tokens_out
+        if isinstance(event, ev.AttemptCompleted) and outcome is Outcome.COMPLETED:
+            read = max(0, event.tokens_in - entry.base_tokens)
+            entry.used = read + event.tokens_out + entry.base_tokens
         elif entry.ever_ran:
             entry.used = entry.accepted.prompt_tokens + entry.tokens_out
         entry.ended, entry.waiting = True, False
@@ -204,7 +207,7 @@ class Bookkeeper:
         if entry is None:
             return
         if not entry.ended:
-            self._ended(now_ms, key, event)
+            self._ended(now_ms, key, event, Outcome.JOURNAL_DOWN)
         self._move(entry.accepted, "requests_per_s", now_ms, -1)
         self._move(entry.accepted, "tokens_per_minute", now_ms, -entry.used)
 

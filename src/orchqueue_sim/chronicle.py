@@ -24,12 +24,18 @@ FOLLOWS: dict[str, set[str]] = {
     "recovered": WAITING,
     "passed_over": WAITING,
     "moved": WAITING,
-    "bound": {"attempt_failed", "timer_fired", "ended"},
+    "bound": {"attempt_failed", "timer_fired", "caught_up", "diverged", "ended"},
+    "caught_up": {"attempt_failed", "timer_fired", "ended"},
+    "diverged": {"ended"},
     "attempt_failed": WAITING,
-    "timer_fired": WAITING,
+    "timer_fired": {*WAITING, "attempt_failed"},
     "dropped": {"ended"},
     "ended": {"refused", "submitted"},
 }
+
+
+REJOINING = (dc.CaughtUp, dc.Diverged, dc.Ended)
+"""What may be logged when text arrives: an end only follows from a difference."""
 
 
 class Chronicle:
@@ -45,7 +51,7 @@ class Chronicle:
     def decided(self, event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> str:
         """Compare what was told with what was logged; tell what is wrong, empty when nothing is."""
         log = [effect.decision for effect in effects if isinstance(effect, fx.LogDecision)]
-        if isinstance(event, ev.ChunksArrived) and log:
+        if isinstance(event, ev.ChunksArrived) and not all(isinstance(one, REJOINING) for one in log):
             return f"text that arrived was logged as {log}"
         for decision in log:
             problem = self._follows(decision)
@@ -89,6 +95,13 @@ def _told(event: ev.AnyEvent, effects: list[fx.AnyEffect]) -> Counter[tuple[obje
                 ended = effect.ended
                 facts = (ended.outcome, ended.pool_id, ended.replica_id, ended.tokens_in, ended.tokens_out)
                 found["ended", effect.key, *facts, ended.decode_ms] += 1
+            case fx.Count(name="replays_total"):
+                found["replayed", effect.labels[-1]] += 1
+            case fx.Note(event="replay_diverged"):
+                names = ("tenant_id", "job_id", "first_replica_id", "replica_id", "at_bytes", "sent_bytes")
+                found["differs", *(effect.fields[name] for name in names)] += 1
+            case fx.Note(event="attempt_failed"):
+                found["failed", effect.fields["replica_id"], effect.fields["failure"]] += 1
     # A counted prompt may have several clients waiting for one refusal.
     refused = next((effect.refusal for effect in effects if isinstance(effect, fx.Refuse)), None)
     if refused is not None and isinstance(event, ev.TaskSubmitted | ev.PromptCounted):
@@ -117,6 +130,14 @@ def _logged(event: ev.AnyEvent, log: list[dc.AnyDecision]) -> Counter[tuple[obje
                 found["ended", one.key, *facts, one.decode_ms] += 1
             case dc.Recovered():
                 found["recovered", one.key] += 1
+            case dc.CaughtUp():
+                found["replayed", "caught_up"] += 1
+            case dc.Diverged():
+                found["replayed", "diverged"] += 1
+                whose = one.key.split("/", 1)
+                found["differs", *whose, one.first_replica_id, one.replica_id, one.at_bytes, one.sent_bytes] += 1
+            case dc.AttemptFailed():
+                found["failed", one.replica_id, one.failure] += 1
             # Who is told of a withdrawal was told by the journal's side, outside the core.
             case dc.Refused() if not isinstance(event, ev.AcceptsWithdrawn):
                 refusal = one.refusal

@@ -173,6 +173,8 @@ class Crowd:
             life.handle(ev.SessionDeleteRequested(self._reply(), (wish.tenant, wish.spec.session_id)))
 
     def disconnected(self) -> None:
-        """Lose every connection: the daemon died."""
+        """Lose every connection: the daemon died. Most readers come back to it."""
         for wish in self.wishes:
+            if wish.readers and self._rng.random() < 0.7:
+                self._agenda.after(self._rng.choice((600, 900, 3_000)), partial(self._read, wish))
             wish.readers = 0

@@ -17,7 +17,7 @@ from orchqueue.core.ids import AttemptId, PoolId, ReplicaId
 from orchqueue_sim.agenda import Agenda
 from orchqueue_sim.auditor import Auditor
 from orchqueue_sim.marks import Chronicle
-from orchqueue_sim.oracle import CHARS_PER_TOKEN, Answer, answer, count_tokens
+from orchqueue_sim.oracle import CHARS_PER_TOKEN, Answer, answer, chars_per_token, count_tokens, distorted
 from orchqueue_sim.plan import Plan
 
 SILENCE_MS = 600_000
@@ -36,15 +36,21 @@ EARLY: dict[str, ev.AttemptFailure] = {
 
 
 class Run(msgspec.Struct):
-    """One attempt on an engine. `held`: the engine still computes it. `stubborn`: nothing but its end stops it."""
+    """One attempt on an engine. `held`: the engine still computes it. `stubborn`: nothing but its end stops it.
+
+    `zombie`: it outlives its replica. `chars`: letters of a token. `tokens_in` of its prompt, with the text that it goes on from.
+    """
 
     attempt_id: AttemptId
     replica_id: ReplicaId
     answer: Answer
+    chars: int
+    tokens_in: int
     sent: int = 0
     aborted: bool = False
     held: bool = True
     stubborn: bool = False
+    zombie: bool = False
     over: bool = False
 
 
@@ -59,6 +65,7 @@ class Box(msgspec.Struct):
     bad_starts: int = 0
     trouble: str = ""
     odd: bool = False
+    can_continue: bool = False
 
 
 class Fleet:
@@ -70,7 +77,11 @@ class Fleet:
     ) -> None:  # fmt: skip
         self._plan, self._agenda, self._rng, self._audit, self._post = plan, agenda, rng, audit, post
         self._chronicle = chronicle
-        self.boxes = {r.replica_id: Box(r.replica_id, p.slots) for p in plan.settings.pools for r in p.replicas}
+        self.boxes = {
+            r.replica_id: Box(r.replica_id, p.slots, can_continue=rng.random() < plan.can_continue)
+            for p in plan.settings.pools
+            for r in p.replicas
+        }
         self.runs: dict[AttemptId, Run] = {}
         self.healing = False
 
@@ -129,12 +140,20 @@ class Fleet:
         delay_ms = self._rng.choice((1, 5, effect.timeout_ms))
         self._agenda.after(delay_ms, partial(self._post, ev.PromptCounted(effect.key, tokens)))
 
+    def _runs_on(self, box: Box) -> list[Run]:
+        return [r for r in self.runs.values() if r.replica_id == box.replica_id and not r.over]
+
     # Replicas.
 
     def _start_replica(self, effect: fx.StartReplica) -> None:
         box = self.boxes[effect.replica_id]
         box.life += 1
         box.model_ref = effect.model_ref
+        # What an earlier process of this box still runs is ended first; a child of it may have got away.
+        for run in self._runs_on(box):
+            if not run.zombie:
+                self._free(run)
+                self._after(0, 5, partial(self._break, run))
         if box.bad_starts == 0:
             for fault, times in (("failing_start", self._rng.randint(1, 7)), ("never_ready", 1), ("port_clash", 2)):
                 if self._comes(fault, 0.4):
@@ -157,7 +176,10 @@ class Fleet:
         box.odd = self._strikes("odd_version", box.replica_id, 0.3)
         version = "v2" if box.odd else "v1"
         self._audit.replica_up(box.replica_id, slots)
-        facts = ev.ReplicaFacts(version, f"digest-{box.model_ref}", slots, 256, True, 100, 1_000 * self._plan.token_ms)
+        facts = ev.ReplicaFacts(
+            version, f"digest-{box.model_ref}", slots, 256, True, 100, 1_000 * self._plan.token_ms,
+            can_continue=box.can_continue,
+        )  # fmt: skip
         self._post(ev.ReplicaReady(box.replica_id, facts))
         if self._comes("replica_crash", 0.6):
             self._after(10, max(20, self._plan.span_ms), partial(self._crash, box, box.life))
@@ -172,14 +194,14 @@ class Fleet:
 
     def _turn_zombie(self, box: Box, life: int) -> None:
         """Let the process be reported dead while a child of it goes on with all that it was given."""
-        runs = [r for r in self.runs.values() if r.replica_id == box.replica_id and not r.over and not r.aborted]
+        runs = [r for r in self._runs_on(box) if not r.aborted]
         if box.life != life or not box.up or self.healing or not runs:
             return
         self._chronicle.struck("zombie", f"{box.replica_id} is told dead and goes on with {len(runs)} attempts")
         box.up = False
         box.life += 1
         for run in runs:
-            run.stubborn = True
+            run.stubborn = run.zombie = True
         self._tell_lost(box, box.life)
 
     def _crash(self, box: Box, life: int) -> None:
@@ -199,7 +221,7 @@ class Fleet:
     def _down(self, box: Box) -> None:
         box.up = False
         box.life += 1
-        for run in [r for r in self.runs.values() if r.replica_id == box.replica_id and not r.over]:
+        for run in self._runs_on(box):
             self._free(run)
             self._after(0, 20, partial(self._break, run))
 
@@ -236,9 +258,14 @@ class Fleet:
 
     def _start_attempt(self, effect: fx.StartAttempt) -> None:
         box = self.boxes[effect.replica_id]
-        run = Run(effect.attempt_id, effect.replica_id, answer(effect.spec, box.model_ref))
+        right, chars = answer(effect.spec, box.model_ref, effect.said), chars_per_token(effect.spec)
+        crooked = bool(right.text) and self._strikes("diverging_engine", f"attempt {effect.attempt_id}", 0.3)
+        if crooked:
+            right = distorted(right, self._rng.randrange(1 + len(right.text) // 2), self._rng.randrange(3))
+        tokens_in = 10 + -(-len(effect.said) // chars)
+        run = Run(effect.attempt_id, effect.replica_id, right, chars, tokens_in)
         self.runs[run.attempt_id] = run
-        self._audit.engine_runs(effect, box.model_ref, run.answer.text)
+        self._audit.engine_runs(effect, box.model_ref, effect.said + right.text, crooked=crooked)
         if not box.up:
             self._free(run)
             self._after(0, 5, partial(self._break, run))
@@ -270,14 +297,18 @@ class Fleet:
         """Send the next piece, cut anew in every run, or the end."""
         if run.over or (run.aborted and not run.stubborn):
             return
-        text = run.answer.text
+        text, box = run.answer.text, self.boxes[run.replica_id]
         if run.sent >= len(text):
             self._complete(run)
             return
         if not run.aborted and self._strikes("silence", f"attempt {run.attempt_id}", 0.3 if run.sent else 0.05):
+            run.stubborn = self._rng.random() < 0.3
             self._agenda.after(SILENCE_MS, partial(self._complete, run))
             return
-        if run.sent and self._strikes("lost_late", f"attempt {run.attempt_id}", 0.1):
+        if run.sent and box.up and not run.zombie and self._comes("replica_crash", 0.1):
+            self._crash(box, box.life)
+            return
+        if run.sent and self._strikes("lost_late", f"attempt {run.attempt_id}", 0.3):
             self._fail(run, "lost")
             return
         self._post(self._piece(run))
@@ -290,11 +321,11 @@ class Fleet:
         text = run.answer.text
         texts = []
         for _ in range(self._rng.choice((1, 1, 2))):
-            cut = text[run.sent : run.sent + self._rng.choice((1, 4, 16, 64))]
+            cut = text[run.sent : run.sent + self._rng.choice((1, 4, 4, 16, 64)) * run.chars // CHARS_PER_TOKEN]
             if cut:
                 texts.append(cut)
                 run.sent += len(cut)
-        return ev.ChunksArrived(run.attempt_id, tuple(texts), -(-run.sent // CHARS_PER_TOKEN))
+        return ev.ChunksArrived(run.attempt_id, tuple(texts), -(-run.sent // run.chars))
 
     def _complete(self, run: Run) -> None:
         if run.over or (run.aborted and not run.stubborn):
@@ -302,7 +333,9 @@ class Fleet:
         run.over = True
         done = run.answer
         decode_ms = done.tokens_out * self._plan.token_ms
-        self._post(ev.AttemptCompleted(run.attempt_id, done.finish_reason, 10, done.tokens_out, 1, decode_ms))
+        self._post(
+            ev.AttemptCompleted(run.attempt_id, done.finish_reason, run.tokens_in, done.tokens_out, 1, decode_ms)
+        )
         self._free(run)
         self._close_soon(run)
 

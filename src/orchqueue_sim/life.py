@@ -22,6 +22,7 @@ from orchqueue.core.invariants import violations
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import AnyRecord, Ended
+from orchqueue.core.running_text import TEXT_TIMER
 from orchqueue_sim.agenda import Agenda
 from orchqueue_sim.auditor import Auditor, Violation
 from orchqueue_sim.bookkeeper import KEYS, TENANTS, Bookkeeper
@@ -79,6 +80,10 @@ class Life:
         for accepted, ended in self._disk.finished():
             self.handle(ev.TaskRestored(accepted, ended))
         for task in self._disk.unfinished():
+            if task.text and task.bound is not None:
+                key = task_key(task.accepted.tenant, task.accepted.task_id)
+                self.texts[key] = [task.text]
+                self._audit.resumed(key)
             self.handle(ev.TaskRecovered(task.accepted, task.bound, task.text, task.tokens_out, task.followed))
         self._told_all = True
         self._carry_out(self.core.begin(self.now_ms))
@@ -190,10 +195,11 @@ class Life:
             case fx.Accept() | fx.Refuse() | fx.Done():
                 self._tell(effect.reply, effect)
             case fx.OpenStream():
-                self.texts[effect.key] = []
                 self._unopened.discard(effect.key)
-                self.finished.discard(effect.key)
-                self._audit.opened(effect.key)
+                if effect.key not in self.texts:
+                    self.texts[effect.key] = []
+                    self.finished.discard(effect.key)
+                    self._audit.opened(effect.key)
             case fx.StartAttempt() | fx.AbortAttempt():
                 self._audit.started(effect)
                 self._engine(effect)
@@ -246,7 +252,9 @@ class Life:
         self.writer.crash()
 
     def stop(self) -> None:
-        """End in order: everything recorded is committed, everything decided is told."""
+        """End in order: what was said is recorded, everything recorded is committed, everything decided is told."""
+        self.handle(ev.TimerFired(TEXT_TIMER))
+        self._audit.stopped()
         self.alive = False
         self.writer.close()
         self.writer.committed = self.writer.appended

@@ -15,13 +15,14 @@ from enum import Enum
 from typing import get_args
 from unittest import mock
 
+from orchqueue.core import decisions as dc
 from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core import state as core_state
 from orchqueue.core import task as core_task
 from orchqueue.core.orchestrator import Orchestrator
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.records import Accepted
+from orchqueue.core.records import Accepted, AnyRecord
 from orchqueue.core.replica_states import REPLICA_TABLE, ReplicaState, ReplicaTrigger, next_replica_state
 from orchqueue.core.state import Pool
 from orchqueue.core.task_states import TASK_TABLE, TaskState, TaskTrigger, next_task_state
@@ -110,6 +111,10 @@ def expected(level: int, faults: tuple[str, ...], deeds: tuple[str, ...]) -> fro
     found = {f"outcome {outcome.value}" for outcome in Outcome}
     found |= {f"event {kind.__name__}" for kind in get_args(ev.AnyEvent)}
     found |= {f"effect {kind.__name__}" for kind in get_args(fx.AnyEffect)}
+    found |= {f"record {kind.__name__}" for kind in get_args(AnyRecord)}
+    found |= {f"decision {kind.__struct_config__.tag}" for kind in get_args(dc.AnyDecision)}
+    found |= {f"failure {failure}" for failure in get_args(ev.AttemptFailure)}
+    found |= {"start anew", "start continued"}
     if level == 1:
         # How the core moves is the same at both levels; level 1 has a hundred times more runs to get everywhere.
         found |= {_move("task", *key) for key in TASK_TABLE} | {_move("replica", *key) for key in REPLICA_TABLE}
@@ -140,10 +145,7 @@ def watching(marks: set[str]) -> Iterator[None]:
                 marks.add(f"effect {kind.__name__}")
             if isinstance(effect, fx.Note) and effect.event in CANARY_NOTES:
                 marks.add(f"pool {effect.event}")
-            if isinstance(effect, fx.Refuse):
-                marks.add(f"outcome {effect.refusal.outcome.value}")
-            elif isinstance(effect, fx.Finish):
-                marks.add(f"outcome {effect.ended.outcome.value}")
+            marks.update(_named(effect))
         if isinstance(event, ev.TaskSubmitted | ev.PromptCounted):
             verdict = _verdict(self, event, effects)
             if verdict:
@@ -171,6 +173,22 @@ def watching(marks: set[str]) -> Iterator[None]:
         mock.patch.object(Pool, "__setattr__", set_of_pool),
     ):
         yield
+
+
+def _named(effect: fx.AnyEffect) -> Iterator[str]:
+    match effect:
+        case fx.Refuse():
+            yield f"outcome {effect.refusal.outcome.value}"
+        case fx.Finish():
+            yield f"outcome {effect.ended.outcome.value}"
+        case fx.Record():
+            yield f"record {type(effect.record).__name__}"
+        case fx.LogDecision():
+            yield f"decision {effect.decision.__struct_config__.tag}"
+            if isinstance(effect.decision, dc.AttemptFailed):
+                yield f"failure {effect.decision.failure}"
+        case fx.StartAttempt():
+            yield "start continued" if effect.said else "start anew"
 
 
 def _verdict(core: Orchestrator, event: ev.TaskSubmitted | ev.PromptCounted, effects: list[fx.AnyEffect]) -> str:

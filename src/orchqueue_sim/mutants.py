@@ -35,6 +35,7 @@ from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskState
 from orchqueue_sim.life import Life
 from orchqueue_sim.mutants_of_books import BOOKS
+from orchqueue_sim.mutants_of_failover import FAILOVER
 from orchqueue_sim.mutants_of_limits import LIMITS
 from orchqueue_sim.plan import draw
 from orchqueue_sim.planting import Bed, Planted
@@ -261,6 +262,7 @@ def pin_ignored() -> Planted:
 
 BED.join(LIMITS)
 BED.join(BOOKS)
+BED.join(FAILOVER)
 MUTANTS = BED.mutants
 
 

@@ -114,14 +114,15 @@ class Order:
         self.waiting[key] = place
         return place
 
-    def recovered(self, record: Accepted) -> None:
-        """Let a task of an earlier life wait in its old place."""
+    def recovered(self, record: Accepted, *, begun: bool) -> None:
+        """Let a task of an earlier life wait in its old place; one whose text was begun cannot run everywhere."""
         key = task_key(record.tenant, record.task_id)
         index = self._index.get(key)
         if index is None:
             self._enter(record).recovered = True
         else:
             self.waiting[key] = Place(key, index, record.pool_id, record.spec, record.strict, recovered=True)
+        self.waiting[key].retried = begun
 
     def refused(self, outcome: Outcome, pool_id: str | None, spec: TaskSpec | None) -> str:
         """Judge a refusal for lack of room."""

@@ -35,6 +35,7 @@ ENGINE_FAULTS = (
     "chatter_after_abort",
     "completion_after_abort",
     "ignores_abort",
+    "diverging_engine",
 )
 PROCESS_FAULTS = (
     "replica_crash",
@@ -67,6 +68,22 @@ CLOCK_FAULTS = ("late_timers", "clock_pause", "wall_jump")
 OTHER_FAULTS = ("uncounted_prompts", "drain", "reload", "bad_reload", "settings", "shutdown")
 FAULTS = (*ENGINE_FAULTS, *PROCESS_FAULTS, *JOURNAL_FAULTS, *CLIENT_FAULTS, *CLOCK_FAULTS, *OTHER_FAULTS)
 TRIAL = CanaryLevels(tasks=2, errors_per_mille=500, first_token_ms=400, late_percent=50)
+FAILOVER_FAULTS = (
+    "silence",
+    "lost_late",
+    "late_close",
+    "ignores_abort",
+    "diverging_engine",
+    "replica_crash",
+    "odd_version",
+    "zombie",
+    "slow_disk",
+    "daemon_crash",
+    "crash_before_commit",
+    "torn_tail",
+    "shutdown",
+)
+"""What hits tasks in the middle of their text: one run in four draws of these alone, so that little else keeps text from coming."""
 POLICIES: tuple[FullPolicy, ...] = ("reject", "drop-lru", "shed-low-priority")
 
 
@@ -74,7 +91,7 @@ class Plan(msgspec.Struct, frozen=True):
     """One run's frame.
 
     Units: `span_ms` is how long clients are active before everything heals; at `peak_ms` a burst comes, and trouble
-    likes to come just then.
+    likes to come just then. `can_continue` is the share of engines that can go on from a text.
     """
 
     seed: int
@@ -87,6 +104,7 @@ class Plan(msgspec.Struct, frozen=True):
     disk_ms: int
     sessions: int
     tenants: int
+    can_continue: float = 0.0
 
     def has(self, fault: str) -> bool:
         """Tell whether a fault is switched on."""
@@ -107,6 +125,10 @@ def draw(seed: int, faults: frozenset[str] | None = None) -> Plan:
     rng = Random(f"plan {seed}")
     share = rng.choice((0.0, 0.1, 0.25, 0.5, 0.75))
     drawn = frozenset(f for f in FAULTS if rng.random() < share)
+    if rng.random() < 0.25:
+        drawn = frozenset(f for f in FAILOVER_FAULTS if rng.random() < 0.5)
+        if rng.random() < 0.2:
+            drawn |= {"reload"}
     span_ms = rng.choice((500, 4_000, 30_000))
     return Plan(
         seed=seed,
@@ -119,6 +141,7 @@ def draw(seed: int, faults: frozenset[str] | None = None) -> Plan:
         disk_ms=rng.choice((0, 3, 30)),
         sessions=rng.choice((0, 2, 5)),
         tenants=rng.choice((1, 2)),
+        can_continue=rng.choice((0.0, 0.7, 1.0)),
     )
 
 
@@ -130,7 +153,7 @@ def _settings(rng: Random) -> Settings:
         sessions=SessionLimits(ttl_ms=rng.choice((2_000, 600_000)), max_turns=rng.choice((2, 8))),
         retention=Retention(60_000, 120_000, rng.choice((1 << 30, 20_000))),
         disconnect_grace_ms=rng.choice((100, 2_000)),
-        poison_kills=rng.choice((1, 3)),
+        poison_kills=rng.choice((1, 3, 3)),
     )
 
 
@@ -170,7 +193,7 @@ def _pool(rng: Random, index: int, model_ref: str) -> PoolSettings:
         classes=classes(rng),
         timeouts=Timeouts(rng.choice((800, 60_000)), rng.choice((300, 5_000)), rng.choice((None, 400))),
         supervision=Supervision(breaker_failures=rng.choice((2, 2, 5)), breaker_open_ms=20_000),
-        max_attempts=rng.choice((1, 3, 5)),
+        max_attempts=rng.choice((1, 3, 5, 5)),
         canary=TRIAL,
     )
 

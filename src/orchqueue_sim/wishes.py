@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from orchqueue.core.ids import TaskId, TaskKey, Tenant, task_key
-from orchqueue.core.request import PlacementWish, TaskSpec, with_seed
+from orchqueue.core.request import PlacementWish, Sampling, TaskSpec, with_seed
 from orchqueue_sim.plan import Plan
 
 STAGES = ("before_reply", "before_started", "between_tokens", "before_end")
@@ -48,12 +48,13 @@ def draw_wish(plan: Plan, rng: Random, number: int) -> Wish:
         model_ref=rng.choice(models) if rng.random() < (0.9 if len(models) > 1 else 0.3) else None,
         priority=rng.choice(("interactive", "interactive", "batch")),
         determinism=rng.choice((None, None, "best_effort", "strict")),
-        max_tokens=rng.choice((1, 4, 16, 64)),
+        max_tokens=rng.choice((1, 4, 16, 64, 64)),
         deadline_ms=rng.choice((None, None, None, None, None, 60, 500, 5_000)),
         expected_tokens=rng.choice((None, 8)),
         kv_hint=rng.choice(("reuse", "reuse", "cold")),
         on_disconnect=rng.choice((None, None, "cancel", "continue")),
         placement=_placement(plan, rng),
+        sampling=Sampling(grammar=rng.choice((None, None, None, None, 'root ::= "a"'))),
     )
     odd = plan.has("odd_requests") and rng.random() < 0.2
     if odd:
