@@ -248,6 +248,29 @@ async def test_a_name_that_was_forgotten_can_be_accepted_again_at_the_back(bed: 
     later.close()
 
 
+@pytest.mark.req("ORCH-4011")
+async def test_a_large_commit_keeps_every_order_that_matters(bed: Bed) -> None:
+    """Many acceptances between starts, ends and deletions: tasks come back as they were accepted, ends as they ended."""
+    journal, watcher = bed.journal(), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    records: list[AnyRecord] = []
+    for number in range(100):
+        records += [accepted(f"t{number}"), bound(f"t{number}"), spoken(f"t{number}", 0, f"text {number}")]
+        if number % 3 == 0:
+            records.append(ended(f"t{number}"))
+        if number % 6 == 0:
+            records += [forgotten(f"t{number}"), accepted(f"t{number}", "again")]
+    await watcher.reach(journal.append(records))
+    journal.close()
+    later = bed.journal()
+    recovered = later.recover()
+    left = [(task.accepted.task_id, task.text) for task in recovered.unfinished()]
+    assert left == [(f"t{n}", "" if n % 6 == 0 else f"text {n}") for n in range(100) if n % 6 == 0 or n % 3]
+    assert [task.task_id for task, _ in recovered.finished()] == [f"t{n}" for n in range(100) if n % 3 == 0 and n % 6]
+    later.close()
+
+
 @pytest.mark.req("ORCH-4187")
 async def test_a_failing_disk_is_told_once_and_nothing_is_lost_or_reordered(bed: Bed) -> None:
     """While commits fail nothing is reported durable; afterwards everything is, in order."""

@@ -17,10 +17,9 @@ from orchqueue.adapters.journals.sqlite_file import (
     Connect,
     Durability,
     JournalFile,
-    Statement,
     connect,
-    statements_of,
 )
+from orchqueue.adapters.journals.sqlite_statements import Statement, statements_of
 from orchqueue.core.ids import Tenant
 from orchqueue.core.records import Accepted, AnyRecord, Booking, Ended
 from orchqueue.ports.errors import JournalError

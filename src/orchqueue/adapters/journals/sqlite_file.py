@@ -1,4 +1,4 @@
-"""The journal's file: schema, statements, and how it is opened. One connection, used by one thread at a time.
+"""The journal's file: how it is opened, committed to, read and kept small. One connection, used by one thread at a time.
 
 Req: ORCH-4185
 """
@@ -9,7 +9,6 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -21,13 +20,13 @@ from orchqueue.adapters.journals.sqlite_schema import (
     bring_forward,
     version_of,
 )
-from orchqueue.core.ids import ReplicaId, TaskKey, Tenant, task_key
-from orchqueue.core.records import Accepted, AnyRecord, Booking, Bound, Ended, Followed, Forgotten, Spoken
+from orchqueue.adapters.journals.sqlite_statements import Statement, carry_out
+from orchqueue.core.ids import ReplicaId, Tenant
+from orchqueue.core.records import Accepted, Booking, Bound, Ended
 from orchqueue.ports.errors import JournalError
 from orchqueue.ports.journal import Unfinished
 
 Connect: TypeAlias = Callable[[str], sqlite3.Connection]
-Statement: TypeAlias = tuple[str, tuple[str | bytes | int, ...]]
 
 WAL_BYTES = 4 << 20
 VACUUM_STEP_PAGES = 128
@@ -37,29 +36,8 @@ INCREMENTAL = 2
 
 Durability: TypeAlias = Literal["full", "relaxed"]
 
-_ACCEPT = "INSERT OR REPLACE INTO tasks (key, accepted) VALUES (?, ?)"
-_BIND = "UPDATE tasks SET bound = ? WHERE key = ?"
-_SPEAK = "INSERT OR REPLACE INTO texts SELECT ?1, ?2, ?3, ?4 FROM tasks WHERE key = ?1 AND ended_number IS NULL"
-_FOLLOW = "UPDATE tasks SET followed = 1 WHERE key = ?"
-_SILENCE = "DELETE FROM texts WHERE key = ?"
-_END = (
-    "UPDATE tasks SET ended = ?, ended_number = (SELECT coalesce(max(ended_number), 0) + 1 FROM tasks"
-    " WHERE ended_number IS NOT NULL) WHERE key = ?"
-)
-_DELETE = "DELETE FROM tasks WHERE key = ?"
-_DROP_DAY = "DELETE FROM usage WHERE day = ?"
-_SINCE = "UPDATE usage_since SET since_ms = max(since_ms, ?)"
-_BOOK = (
-    "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-    " accepted = accepted + excluded.accepted, succeeded = succeeded + excluded.succeeded,"
-    " failed = failed + excluded.failed, canceled = canceled + excluded.canceled,"
-    " tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out,"
-    " decode_ms = decode_ms + excluded.decode_ms"
-)
-
 R = TypeVar("R")
 
-_encode = msgspec.json.Encoder().encode
 _decode_accepted = msgspec.json.Decoder(Accepted).decode
 _decode_bound = msgspec.json.Decoder(Bound).decode
 _decode_ended = msgspec.json.Decoder(Ended).decode
@@ -71,41 +49,6 @@ def connect(path: str) -> sqlite3.Connection:
     Req: ORCH-4085
     """
     return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-
-
-def statements_of(record: AnyRecord) -> Sequence[Statement]:
-    """Encode a record as the statements that put it into effect.
-
-    Cost: once per record; about 2 µs for a short prompt.
-    """
-    key: TaskKey = task_key(record.tenant, record.task_id)
-    match record:
-        case Accepted():
-            return ((_SILENCE, (key,)), (_ACCEPT, (key, _encode(record))))
-        case Bound():
-            return ((_BIND, (_encode(record), key)),)
-        case Spoken():
-            return ((_SPEAK, (key, record.at_bytes, record.text.encode(), record.tokens_out)),)
-        case Followed():
-            return ((_FOLLOW, (key,)),)
-        case Ended():
-            return ((_END, (_encode(record), key)), (_SILENCE, (key,)))
-        case Forgotten():
-            return _forget(key, record)
-
-
-def _forget(key: TaskKey, record: Forgotten) -> Sequence[Statement]:
-    """Delete the task and book what it used, as one with it.
-
-    Req: ORCH-4308
-    """
-    return (
-        (_DELETE, (key,)),
-        (_SILENCE, (key,)),
-        *((_DROP_DAY, (day,)) for day in record.dropped_days),
-        *((_BOOK, (b.day, record.tenant, *msgspec.structs.astuple(b)[1:])) for b in record.booked),
-        (_SINCE, (record.usage_since_ms,)),
-    )
 
 
 class JournalFile:
@@ -182,8 +125,7 @@ class JournalFile:
         mark = self._mark % MARKS + 1
         if self._mark_on_disk(connection) != mark:
             connection.execute("BEGIN IMMEDIATE")
-            for sql, run in groupby(statements, key=lambda statement: statement[0]):
-                connection.executemany(sql, [values for _, values in run])
+            carry_out(connection, statements)
             connection.execute(f"PRAGMA user_version={mark}")
             connection.execute("COMMIT")
         self._mark = mark
