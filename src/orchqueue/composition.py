@@ -52,6 +52,8 @@ from orchqueue.runtime.supervision import Supervision
 EXIT_OK = 0
 EXIT_FAILED = 1
 COMMIT_DELAY_MS = 2
+# After each sync the journal's thread waits so long for a busy event loop, and the loop for a thread that renders metrics.
+GIL_TURN_S = 0.001
 
 ReadConfig = Callable[[], Config]
 
@@ -86,6 +88,7 @@ def run(config: Config, read_config: ReadConfig, data_dir: str) -> int:
     Errors: PortError (data directory, journal, keys, address).
     Req: ORCH-4012, ORCH-4034, ORCH-4277
     """
+    sys.setswitchinterval(GIL_TURN_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, read_config, data_dir))
 
