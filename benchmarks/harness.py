@@ -27,16 +27,24 @@ def build() -> Path:
 
     Errors: HarnessError without a C compiler.
     """
-    if BINARY.exists() and BINARY.stat().st_mtime >= SOURCE.stat().st_mtime:
-        return BINARY
+    return compiled(SOURCE, BINARY, "-O2", "-Wall")
+
+
+def compiled(source: Path, binary: Path, *options: str) -> Path:
+    """Compile a C file unless what was made of it is up to date.
+
+    Errors: HarnessError without a C compiler.
+    """
+    if binary.exists() and binary.stat().st_mtime >= source.stat().st_mtime:
+        return binary
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise HarnessError("the benchmarks need a C compiler: install gcc (Debian, Ubuntu: apt install gcc libc6-dev)")
-    BINARY.parent.mkdir(exist_ok=True)
-    made = subprocess.run([compiler, "-O2", "-Wall", "-o", BINARY, SOURCE], capture_output=True, text=True, check=False)
+    binary.parent.mkdir(exist_ok=True)
+    made = subprocess.run([compiler, *options, "-o", binary, source], capture_output=True, text=True, check=False)
     if made.returncode:
-        raise HarnessError(f"{SOURCE.name} does not compile:\n{made.stderr}")
-    return BINARY
+        raise HarnessError(f"{source.name} does not compile:\n{made.stderr}")
+    return binary
 
 
 class Harness:

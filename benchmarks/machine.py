@@ -57,3 +57,17 @@ def rss_bytes(pid: int) -> int:
         except OSError:
             continue
     return total
+
+
+def core_wait_s(pid: int) -> float:
+    """Add up how long the threads of a process were ready and another process had their core.
+
+    Figures of rounds in which this is much are those of the neighbours.
+    """
+    total_ns = 0
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            total_ns += int((thread / "schedstat").read_text().split()[1])
+        except (OSError, IndexError):
+            continue
+    return total_ns / 1e9

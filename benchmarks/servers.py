@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,7 +115,12 @@ def await_ready(server: Server, path: str, log: Path) -> Server:
 
 
 def _spawn(
-    command: Sequence[str | Path], log: Path, *, piped: bool = False, pinned: bool = True
+    command: Sequence[str | Path],
+    log: Path,
+    *,
+    piped: bool = False,
+    pinned: bool = True,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     with log.open("w") as file:
         return subprocess.Popen(
@@ -123,7 +128,7 @@ def _spawn(
             stdout=subprocess.PIPE if piped else file,
             stderr=file,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
             preexec_fn=pin_to(SERVER_CORE) if pinned else None,  # noqa: PLW1509 - it makes one system call
         )
 
@@ -137,6 +142,7 @@ def daemon(
     replicas: int = 1,
     durability: str = "full",
     log_level: str = "warning",
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run our daemon over the harness's engine."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,14 +150,17 @@ def daemon(
     config = folder / "config.yaml"
     config.write_text(_DAEMON.format(slots=slots, urls=urls, durability=durability, log_level=log_level))
     command = [sys.executable, "-m", "orchqueue.daemon.main", "serve", "--port", "0"]
-    with own_daemon([*command, "--config", str(config), "--data-dir", str(folder / "data")], folder) as server:
+    command += ["--config", str(config), "--data-dir", str(folder / "data")]
+    with own_daemon(command, folder, env=env) as server:
         yield server
 
 
 @contextmanager
-def own_daemon(command: Sequence[str | Path], folder: Path, *, pinned: bool = True) -> Iterator[Server]:
+def own_daemon(
+    command: Sequence[str | Path], folder: Path, *, pinned: bool = True, env: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """Run our daemon with a command line, and wait until it is ready."""
-    process = _spawn(command, folder / "daemon.log", piped=True, pinned=pinned)
+    process = _spawn(command, folder / "daemon.log", piped=True, pinned=pinned, env=env)
     assert process.stdout is not None
     line = process.stdout.readline()
     url = next((word for word in line.split() if word.startswith("http://")), None)
