@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
-from orchqueue.adapters.processes.identity import read_identity, send_signal
-from orchqueue.adapters.processes.launched import end_leftovers
+from orchqueue.adapters.processes.identity import lives, read_identity
+from orchqueue.adapters.processes.leftovers import Leftovers
 from orchqueue.client import AsyncClient, ReconnectPolicy, RetryPolicy, Sampling
 from orchqueue.client.errors import OrchQueueError
 from orchqueue.client.types import Completion, Message, TaskRequest, Token
@@ -65,8 +65,8 @@ class Stage:
         """Kill the engine of a replica the hard way."""
         for path in (self._data / "replicas").glob("*.json"):
             identity = read_identity(path)
-            if identity is not None and identity.replica_id == replica_id:
-                send_signal(identity.engine, signal.SIGKILL)
+            if identity is not None and identity.replica_id == replica_id and lives(identity.engine):
+                os.kill(identity.engine.pid, signal.SIGKILL)
                 note(f"kill -9 {identity.engine.pid}, the engine of {replica_id}")
 
     async def kill_daemon(self) -> None:
@@ -82,7 +82,9 @@ class Stage:
         if self._daemon is not None and self._daemon.returncode is None:
             self._daemon.send_signal(signal.SIGTERM)
             await self._daemon.wait()
-        await end_leftovers(self._data / "replicas")
+        leftovers = Leftovers(self._data / "replicas", lambda *_: None)
+        await leftovers.begin(())
+        await leftovers.close()
         return [] if self._log is None else await self._log
 
 
