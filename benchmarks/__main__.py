@@ -21,8 +21,9 @@ MODULES = {
     "cancel": "cancel",
     "prediction": "prediction",
     "recovery": "recovery",
+    "failover": "failover",
 }
-WITHOUT_HARNESS = {"core", "core-scale", "cancel", "prediction", "recovery"}
+WITHOUT_HARNESS = {"core", "core-scale", "cancel", "prediction", "recovery", "failover"}
 
 
 def main() -> int:

@@ -7,7 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks import admission, cancel, core_events, core_scale, first_token, memory, prediction, recovery, relay
+from benchmarks import (
+    admission,
+    cancel,
+    core_events,
+    core_scale,
+    failover,
+    first_token,
+    memory,
+    prediction,
+    recovery,
+    relay,
+)
 from benchmarks.figures import Report
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="the harness is built with gcc")
@@ -111,3 +122,13 @@ def test_prediction() -> None:
     assert isinstance(told, list)
     assert isinstance(real, list)
     assert len(told) == len(real) == report.value("all: tasks") == 12
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(240)
+@pytest.mark.req("ORCH-4010", "ORCH-4011")
+def test_failover() -> None:
+    """Both deaths fall into the answer, whose text stays the same, and each pause is measured."""
+    report = checked(failover.measure)
+    assert len(report.figures) == 6
+    assert report.value("daemon killed: reader's pause") > 0
