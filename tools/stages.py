@@ -58,6 +58,7 @@ STAGES = (
     Stage("metrics", ("tests/metrics",)),
     Stage("drift", ("tests/contract/test_planted_drift.py",)),
     Stage("e2e", ("tests/e2e",)),
+    Stage("chaos", ("tests/chaos",)),
     Stage("determinism", ("tests/determinism",), gpu=True),
     Stage("haiku", ("tests/haiku",), gpu=True),
     Stage("docs", ("tests/docs",)),
