@@ -51,8 +51,11 @@ class Crowd:
 
     def begin(self) -> None:
         """Let them all start."""
-        for _ in range(self._size):
-            self._hire(self._live(Random(self._chance.getrandbits(64))))
+        pools = sorted({piece.pool_id for piece in self._pieces})
+        for number in range(self._size):
+            # Each keeps to one pool, or all of them would soon wait for the slowest.
+            pieces = [piece for piece in self._pieces if piece.pool_id == pools[number % len(pools)]]
+            self._hire(self._live(Random(self._chance.getrandbits(64)), pieces))
 
     def enough(self) -> None:
         """Send no new tasks."""
@@ -93,14 +96,14 @@ class Crowd:
         except OrchQueueError as error:
             self._book.surprise(f"{type(error).__name__}: {error}")
 
-    async def _live(self, chance: Random) -> None:
+    async def _live(self, chance: Random, pieces: list[Piece]) -> None:
         async with WatchedClient(self._url, self._book) as client:
             while not self._enough:
                 role = chance.choices(list(ROLES), list(ROLES.values()))[0]
-                await self._task(client, chance, role)
+                await self._task(client, chance, chance.choice(pieces), role)
 
-    async def _task(self, client: WatchedClient, chance: Random, role: Role) -> None:
-        piece, task_id = chance.choice(self._pieces), str(UUID(int=chance.getrandbits(128), version=4))
+    async def _task(self, client: WatchedClient, chance: Random, piece: Piece, role: Role) -> None:
+        task_id = str(UUID(int=chance.getrandbits(128), version=4))
         strict = chance.random() < 0.85
         account = self._book.open(task_id, piece, role, strict=strict, may_vanish=role == "deserter")
         request = piece.request(
@@ -189,6 +192,9 @@ class Crowd:
             except NotFound:
                 account.unknown += 1
                 return
+            except StreamMismatch as error:
+                account.mismatches.append((self._book.now_s(), str(error)))
+                return
             except (ConnectFailed, ServerFault):
                 await stream.aclose()
                 await pass_time(ASK_AGAIN_S)
@@ -252,5 +258,5 @@ HOSTILE = (
     b'{"prompt":"' + b"x" * (9 << 20) + b'"}',
     b'{"prompt":"hi","max_tokens":1e999}',
     b"\xff\xfe" * 4096,
-    b'{"prompt":"hi","surprise":1}',
+    b'{"prompt":"hi","max_tokens":"many"}',
 )

@@ -90,7 +90,8 @@ class Account(msgspec.Struct):
     """Everything that was promised of one task, and everything that was heard of it.
 
     `told_after_cancel`: its text as told right after a cancel was answered 204. `may_vanish`: its readers left for good, so
-    the daemon may cancel it. `unknown`: how often the daemon said, after the promise, that there is no such task.
+    the daemon may cancel it. `unknown`: how often the daemon said, after the promise, that there is no such task. `mismatches`: when
+    the client library found that a stream did not go on where it had stood, and how it said so.
     """
 
     task_id: str
@@ -105,6 +106,7 @@ class Account(msgspec.Struct):
     followers: list[Follower] = []
     told_after_cancel: str | None = None
     unknown: int = 0
+    mismatches: list[tuple[float, str]] = []
     finals: list[Final] = []
 
     @property

@@ -29,6 +29,7 @@ from tests.chaos.evidence import Account, Book, Connection, Final, Heard, Piece,
 
 POISON_KILLS = 3
 REPLICA_STROKES = ("kill_replica", "freeze_replica", "starve_replica", "kill_daemon", "stop_daemon", "reload")
+CRASHES = ("kill_daemon",)
 DRAIN_STROKES = ("drain", "drain_missed", "reload", "reload_missed")
 
 
@@ -91,16 +92,41 @@ def _findings(account: Account, reference: Reference, book: Book) -> Iterator[Fi
     if len({(f.text, f.finish_reason, f.error_code) for f in account.finals if f.ended and f.durable}) > 1:
         yield "end", f"it had several ends: {[(f.finish_reason or f.error_code, len(f.text)) for f in account.finals]}"
     yield from _judge_end(account, final, reference, book)
-    text = final.text.encode()
+    measure = _measure_of(account, final, reference, book)
+    if account.mismatches and not measure.may_part:
+        yield "bytes", f"a reader could not go on: {account.mismatches}"
     for number, connection in enumerate(account.connections):
-        for rule, detail in _walk(connection, text, account, final):
+        for rule, detail in _walk(connection, measure, account, final):
             yield rule, f"connection {number} of {len(account.connections)}: {detail}"
     for follower in account.followers:
         handed = follower.text.encode()
-        if not text.startswith(handed) or (follower.end and handed != text):
+        text = handed if measure.text is None else measure.text
+        if not text.startswith(handed) or (follower.end and handed != final.text.encode() and not measure.may_part):
             yield "bytes", f"a reader was handed {len(handed)} bytes that are not the text of {len(text)}"
     if not any(heard.name in ("end", "error") for c in account.connections for heard in c.heard):
         yield "end", "nobody ever heard its end"
+
+
+class _Measure(NamedTuple):
+    """What heard bytes are compared with; None: nothing. `may_part`: a reader may hold more than the task has."""
+
+    text: bytes | None
+    may_part: bool
+
+
+def _measure_of(account: Account, final: Final, reference: Reference, book: Book) -> _Measure:
+    """Choose what was to be heard.
+
+    1. As a rule, the text of the task and nothing else.
+    2. The last words before a crash of the daemon need not be in the journal. A strict task says them again, unless it is
+       ended before it gets so far: then what was heard is the undisturbed text, and may be more than the task has.
+    3. A best_effort task cannot say them again: what it says instead is another text.
+    """
+    until_s = account.settled_at_s or book.now_s()
+    crashed = book.strokes_between(CRASHES, account.accepted_at_s, until_s) > 0
+    if not crashed or (account.strict and final.finish_reason in ("stop", "length")):
+        return _Measure(final.text.encode(), may_part=False)
+    return _Measure(reference.text.encode() if account.strict else None, may_part=True)
 
 
 def _judge_end(account: Account, final: Final, reference: Reference, book: Book) -> Iterator[Finding]:
@@ -136,8 +162,9 @@ def _excused(account: Account, code: str, book: Book) -> bool:
     return False
 
 
-def _walk(connection: Connection, text: bytes, account: Account, final: Final) -> Iterator[Finding]:
+def _walk(connection: Connection, measure: _Measure, account: Account, final: Final) -> Iterator[Finding]:
     """Go along one connection's events and compare each with where the reader stands in the text."""
+    text = measure.text
     at = Position.parse(connection.resumed_from).text_bytes if connection.resumed_from else 0
     began_at, terminal = at, ""
     for heard in connection.heard:
@@ -164,6 +191,8 @@ def _walk(connection: Connection, text: bytes, account: Account, final: Final) -
                 yield ("gap" if begin > at else "double"), f"a token begins at byte {begin}, the reader stood at {at}"
                 return
             at = position.text_bytes
+            if text is None:
+                continue
             if text[begin:at] != piece:
                 yield "bytes", f"bytes {begin} to {at} are {piece[:40]!r}, in the text {text[begin:at][:40]!r}"
                 return
@@ -171,6 +200,8 @@ def _walk(connection: Connection, text: bytes, account: Account, final: Final) -
                 yield "id", f"the checksum at byte {at} is not the text's"
             continue
         terminal = heard.name
+        if measure.may_part and terminal == "error" and data["code"] == "WORKER_RESET":
+            continue  # this reader alone was told to begin anew
         yield from _judge_terminal(heard, data, position, at, account, final)
 
 

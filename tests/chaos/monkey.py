@@ -172,6 +172,9 @@ class Monkey:
             await pass_time(0.2)
             self._stage.book.strike("kill_replica_missed")
             return
+        if chance.random() < 0.7:
+            # Who dies in the middle of a text gives more to do than who dies idle.
+            here = [engine for engine in here if await engine.speaks()] or here
         victims: list[int | Engine] = [*pids, *here]
         chosen = chance.choice(victims)
         if isinstance(chosen, int):

@@ -9,6 +9,8 @@ import socket
 import sys
 from contextlib import suppress
 
+import httpx
+
 from tests.chaos.timing import pass_time
 
 
@@ -44,6 +46,14 @@ class Engine:
         assert self.process.stdout is not None
         await self.process.stdout.readline()
 
+    async def speaks(self) -> bool:
+        """Tell whether it works on a task now."""
+        try:
+            async with httpx.AsyncClient(verify=False, timeout=1) as http:
+                return any(slot["is_processing"] for slot in (await http.get(f"{self.url}/slots")).json())
+        except httpx.HTTPError:
+            return False
+
     def signal(self, number: signal.Signals) -> None:
         """Signal the present process."""
         if self.process is not None and self.process.returncode is None:
@@ -66,8 +76,7 @@ class Park:
 
     async def open(self) -> None:
         """Start all."""
-        for engine in self.engines:
-            await engine.start()
+        await asyncio.gather(*(engine.start() for engine in self.engines))
 
     async def close(self) -> None:
         """End all."""

@@ -82,7 +82,7 @@ def _longest_pause_s(verdict: Verdict) -> float:
     """Find the longest time in which a reader who had begun to read waited for the next token."""
     longest_s = 0.0
     for account in verdict.book.accepted():
-        if account.role not in ("reader", "at_once"):
+        if account.role not in ("reader", "at_once") or account.mismatches:
             continue
         seen, last_s = 0, 0.0
         for connection in account.connections:

@@ -27,8 +27,8 @@ from tests.chaos.timing import pass_time
 
 CALM_PATIENCE_S = 180.0
 AT_ONCE = 8
-TOKENS_PER_S = 300.0
-CLIENTS = {"real": 5, "simulated": 10, "both": 12}
+TOKENS_PER_S = 150.0
+CLIENTS = {"real": 5, "simulated": 14, "both": 15}
 
 Tell = Callable[[str], None]
 References = dict[Piece, Reference]

@@ -37,9 +37,9 @@ def end(text: str = TEXT, **changes: object) -> Heard:
     return Heard("end", f"{len(raw)}:{zlib.crc32(raw):08x}:end", json.dumps(data), 2.0)
 
 
-def started() -> Heard:
+def started(determinism: str = "strict") -> Heard:
     """Write the first event."""
-    return Heard("started", "0:00000000", json.dumps({"seed": 7, "determinism": "strict"}), 0.5)
+    return Heard("started", "0:00000000", json.dumps({"seed": 7, "determinism": determinism}), 0.5)
 
 
 def honest() -> tuple[Book, Account]:
@@ -182,6 +182,38 @@ def test_undurable_end_may_be_replaced() -> None:
     account.finals.insert(0, early)
     account.connections.append(Connection("", [started(), token("naïve", ""), end("naïve", durable=False)]))
     assert rules(book) == set()
+
+
+@pytest.mark.req("ORCH-4347")
+@pytest.mark.parametrize(
+    ("strict", "act", "rule"),
+    [(True, "kill_daemon", {"bytes", "end", "after-end"}), (False, "kill_daemon", set()), (False, "cut", {"bytes"})],
+)
+def test_only_a_best_effort_reader_may_be_parted_from(strict: bool, act: str, rule: set[str]) -> None:
+    """A reader whose last words a crash took is told so; a strict one never is, and nobody is for less than a crash."""
+    book, account = honest()
+    account.strict = strict
+    account.promises[:] = [(7, "strict" if strict else "best_effort")]
+    account.connections[0].heard[0] = started("strict" if strict else "best_effort")
+    lost = [token("naïve", ""), token(" older", "naïve"), error("WORKER_RESET")]
+    account.connections.append(Connection("", [started("strict" if strict else "best_effort"), *lost]))
+    account.mismatches.append((1.0, "it does not go on"))
+    book.strike(act)
+    assert (rules(book) & rule != set()) if rule else not rules(book)
+
+
+@pytest.mark.req("ORCH-4347")
+@pytest.mark.parametrize(("heard", "act", "broken"), [
+    (" old", "kill_daemon", False), (" odd", "kill_daemon", True), (" old", "cut", True),
+])  # fmt: skip
+def test_crash_may_take_last_words_of_a_cancelled_task(heard: str, act: str, broken: bool) -> None:
+    """What a reader heard before a crash may be missing from a cancelled task, but it was the undisturbed text."""
+    book, account = honest()
+    _cancel(account, told="naïve", kept="naïve")
+    account.connections.append(Connection("", [started(), token("naïve", ""), token(heard, "naïve")]))
+    account.followers.append(Follower("naïve" + heard))
+    book.strike(act)
+    assert ("bytes" in rules(book, Counted(1, 0, 0, 1))) is broken
 
 
 @pytest.mark.req("ORCH-4347")
