@@ -55,6 +55,7 @@ class Lives:
             "--data-dir", str(self.data_dir), "--config", str(self._config),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C at the terminal is for the storm, not for the daemon
             env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(self.scratch), MARK: str(self.data_dir)},
         )  # fmt: skip
         assert self.process.stdout is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -41,7 +40,7 @@ class Engine:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "orchqueue_sim.main", "engine", "llamacpp",
             "--port", str(self.port), "--tokens-per-s", str(self._tokens_per_s),
-            stdout=asyncio.subprocess.PIPE, env=dict(os.environ),
+            stdout=asyncio.subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         assert self.process.stdout is not None
         await self.process.stdout.readline()

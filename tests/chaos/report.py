@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -73,14 +74,23 @@ def figures_of(verdict: Verdict) -> Figures:
         lives=verdict.lives,
         strokes=dict(sorted(Counter(stroke.act for stroke in book.strokes).items())),
         ends=dict(sorted(ends.items())),
-        longest_reader_pause_s=round(_longest_pause_s(verdict), 2),
+        longest_reader_pause_s=round(longest_pause(verdict).length_s, 2),
         violations=dict(rules),
     )
 
 
-def _longest_pause_s(verdict: Verdict) -> float:
-    """Find the longest time in which a reader who had begun to read waited for the next token."""
-    longest_s = 0.0
+class Pause(NamedTuple):
+    """A time in which a reader who had begun to read waited for the next token."""
+
+    length_s: float
+    from_s: float
+    pool_id: str
+    task_id: str
+
+
+def longest_pause(verdict: Verdict) -> Pause:
+    """Find the longest pause of all who only read."""
+    longest = Pause(0.0, 0.0, "", "")
     for account in verdict.book.accepted():
         if account.role not in ("reader", "at_once") or account.mismatches:
             continue
@@ -89,9 +99,21 @@ def _longest_pause_s(verdict: Verdict) -> float:
             for heard in connection.heard:
                 position = int(heard.event_id.partition(":")[0]) if heard.name == "token" else 0
                 if position > seen:
-                    longest_s = max(longest_s, heard.at_s - last_s if seen else 0.0)
+                    if seen:
+                        longest = max(
+                            longest, Pause(heard.at_s - last_s, last_s, account.piece.pool_id, account.task_id)
+                        )
                     seen, last_s = position, heard.at_s
-    return longest_s
+    return longest
+
+
+def _tell_pause(verdict: Verdict) -> str:
+    pause = longest_pause(verdict)
+    strokes = [s.act for s in verdict.book.strokes if pause.from_s - 0.5 <= s.at_s <= pause.from_s + pause.length_s]
+    return (
+        f"the longest pause, {pause.length_s:.1f} s from {pause.from_s:.1f} s on, was in pool {pause.pool_id} "
+        f"(task {pause.task_id}), while there was: {', '.join(strokes) or 'nothing'}"
+    )
 
 
 def command(wish: Wish) -> str:
@@ -106,6 +128,7 @@ def tell(verdict: Verdict) -> str:
     """Put the verdict into words; a failure begins with what repeats it."""
     figures = figures_of(verdict)
     lines = [f"{name}: {value}" for name, value in msgspec.structs.asdict(figures).items()]
+    lines.append(_tell_pause(verdict))
     if not verdict.violations:
         return "\n".join(["chaos: every promise was kept", *lines])
     told = [
