@@ -13,7 +13,8 @@ from time import monotonic, perf_counter, sleep
 from benchmarks.figures import Report, command
 from benchmarks.servers import free_port
 from orchqueue.adapters.journals.sqlite import SqliteJournal
-from orchqueue.adapters.journals.sqlite_file import JournalFile, statements_of
+from orchqueue.adapters.journals.sqlite_file import JournalFile
+from orchqueue.adapters.journals.sqlite_statements import statements_of
 from orchqueue.core.events import TaskRecovered
 from orchqueue.core.ids import PoolId, ReplicaId, TaskId, Tenant
 from orchqueue.core.orchestrator import Orchestrator

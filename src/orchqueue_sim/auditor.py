@@ -362,20 +362,19 @@ class Auditor:
     def life_over(self) -> None:
         """Compare the life's counters with its history, and forget what only a life knows."""
         self._demand(self._tallies.life_over())
-        self.tracks.clear()
-        self._running.clear()
-        self._slots.clear()
-        self._attempts.clear()
-        self._cancel_replies.clear()
-        self._counting.clear()
+        for of_a_life in (
+            self.tracks,
+            self._running,
+            self._slots,
+            self._attempts,
+            self._cancel_replies,
+            self._counting,
+        ):
+            of_a_life.clear()
         self._told_started.clear()
         self._restored.clear()
-        self._chronicle.life_over()
-        self._order.life_over()
-        self._conduct.life_over()
-        self._trial.life_over()
-        self._speech.life_over()
-        self._turns.life_over()
+        for watch in (self._chronicle, self._order, self._conduct, self._trial, self._speech, self._turns):
+            watch.life_over()
 
     def after_crash(self) -> None:
         """Check that the disk still has whatever clients were told."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from orchqueue.adapters.journals import sqlite
 from orchqueue.adapters.journals.sqlite import SqliteJournal
-from orchqueue.adapters.journals.sqlite_file import JournalFile, Statement, statements_of
+from orchqueue.adapters.journals.sqlite_file import JournalFile
+from orchqueue.adapters.journals.sqlite_statements import Statement, statements_of
 from orchqueue.core import attempt_flow, failover_flow
 from orchqueue.core.effects import EmitTokens
 from orchqueue.core.ids import TaskKey
@@ -27,14 +28,14 @@ SLOW_DISK_S = 0.3
 
 def acknowledge_before_commit() -> None:
     """Tell that records are safe while a slow disk still has to take them."""
-    commit = SqliteJournal._commit_until_done
+    do = SqliteJournal._do_until_done
 
-    def hasty(self: SqliteJournal, batch: Sequence[Sequence[Statement]]) -> bool:
-        self._tell_committed(self._committed_seq + len(batch))
+    def hasty(self: SqliteJournal, act: Callable[[], None]) -> bool:
+        self._tell_committed(self._last_seq)
         threading.Event().wait(SLOW_DISK_S)
-        return commit(self, batch)
+        return do(self, act)
 
-    SqliteJournal._commit_until_done = hasty  # type: ignore[method-assign]
+    SqliteJournal._do_until_done = hasty  # type: ignore[method-assign]
 
 
 def forget_one_in_recovery() -> None:

@@ -17,7 +17,7 @@ from tests.chaos.evidence import Book, Connection, Heard
 
 _NOTE: Final = "chaos_connection"
 TIMEOUTS: Final = Timeouts(connect_ms=5_000, answer_ms=20_000)
-PATIENT: Final = ReconnectPolicy(attempts=12, idle_ms=30_000, first_backoff_ms=60)
+PATIENT: Final = ReconnectPolicy(patience_ms=60_000, idle_ms=30_000, first_backoff_ms=60)
 RETRY: Final = RetryPolicy(max_wait_ms=8_000, first_backoff_ms=60)
 
 
