@@ -98,9 +98,7 @@ class Auditor:
             refused = next((e.refusal for e in effects if isinstance(e, fx.Refuse)), None)
             if refused is not None:
                 self._refused(event, refused)
-        problem = self._chronicle.decided(event, effects)
-        if problem:
-            raise Violation(problem)
+        self._demand(self._chronicle.decided(event, effects))
 
     @staticmethod
     def _demand(problem: str) -> None:
