@@ -118,6 +118,10 @@ def encode(method: str, path: str, tenant: str, body: object = None, headers: Ma
     return "\r\n".join([*lines, "", ""]).encode() + data
 
 
+RECOVERING = b"the daemon has just started and is recovering"
+WAITS = "waits for a recovery"
+
+
 async def begin(network: Network, request: bytes, on_body: Callable[[bytes], None] | None = None) -> Call:
     """Send a request.
 
@@ -129,6 +133,20 @@ async def begin(network: Network, request: bytes, on_body: Callable[[bytes], Non
     except ConnectionRefusedError as error:
         raise Gone("refused") from error
     return call
+
+
+async def head_of(call: Call) -> None:
+    """Wait for the head of an answer, and for all of it where that may send the client away.
+
+    Errors: Gone without a head, and where the daemon is there but not yet with all of its tasks: both are waited out.
+    """
+    await call.head
+    if call.status == 0:
+        call.close()
+        raise Gone("no head")
+    if call.status == 503:
+        await call.over
+        _raise_if_recovering(call)
 
 
 async def ask(network: Network, request: bytes) -> Answer:
@@ -143,4 +161,11 @@ async def ask(network: Network, request: bytes) -> Answer:
         call.close()
     if not call.whole:
         raise Gone("no whole answer")
+    _raise_if_recovering(call)
     return Answer(call.status, call.headers, bytes(call.body))
+
+
+def _raise_if_recovering(call: Call) -> None:
+    if call.status == 503 and RECOVERING in call.body:
+        call.close()
+        raise Gone(WAITS)

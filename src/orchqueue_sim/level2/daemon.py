@@ -129,8 +129,8 @@ class Daemon:
         self.server = EdgeServer(app, runtime.streams, limits)
         # The order in which connections are swept and closed must not hang on addresses in memory.
         self.server._state.connections = InOrder()  # noqa: SLF001
-        await runtime.start()
         await self.server.start(cast("list[socket.socket]", [Door(ADDRESS)]))
+        await runtime.start()
 
     def kill(self) -> None:
         """Die at once."""

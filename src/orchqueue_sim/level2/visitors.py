@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from orchqueue.client.sse import SseParser
-from orchqueue_sim.level2.caller import Answer, Call, Gone, ask, begin, encode
+from orchqueue_sim.level2.caller import WAITS, Answer, Call, Gone, ask, begin, encode, head_of
 from orchqueue_sim.level2.inspector import Inspector, StreamCheck, Track
 from orchqueue_sim.level2.oddities import ODDITIES, nonsense
 from orchqueue_sim.level2.plan import VANISHING, Plan
@@ -20,7 +20,7 @@ from orchqueue_sim.marks import Chronicle
 TRIES_AT_MOST = 40
 TRIES_IN_TROUBLE = 4
 LOOKS_AT_MOST = 200
-DEEDS = ("asks again with the same body", "asks again with another body", "cancels twice")
+DEEDS = ("asks again with the same body", "asks again with another body", "cancels twice", WAITS)
 SSE = {"Accept": "text/event-stream"}
 REFUSALS = frozenset({400, 429, 500, 503})
 
@@ -114,7 +114,9 @@ class Visitor:
     async def _ask(self, method: str, path: str, body: object = None) -> Answer | None:
         try:
             answer = await ask(self._around.network, encode(method, path, self.track.tenant, body))
-        except Gone:
+        except Gone as gone:
+            if str(gone) == WAITS:
+                self._around.chronicle.client(WAITS)
             return None
         self._check(method, path, answer)
         return answer
@@ -220,13 +222,9 @@ class Visitor:
                 check.see(event.event, event.data, event.last_event_id if event.has_own_id else None)
 
         call = await begin(self._around.network, request, on_body)
-        await call.head
-        if call.status == 200:
-            if request.startswith(b"POST"):
-                inspector.accepted(self.track, streaming=True)
-        elif call.status == 0:
-            call.close()
-            raise Gone("no head")
+        await head_of(call)
+        if call.status == 200 and request.startswith(b"POST"):
+            inspector.accepted(self.track, streaming=True)
         return call
 
     async def _read_to_the_end(self) -> None:
