@@ -1,6 +1,7 @@
 """A process that appends for ever and prints the number of each record reported durable; made to be killed."""
 
 import asyncio
+import os
 import resource
 import sys
 
@@ -33,7 +34,10 @@ class _Printer:
 
 async def append_for_ever(path: str, stop_at: int) -> None:
     """Append tasks 0, 1, 2 …; every third is bound, every fifth of them ended. `stop_at` 0: never stop."""
-    journal = SqliteJournal(path, asyncio.get_running_loop().call_soon_threadsafe)
+    relaxed = os.environ.get("DURABILITY") == "relaxed"
+    journal = SqliteJournal(
+        path, asyncio.get_running_loop().call_soon_threadsafe, durability="relaxed" if relaxed else "full"
+    )
     journal.recover()
     printer = _Printer()
     printer.goal = 3 * stop_at

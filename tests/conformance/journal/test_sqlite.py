@@ -1,6 +1,7 @@
 """What only a real file can show: killed processes, full disks, foreign and damaged files."""
 
 import asyncio
+import os
 import shutil
 import signal
 import sqlite3
@@ -45,12 +46,14 @@ async def _filled(path: Path, *names: str) -> None:
     journal.close()
 
 
-@pytest.mark.req("ORCH-4011", "ORCH-4013")
+@pytest.mark.req("ORCH-4011", "ORCH-4013", "ORCH-4372")
+@pytest.mark.parametrize("durability", ["full", "relaxed"])
 @pytest.mark.parametrize("kill_after", [1, 40, 400])
-def test_nothing_reported_durable_is_missing_after_kill_9(tmp_path: Path, kill_after: int) -> None:
-    """A process is killed while it appends; all that it had been told of is there, in order."""
+def test_nothing_reported_durable_is_missing_after_kill_9(tmp_path: Path, kill_after: int, durability: str) -> None:
+    """A process is killed while it appends; all that it had been told of is there, in order, synced or not."""
     path = tmp_path / "journal.sqlite"
-    child = subprocess.Popen([*CHILD, str(path), "0"], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "DURABILITY": durability}
+    child = subprocess.Popen([*CHILD, str(path), "0"], stdout=subprocess.PIPE, text=True, env=environment)
     reported = 0
     assert child.stdout is not None
     try:
