@@ -112,11 +112,11 @@ def expected(level: int, faults: tuple[str, ...], deeds: tuple[str, ...]) -> fro
     found |= {f"event {kind.__name__}" for kind in get_args(ev.AnyEvent)}
     found |= {f"effect {kind.__name__}" for kind in get_args(fx.AnyEffect)}
     found |= {f"record {kind.__name__}" for kind in get_args(AnyRecord)}
-    found |= {f"decision {kind.__struct_config__.tag}" for kind in get_args(dc.AnyDecision)}
     found |= {f"failure {failure}" for failure in get_args(ev.AttemptFailure)}
-    found |= {"start anew", "start continued"}
+    found |= {"start anew", "start continued", "decision caught_up", "decision diverged"}
     if level == 1:
         # How the core moves is the same at both levels; level 1 has a hundred times more runs to get everywhere.
+        found |= {f"decision {kind.__struct_config__.tag}" for kind in get_args(dc.AnyDecision)}
         found |= {_move("task", *key) for key in TASK_TABLE} | {_move("replica", *key) for key in REPLICA_TABLE}
         found |= {f"pool {change}" for change in (*POOL_CHANGES, *CANARY_NOTES)}
     found |= {*POLICY_VERDICTS, *(f"fault {fault}" for fault in faults), *(f"client {deed}" for deed in deeds)}

@@ -110,11 +110,14 @@ class DecisionMachine(RuleBasedStateMachine):
         self.handle(ev.TimerFired((kind, self.keys[pick % len(self.keys)])), after_ms)
 
     @precondition(lambda self: self.open)
-    @rule(pick=PICKS, what=st.sampled_from(["text", "done", "lost", "rejected", "overloaded", "engine_error"]))
+    @rule(
+        pick=PICKS,
+        what=st.sampled_from(["text", "text", "other text", "done", "lost", "rejected", "overloaded", "engine_error"]),
+    )
     def engine(self, pick: int, what: str) -> None:
         attempt = self.open[pick % len(self.open)]
-        if what == "text":
-            self.handle(ev.ChunksArrived(attempt, ("whisper",), 1))
+        if "text" in what:
+            self.handle(ev.ChunksArrived(attempt, ("whisper" if what == "text" else "a whisper",), 1))
             return
         failure: dict[str, ev.AttemptFailure] = {
             "lost": "lost", "rejected": "rejected", "overloaded": "overloaded", "engine_error": "engine_error",

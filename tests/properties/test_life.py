@@ -40,29 +40,44 @@ class Life:
     readers: int = 0
     left_at_ms: int | None = None
     told_started: bool = False
+    sent: int = 0
+    clock_from_ms: int | None = None
+    spent_ms: int = 0
 
-    def after_failure(self, failure: str, replica: str) -> Outcome | None:
+    def after_failure(self, failure: str, replica: str, now_ms: int) -> Outcome | None:
         """Say how a failed attempt ends the task; None when it is tried again."""
         self.tried.add(replica)
-        self.kills += failure == "lost"
+        self.kills += failure in ("lost", "hung")
         if failure == "rejected":
-            return Outcome.ENGINE_REFUSED
-        if self.phase == "streaming":
-            return Outcome.ENGINE_LOST
+            return Outcome.ENGINE_LOST if self.sent else Outcome.ENGINE_REFUSED
         if self.kills >= KILLS_AT_MOST:
             return Outcome.POISON
-        if self.attempts >= ATTEMPTS_AT_MOST or (failure == "engine_error" and self.tried == set(REPLICAS)):
+        if self.attempts >= ATTEMPTS_AT_MOST:
+            return Outcome.IDLE_TIMEOUT if failure == "hung" else Outcome.REPLICAS_EXHAUSTED
+        if failure == "engine_error" and self.tried == set(REPLICAS):
             return Outcome.REPLICAS_EXHAUSTED
         self.phase, self.owner = "waiting", None
+        self.spent_ms += 0 if self.clock_from_ms is None else now_ms - self.clock_from_ms
+        self.clock_from_ms = None
         return None
+
+    def wall_due_ms(self) -> int:
+        """Say when decoding has taken too long; a replay has the whole limit for itself."""
+        return (
+            self.bound_at_ms + WALL_MS if self.clock_from_ms is None else self.clock_from_ms + WALL_MS - self.spent_ms
+        )
 
     def after_timer(self, kind: str, now_ms: int) -> Outcome | None:
         """Say how a timer that fires now ends the task; None when it is not due."""
         running = self.phase in RUNNING
         limits = {
             "deadline": (self.phase == "waiting" or running, self.deadline_at_ms, Outcome.DEADLINE_PASSED),
-            "wall": (running, self.bound_at_ms + WALL_MS, Outcome.WALL_TIMEOUT),
-            "first_token": (self.phase == "bound", self.bound_at_ms + FIRST_TOKEN_MS, Outcome.FIRST_TOKEN_TIMEOUT),
+            "wall": (running, self.wall_due_ms(), Outcome.WALL_TIMEOUT),
+            "first_token": (
+                self.phase == "bound" and not self.sent,
+                self.bound_at_ms + FIRST_TOKEN_MS,
+                Outcome.FIRST_TOKEN_TIMEOUT,
+            ),
             "idle": (self.phase == "streaming", self.token_at_ms + IDLE_MS, Outcome.IDLE_TIMEOUT),
             "disconnect": (
                 (self.phase == "waiting" or running) and self.readers == 0,
@@ -91,6 +106,7 @@ class LifeMachine(RuleBasedStateMachine):
         )
         self.lives: dict[str, Life] = {}
         self.open: dict[int, tuple[str, str]] = {}
+        self.said: dict[int, int] = {}
         self.stopping: set[int] = set()
         self.count = 0
 
@@ -119,6 +135,9 @@ class LifeMachine(RuleBasedStateMachine):
             assert start.replica_id not in [replica for _, replica in self.open.values()], "its slot is still held"
             life.phase, life.owner, life.attempts = "bound", start.attempt_id, life.attempts + 1
             life.bound_at_ms = self.core.now_ms
+            life.clock_from_ms = None if life.sent else self.core.now_ms
+            life.spent_ms = life.spent_ms if life.sent else 0
+            self.said[start.attempt_id] = 0
             self.open[start.attempt_id] = (start.key.rpartition("/")[2], start.replica_id)
         for started in self.core.wanted(fx.EmitStarted, effects):
             life = self.lives[started.key.rpartition("/")[2]]
@@ -180,10 +199,16 @@ class LifeMachine(RuleBasedStateMachine):
         name, _ = self.open[attempt]
         life = self.lives.get(name)
         effects = self.core.chunk(attempt)
+        self.said[attempt] += 1
         heard = life is not None and life.owner == attempt
-        assert [t.key for t in self.core.wanted(fx.EmitTokens, effects)] == [key(name)] * heard
+        new = heard and life is not None and self.said[attempt] > life.sent
+        assert [t.key for t in self.core.wanted(fx.EmitTokens, effects)] == [key(name)] * new
         if life is not None and heard:
             life.phase, life.token_at_ms = "streaming", self.core.now_ms
+            if life.clock_from_ms is None and self.said[attempt] == life.sent:
+                life.clock_from_ms = self.core.now_ms
+            if new:
+                life.sent, life.kills = self.said[attempt], 0
         self.follow(effects)
 
     @precondition(lambda self: self.open)
@@ -194,7 +219,8 @@ class LifeMachine(RuleBasedStateMachine):
         owned = name in self.lives and self.lives[name].owner == attempt
         self.stopping.add(attempt)
         effects = self.core.handle(ev.AttemptCompleted(AttemptId(attempt), "stop", 2, 1, 1, 1))
-        self.follow(effects, **({name: Outcome.COMPLETED} if owned else {}))
+        short = owned and self.said[attempt] < self.lives[name].sent
+        self.follow(effects, **({name: Outcome.DIVERGED if short else Outcome.COMPLETED} if owned else {}))
 
     @precondition(lambda self: self.open)
     @rule(pick=PICKS, failure=st.sampled_from(["lost", "rejected", "overloaded", "engine_error"]))
@@ -205,7 +231,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.stopping.add(attempt)
         outcome = None
         if life is not None and life.owner == attempt:
-            outcome = life.after_failure(failure, replica)
+            outcome = life.after_failure(failure, replica, self.core.now_ms)
         effects = self.core.fail(attempt, failure, close=False)
         self.follow(effects, **({name: outcome} if outcome else {}))
 
@@ -231,6 +257,8 @@ class LifeMachine(RuleBasedStateMachine):
         if kind == "disconnect" and life.left_at_ms is None:
             return
         outcome = life.after_timer(kind, now_ms)
+        if outcome is Outcome.IDLE_TIMEOUT and life.owner is not None:
+            outcome = life.after_failure("hung", self.open[life.owner][1], now_ms)
         effects = self.core.handle(ev.TimerFired((kind, key(name))), after_ms)
         self.follow(effects, **({name: outcome} if outcome else {}))
 
@@ -278,7 +306,7 @@ class LifeMachine(RuleBasedStateMachine):
         for attempt, (owner, replica) in self.open.items():
             life = self.lives.get(owner)
             if up and replica == name and life is not None and life.owner == attempt:
-                outcome = life.after_failure("lost", replica)
+                outcome = life.after_failure("lost", replica, self.core.now_ms)
                 ends |= {owner: outcome} if outcome else {}
         self.follow(self.core.handle(ev.ReplicaLost(ReplicaId(name), "signal", "9")), **ends)
 

@@ -51,7 +51,7 @@ def end(
     if task.charged:
         state.pools[task.charged_pool_id].queue.settle(task)
     attempt = None if task.attempt_id is None else state.attempts[task.attempt_id]
-    replica_id = attempt.replica_id if attempt else None
+    replica_id = attempt.replica_id if attempt else _spoke_on(task)
     task.attempt_id = None
     if pool.canary is not None:
         pool.canary.note_end(task, outcome, pool.settings.canary)
@@ -76,6 +76,11 @@ def end(
     state.dirty = True
 
 
+def _spoke_on(task: Task) -> ReplicaId | None:
+    """Name the replica that began the text of a task that runs nowhere now: after a restart its stream begins with that again."""
+    return task.spoke_on if task.emitted_bytes else None
+
+
 def _describe(
     state: State,
     task: Task,
@@ -94,7 +99,7 @@ def _describe(
     finish: FinishReason | None = completed.finish_reason if completed else None
     if outcome in CANCELED:
         finish = "canceled"
-    facts = state.replicas[replica_id].facts if replica_id else None
+    version, digest = _made_by(state, task, pool, replica_id)
     return Ended(
         tenant=task.tenant,
         task_id=task.task_id,
@@ -116,12 +121,21 @@ def _describe(
             params_digest=params_digest(task.spec, task.profile),
             sampler_profile_version=task.profile,
             engine=pool.settings.engine,
-            engine_version=facts.engine_version if facts else pool.engine_version,
-            model_digest=facts.model_digest if facts else pool.model_digest,
+            engine_version=version,
+            model_digest=digest,
             attempts=task.attempts,
             continued=task.continued,
         ),
     )
+
+
+def _made_by(state: State, task: Task, pool: Pool, replica_id: ReplicaId | None) -> tuple[str, str]:
+    """Tell which engine version and model made the text, or would have."""
+    if task.emitted_bytes and task.made_by is not None:
+        return task.made_by
+    replica = None if replica_id is None else state.replicas.get(replica_id)
+    facts = None if replica is None else replica.facts
+    return (facts.engine_version, facts.model_digest) if facts else (pool.engine_version, pool.model_digest)
 
 
 def _decision(task: Task, ended: Ended, completed: AttemptCompleted | None) -> decisions.Ended:

@@ -85,7 +85,7 @@ def _task_timer(state: State, kind: str, task: Task, now_ms: int) -> None:
             _fired(state, "wall", task, timeouts.wall_ms, now_ms)
             text = f"decoding took longer than wall_ms {timeouts.wall_ms}; ask for fewer tokens"
             end(state, task, Outcome.WALL_TIMEOUT, now_ms, text)
-        case "first_token" if task.state is TaskState.BOUND and timeouts.first_token_ms is not None:
+        case "first_token" if _waits_for_first_token(task) and timeouts.first_token_ms is not None:
             if _too_early(state, kind, task, (task.bound_at_ms or 0) + timeouts.first_token_ms, now_ms):
                 return
             _fired(state, "first_token", task, timeouts.first_token_ms, now_ms)
@@ -107,6 +107,11 @@ def _task_timer(state: State, kind: str, task: Task, now_ms: int) -> None:
                 _fired(state, "warm", task, WARM_WAIT_MS, now_ms)
             task.warm_wait_over = True
             state.dirty = True
+
+
+def _waits_for_first_token(task: Task) -> bool:
+    """Tell whether the limit on the first token holds: a replay begins with text that is there already."""
+    return task.state is TaskState.BOUND and not task.emitted_bytes
 
 
 def _fired(state: State, timer: TimerName, task: Task, limit_ms: int, now_ms: int) -> None:

@@ -19,7 +19,7 @@ from orchqueue.ports.errors import ProcessError
 from orchqueue.ports.process import OnExit
 from orchqueue_sim import engine_text
 from orchqueue_sim.engine_llamacpp import Faults, SimSettings, SimulatedLlamacpp
-from orchqueue_sim.level2.inspector import Inspector
+from orchqueue_sim.level2.inspector import Inspector, Work
 from orchqueue_sim.level2.plan import Plan
 from orchqueue_sim.level2.virtual_loop import Realm, VirtualLoop
 from orchqueue_sim.marks import Chronicle
@@ -38,10 +38,13 @@ class Engine(SimulatedLlamacpp):
         self._cuts = Random(stables.rng.random())
         self._stables = stables
         self._replica_id = replica_id
+        self._in_use = False
         self.deaf = False
 
     def _take_faults(self) -> Faults:
-        return self._stables.draw_faults()
+        # Whoever fails its self-test over and over meets no client: most faults wait until there is one.
+        spared = not self._in_use and self._stables.rng.random() < 0.8
+        return Faults() if spared else self._stables.draw_faults()
 
     def struck(self, fault: str) -> None:
         """Tell of a fault that has met somebody."""
@@ -56,18 +59,30 @@ class Engine(SimulatedLlamacpp):
     async def _decode(
         self, writer: asyncio.StreamWriter, params: dict[str, Any], output: engine_text.Output, prompt_tokens: int, faults: Faults
     ) -> None:  # fmt: skip
-        self._stables.inspector.engine_got(
-            self._replica_id,
-            str(params["prompt"]),
-            "".join(piece.text for piece in output.pieces),
-            output.tokens,
-            busy=self._free.locked(),
-        )
+        of_client = "[w" in str(params["prompt"])
+        self._in_use = self._in_use or of_client
+        crooked = of_client and self._stables.distorts()
+        if crooked:
+            self.struck("diverging_engine")
+            output = distorted(output, self._cuts)
+        answer = "".join(piece.text for piece in output.pieces)
+        work = Work(str(params["prompt"]), int(params["n_predict"]), answer, output.tokens, crooked)
+        self._stables.inspector.engine_got(self._replica_id, work, busy=self._free.locked())
         await super()._decode(writer, params, output, prompt_tokens, faults)
 
     def busy_slots(self) -> int:
         """Count the slots at work."""
         return sum(slot.busy for slot in self._slots)
+
+
+def distorted(output: engine_text.Output, rng: Random) -> engine_text.Output:
+    """Change what an engine says: it goes wrong at some piece, says another one there, or stops before it."""
+    pieces = output.pieces
+    at = min(rng.randrange(max(1, len(pieces) // 2)) for _ in range(2))
+    wrong = (engine_text.Piece(" ≠", 1),) if rng.random() < 0.7 else ()
+    rest = pieces[at + 1 :] if wrong else ()
+    changed = (*pieces[:at], *wrong, *rest)
+    return output._replace(pieces=changed, tokens=max(1, sum(piece.tokens for piece in changed)))
 
 
 class Process:
@@ -140,6 +155,10 @@ class Stables:
             return Faults()
         name = rng.choice(sorted(faults))
         return faults[name](rng)
+
+    def distorts(self) -> bool:
+        """Draw whether a completion goes wrong in what it says."""
+        return not self.healing and self.plan.has("diverging_engine") and self.rng.random() < 0.5
 
     async def start(self, pool: PoolSettings, replica_id: ReplicaId) -> Process:
         """Start a process and have it listen.
@@ -249,7 +268,7 @@ class Host:
 _MISFORTUNES: dict[str, Callable[[Random], Faults]] = {
     "slow_first_token": lambda rng: Faults(first_token_delay_ms=rng.choice((50, 500, 3_000))),
     "silence": lambda rng: Faults(silent_after=rng.choice((1, 2, 5))),
-    "early_eof": lambda rng: Faults(eof_after=rng.choice((1, 2, 5))),
+    "early_eof": lambda rng: Faults(eof_after=rng.choice((1, 2, 5, 12))),
     "engine_error": lambda rng: Faults(error_after=rng.choice((1, 2, 5))),
     "engine_500": lambda _rng: Faults(status=500),
     "overloaded": lambda rng: Faults(status=rng.choice((429, 503))),

@@ -31,20 +31,29 @@ ENDED = frozenset({"succeeded", "canceled", "failed"})
 class Track(msgspec.Struct):
     """What is known of one task.
 
-    `text` is the longest that any reader was given, `life_text` in this life of the daemon: what a running task had told
-    is computed again after a crash.
+    `text` is the longest that any reader was given, `life_text` in this life of the daemon: what a strict task had told is computed
+    again after a crash, and another one may go on otherwise. `answers` is what engines said, or would have, each whole. `prompt` and
+    `room_tokens` are those of a run that begins with nothing. `crooked`: some engine said what it should not have.
     """
 
     number: int
     task_id: str
     tenant: str
     accepted: bool = False
+    strict: bool = False
+    prompt: str | None = None
+    room_tokens: int = 0
+    first_answer: str | None = None
+    answers: list[bytes] = []
+    crooked: bool = False
+    continued: bool = False
     right_text: str | None = None
     right_tokens: int = 0
     text: bytes = b""
     life_text: bytes = b""
     terminal: tuple[str, str] | None = None
     ended_text: bytes = b""
+    had_at: dict[str | None, bytes] = {}
     index_after: dict[tuple[int, str | None], int] = {}
     frozen: bytes | None = None
     two_bodies: bool = False
@@ -56,6 +65,20 @@ class Track(msgspec.Struct):
         """Name the task across tenants."""
         return task_key(Tenant(self.tenant), TaskId(self.task_id))
 
+    def was_said(self, text: bytes) -> bool:
+        """Tell whether some engine began its answer like this, as far as engines were seen."""
+        return not self.answers or any(answer.startswith(text) for answer in self.answers)
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What an engine is given to do, and what it will answer; a crooked one answers something else than it should."""
+
+    prompt: str
+    room_tokens: int
+    answer: str
+    tokens: int
+    crooked: bool
+
 
 class Inspector:
     """Everything promised, checked as it is seen."""
@@ -66,6 +89,7 @@ class Inspector:
         self.outcomes: Counter[str] = Counter()
         self.marks: Counter[str] = Counter()
         self.engines_fail = True
+        self.engines_change = True
         self.life = 0
         self.problem = ""
         self.wall_set = False
@@ -104,17 +128,46 @@ class Inspector:
         if len(track.life_text) > len(track.frozen):
             self.fail(f"task {track.number} had told more text than it holds after its cancel")
 
-    def engine_got(self, replica_id: ReplicaId, prompt: str, text: str, tokens: int, *, busy: bool) -> None:
+    def engine_got(self, replica_id: ReplicaId, work: Work, *, busy: bool) -> None:
         """See an engine begin a completion; `busy`: it has to wait for a slot."""
-        mark = MARK.search(prompt)
+        mark = MARK.search(work.prompt)
         if mark is None:
             return
         track = self.tracks[int(mark[1])]
         if busy:
             self.fail(f"{replica_id} was given task {track.number} while all its slots were at work")
-        if track.right_text is not None and track.right_text != text and not track.two_bodies:
-            self.fail(f"task {track.number} was asked for with other parameters than before")
-        track.right_text, track.right_tokens = text, tokens
+        if track.prompt is None or not work.prompt.startswith(track.prompt):
+            track.prompt = work.prompt
+        said = work.prompt.removeprefix(track.prompt)
+        track.crooked = track.crooked or work.crooked
+        track.right_text, track.right_tokens = said + work.answer, work.tokens
+        if said:
+            self._goes_on(track, said, work)
+        else:
+            self._begins(track, work)
+        track.answers.append(track.right_text.encode())
+
+    def _begins(self, track: Track, work: Work) -> None:
+        track.room_tokens, track.continued = work.room_tokens, False
+        if not work.crooked:
+            if track.first_answer not in (None, work.answer) and not track.two_bodies:
+                self.fail(f"task {track.number} was asked for with other parameters than before")
+            track.first_answer = work.answer
+        if track.life_text and not track.strict:
+            self.fail(f"task {track.number} begins anew though it has told {len(track.life_text)} bytes")
+
+    def _goes_on(self, track: Track, said: str, work: Work) -> None:
+        """Demand that an engine goes on from what was told, and may use the tokens that are left."""
+        track.continued = True
+        base_tokens = track.room_tokens - work.room_tokens
+        track.right_tokens += base_tokens
+        self.marks["continued"] += 1
+        if track.strict:
+            self.fail(f"strict task {track.number} goes on from its text, which nobody has compared")
+        if base_tokens < 1 or work.room_tokens < 1:
+            self.fail(f"task {track.number} goes on with {work.room_tokens} of {track.room_tokens} tokens")
+        if not said.encode().startswith(track.life_text) or not track.was_said(said.encode()):
+            self.fail(f"task {track.number} goes on from {said!r}, its readers have {track.life_text.decode()!r}")
 
     def looked(self, track: Track, info: dict[str, Any], *, final: bool) -> None:
         """See a task as GET shows it; `final`: nothing is left to happen."""
@@ -125,7 +178,7 @@ class Inspector:
             self.fail(f"task {track.number} is {info['state']} after its terminal event")
         if track.terminal is not None and text != track.ended_text:
             self.fail(f"task {track.number} shows {len(text)} bytes of text, its stream had {len(track.ended_text)}")
-        if track.right_text is not None and not track.right_text.encode().startswith(text):
+        if not track.was_said(text):
             self.fail(f"task {track.number} shows text that its engine did not say")
         if final:
             self.outcomes[str(info["state"])] += 1
@@ -135,6 +188,8 @@ class Inspector:
         self.life += 1
         for track in self.tracks.values():
             track.life_text = b""
+            if not track.strict:
+                track.text = b""
         for bucket in counts.keys() | history.keys():
             if counts[bucket] != history[bucket]:
                 self.fail(f"{' '.join(bucket)} counts {counts[bucket]}, {history[bucket]} happened")
@@ -151,7 +206,7 @@ class StreamCheck:
         self._next_index: int | None = track.index_after.get((self.life, resumed_at)) if self._resumed else 0
         self.last_id = resumed_at
         self.text_bytes = 0 if resumed_at is None else int(resumed_at.partition(":")[0])
-        self._had = track.text[: self.text_bytes]
+        self._had = track.had_at.get(resumed_at, b"") if self._resumed else b""
         self.events = 0
         self.ended = False
 
@@ -164,7 +219,7 @@ class StreamCheck:
         fields: dict[str, Any] = msgspec.json.decode(data)
         match name:
             case "started":
-                self._see_started(event_id)
+                self._see_started(fields, event_id)
             case "token":
                 self._see_token(fields, event_id)
             case "metrics":
@@ -177,6 +232,7 @@ class StreamCheck:
                 self._fail(f"got an event {name}")
         if event_id is not None:
             self.last_id = event_id
+            self._track.had_at[event_id] = self._had
 
     def _fail(self, text: str) -> None:
         self._inspector.fail(f"a reader of task {self._track.number} {text}")
@@ -184,7 +240,8 @@ class StreamCheck:
     def _position(self) -> str:
         return f"{len(self._had)}:{zlib.crc32(self._had):08x}"
 
-    def _see_started(self, event_id: str | None) -> None:
+    def _see_started(self, fields: dict[str, Any], event_id: str | None) -> None:
+        self._track.strict = fields["determinism"] == "strict"
         if self._started or self._resumed or self._had:
             self._fail("was told started again")
         if event_id != "0:00000000":
@@ -210,7 +267,7 @@ class StreamCheck:
         track.text = known
         if self.life == self._inspector.life:
             track.life_text = max((self._had, track.life_text), key=len)
-        if track.right_text is not None and not track.right_text.encode().startswith(self._had):
+        if not track.was_said(self._had):
             self._fail(f"got text that its engine did not say: {self._had.decode()!r}, not {track.right_text!r}")
         if track.frozen is not None and len(self._had) > len(track.frozen):
             self._fail("got text that was appended after the 204 to its cancel")
@@ -221,6 +278,7 @@ class StreamCheck:
             self._fail(f"got the code {fields['code']}")
         if name == "error" and self._resumed and self.events == 1:
             # How a task failed is told to a reader that has more text than the log, too, at the log's own position.
+            self._see_reset(fields)
             return
         if event_id != f"{self._position()}:end":
             self._fail(f"got its terminal event at {event_id}, not at {self._position()}")
@@ -235,14 +293,28 @@ class StreamCheck:
         if track.terminal not in (None, (name, data)):
             self._fail(f"got {name} {data}, others got {track.terminal}")
         track.terminal, track.ended_text = (name, data), self._had
-        blamed = fields.get("code") in BLAME_ENGINES and RESTARTED not in fields["message"]
+        excused = any(reason in fields.get("message", "") for reason in (RESTARTED, "idle_ms"))
+        blamed = fields.get("code") in BLAME_ENGINES and not excused
         if blamed and not self._inspector.engines_fail:
             self._fail(f"was told {fields['code']} although no engine failed: {fields['message']}")
+        self._see_reset(fields)
         if fields.get("code") == "DECODE_TIMEOUT":
             self._see_timeout(fields["message"])
         self._inspector.marks[fields.get("finish_reason") or fields["code"]] += 1
         if name == "end":
             self._see_end(fields)
+
+    def _see_reset(self, fields: dict[str, Any]) -> None:
+        """Demand that a strict stream is broken off for no other reason than those that nobody can mend."""
+        track, message = self._track, str(fields.get("message"))
+        if fields.get("code") != "WORKER_RESET" or not fields["retriable"]:
+            return
+        differs = "differed at byte" in message or "differs from what this reader had" in message
+        if differs and not track.crooked and (track.strict or "differed" in message):
+            self._fail(f"was told '{message}' although every engine said the same")
+        if track.strict and not differs and not self._inspector.engines_change:
+            self._fail(f"of a strict task was told '{message}' although an equal engine could go on")
+        self._inspector.marks["differs" if differs else "reset"] += 1
 
     def _see_timeout(self, message: str) -> None:
         """Hold a limit that is said to be over against the time since the task was first asked for."""
@@ -268,6 +340,10 @@ class StreamCheck:
             self._fail("got a receipt for other text")
         if fields["canceled"] != (fields["finish_reason"] == "canceled"):
             self._fail(f"got canceled {fields['canceled']} with {fields['finish_reason']}")
+        if fields["receipt"].get("continued", False) != track.continued and not fields["canceled"]:
+            self._fail(
+                f"got a receipt that says continued {fields['receipt'].get('continued')}, it was {track.continued}"
+            )
         if not fields["canceled"]:
             if track.right_text is None or self._had != track.right_text.encode():
                 self._fail(f"got a whole answer of {len(self._had)} bytes, its engine said {track.right_text!r}")

@@ -20,8 +20,8 @@ from orchqueue.adapters.engines.wire import SseEvent, SseSplitter
 from orchqueue.adapters.system import SystemClock
 from orchqueue.core import effects as fx
 from orchqueue.core import submit_flow
-from orchqueue.core.ids import AttemptId, TaskKey, Tenant
-from orchqueue.core.records import Ended
+from orchqueue.core.ids import AttemptId, TaskKey, Tenant, task_key
+from orchqueue.core.records import Accepted, Bound, Ended
 from orchqueue.http import sse
 from orchqueue.http.auth import Access, Caller, OpScope
 from orchqueue.http.messages import Request, Send
@@ -30,12 +30,13 @@ from orchqueue.runtime.attempts import Attempts
 from orchqueue.runtime.interpreter import Interpreter
 from orchqueue.runtime.lifecycle import Runtime
 from orchqueue.runtime.loop import Loop
+from orchqueue.runtime.stream_frames import Position
 from orchqueue.runtime.stream_log import Reader, StreamLog
 from orchqueue.runtime.streams import Streams
 from orchqueue.runtime.supervision import Supervision
 from orchqueue_sim.level2.daemon import VirtualTime
 from orchqueue_sim.level2.journal import SimulatedJournal
-from orchqueue_sim.level2.plan import draw
+from orchqueue_sim.level2.plan import KILLED, draw
 from orchqueue_sim.level2.world import run
 from orchqueue_sim.planting import Bed, Planted
 from orchqueue_sim.world import Report
@@ -290,6 +291,49 @@ def started_told_again() -> Planted:
         return real(self, frame + frame)
 
     return mock.patch.object(StreamLog, "append_started", append)
+
+
+@BED.within(60, *KILLED)
+def text_of_the_last_life_lost() -> Planted:
+    """Begin a task's stream with nothing, though its text was recorded."""
+    return mock.patch.object(Streams, "resume", return_value=None)
+
+
+@BED.within(60, *KILLED)
+def text_without_started() -> Planted:
+    """Rebuild a stream from its text alone."""
+
+    def resume(self: Streams, accepted: Accepted, _bound: Bound, text: str) -> None:
+        key = task_key(accepted.tenant, accepted.task_id)
+        self.open(key, accepted.correlation_id)
+        self.tokens(key, (text,))
+
+    return mock.patch.object(Streams, "resume", resume)
+
+
+@BED.within(60, *KILLED)
+def last_letter_not_rebuilt() -> Planted:
+    """Rebuild a stream without the last letter that was recorded."""
+    real = Streams.resume
+
+    def resume(self: Streams, accepted: Accepted, bound: Bound, text: str) -> None:
+        real(self, accepted, bound, text[:-1])
+
+    return mock.patch.object(Streams, "resume", resume)
+
+
+@BED.within(60, *KILLED)
+def reader_ahead_hears_it_again() -> Planted:
+    """Send a reader that has more than the log holds what it has already."""
+    real = StreamLog.seek
+
+    def seek(self: StreamLog, reader: Reader, position: Position | None) -> bool:
+        found = real(self, reader, position)
+        if reader.ahead is not None:
+            reader.ahead, reader.offset = None, len(self.frames)
+        return found
+
+    return mock.patch.object(StreamLog, "seek", seek)
 
 
 MUTANTS = BED.mutants

@@ -43,6 +43,7 @@ ENGINE_FAULTS = (
     "engine_killed",
     "engine_deaf",
     "zombie",
+    "diverging_engine",
 )
 JOURNAL_FAULTS = ("busy_disk", "failing_disk", "full_disk", "torn_tail", "crash_before_commit", "crash_after_commit")
 VANISHING = (
@@ -62,12 +63,19 @@ TOURS: tuple[tuple[frozenset[str], int], ...] = (
     (frozenset({"shutdown", "silence", "slow_first_token"}), 16),
     (frozenset({"rejected", "double_close", "late_close"}), 6),
     (frozenset({"cancels", "ignored_abort"}), 6),
-    (frozenset({"operators", "silence"}), 12),
+    (frozenset({"operators", "silence"}), 20),
     (frozenset({"engine_500", "overloaded"}), 8),
     (frozenset({"vanishing_before_end", "vanishing_between_tokens", "resumes"}), 8),
     (frozenset({"failing_disk", "busy_disk"}), 6),
+    (frozenset({"silence"}), 8),
+    (frozenset({"daemon_killed", "resumes", "vanishing_between_tokens"}), 8),
 )
 """Runs with just these faults, so many of each: here what is rare elsewhere happens often."""
+
+
+BROKEN_OFF = frozenset({"early_eof", "resumes"})
+KILLED = frozenset({"daemon_killed", "engine_killed", "resumes", "vanishing_between_tokens"})
+"""What befalls strict tasks on two replicas in the middle of their text, in runs where nothing else does."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -101,8 +109,13 @@ class Plan(msgspec.Struct, frozen=True):
         return bool(
             self.faults
             & {*ENGINE_FAULTS, "operators", "clock_pause"}
-            - {"slow_first_token", "split_frames", "late_close", "double_close"}
+            - {"slow_first_token", "split_frames", "late_close", "double_close", "diverging_engine"}
         )
+
+    @property
+    def engines_change(self) -> bool:
+        """Tell whether an engine may refuse what another took, or be another one than before."""
+        return bool(self.faults & {"rejected", "odd_version", "operators"})
 
     @property
     def story(self) -> str:
@@ -142,12 +155,14 @@ def tours() -> Iterator[Plan]:
     """Draw the runs that go where others seldom come."""
     for faults, count in TOURS:
         yield from (draw(seed, faults) for seed in range(count))
+    for seed, faults in enumerate((BROKEN_OFF, BROKEN_OFF | {"diverging_engine"}, KILLED, KILLED | BROKEN_OFF) * 3):
+        yield msgspec.structs.replace(straight(seed), faults=faults, fault_ratio=0.5, token_ms=20, span_ms=8_000)
 
 
 def straight(seed: int) -> Plan:
     """Give the run without a fault: twenty tasks on two replicas, every stream read to its end."""
     replicas = (ReplicaSettings(ReplicaId("p0r0")), ReplicaSettings(ReplicaId("p0r1")))
-    pool = PoolSettings(PoolId("p0"), "llamacpp", "file:m0", replicas, ctx=512, launch_digest="strict")
+    pool = PoolSettings(PoolId("p0"), "llamacpp", "file:m0", replicas, ctx=512, strict=True, launch_digest="strict")
     settings = Settings(pools=(pool,), retention=Retention(600_000, 600_000))
     return Plan(seed, frozenset(), settings, 20, 2_000, 1_000, 5, 3, 0.0, 0, 64 * 1024, 10_000)
 
@@ -159,7 +174,7 @@ def _settings(rng: Random) -> Settings:
         sessions=SessionLimits(ttl_ms=rng.choice((2_000, 600_000)), max_turns=rng.choice((2, 8))),
         retention=Retention(600_000, 600_000),
         disconnect_grace_ms=rng.choice((100, 2_000)),
-        poison_kills=rng.choice((1, 3)),
+        poison_kills=rng.choice((1, 3, 3)),
     )
 
 
@@ -178,8 +193,10 @@ def _pool(rng: Random, index: int) -> PoolSettings:
         launch_digest="strict" if strict else "",
         capacity=rng.choice((2, 8, 64)),
         classes=classes(rng),
-        timeouts=Timeouts(rng.choice((800, 60_000)), rng.choice((300, 5_000)), rng.choice((None, 400))),
+        timeouts=Timeouts(
+            rng.choice((800, 60_000, 60_000)), rng.choice((300, 5_000, 5_000)), rng.choice((None, None, 400))
+        ),
         supervision=Supervision(breaker_failures=rng.choice((2, 5)), breaker_open_ms=20_000),
-        max_attempts=rng.choice((1, 3, 5)),
+        max_attempts=rng.choice((1, 3, 5, 5)),
         canary=CanaryLevels(tasks=4, errors_per_mille=400, first_token_ms=400),
     )

@@ -73,6 +73,8 @@ class Visitor:
             body["deadline_ms"] = rng.choice((50, 1_000, 20_000))
         if self._around.plan.sessions and rng.random() < 0.5:
             body["session_id"] = str(UUID(int=rng.randint(1, self._around.plan.sessions), version=4))
+        if rng.random() < 0.15:
+            body["sampling"] = {"grammar": 'root ::= "one of few things"'}
         if self._odd:
             body |= rng.choice(ODDITIES)
         if rng.random() < 0.3:
@@ -225,6 +227,9 @@ class Visitor:
         await head_of(call)
         if call.status == 200 and request.startswith(b"POST"):
             inspector.accepted(self.track, streaming=True)
+        elif call.status == 0:
+            call.close()
+            raise Gone("no head")
         return call
 
     async def _read_to_the_end(self) -> None:
@@ -287,9 +292,8 @@ class Visitor:
         if check.ended and not call.whole:
             around.inspector.fail(f"the stream of task {self._number} was cut after its terminal event")
         elif not check.ended:
-            around.inspector.fail(
-                f"the stream of task {self._number} ended at {check.last_id} without a terminal event"
-            )
+            where = f"the stream of task {self._number} ended at {check.last_id}"
+            around.inspector.fail(f"{where} without a terminal event")
 
     async def _wait_for(self, stage: str, call: Call, check: StreamCheck) -> None:
         """Read until the task has come so far, and be gone."""

@@ -54,6 +54,7 @@ class World:
         self.trouble = Trouble()
         self.inspector = Inspector(self.disk)
         self.inspector.engines_fail = plan.engines_fail
+        self.inspector.engines_change = plan.engines_change
         self.inspector.stalled = lambda: self.trouble.shows_at(self.loop.now_s)
         self.inspector.clock = lambda: self.loop.now_s
         self.chronicle = Chronicle(lambda: BEGIN_MS + int(self.loop.now_s * 1000), trace)

@@ -135,3 +135,30 @@ def test_after_a_restart_the_first_answer_is_given_again() -> None:
     (answer,) = again.wanted(fx.Accept, again.last)
     assert answer == msgspec.structs.replace(first, reply=answer.reply, repeated=True)
     assert answer.queue_position == 1
+
+
+@pytest.mark.req("ORCH-4098", "ORCH-4182")
+def test_an_end_while_nobody_goes_on_names_who_began_the_text() -> None:
+    """After a restart the stream begins with that engine again, and the receipt is of it, not of one that came since."""
+    core = Driver(up=False)
+    core.handle(recovered())
+    core.ready("pr0", engine_version="v2")
+    ended = core.wanted(fx.Finish)[0].ended
+    assert (ended.outcome, ended.replica_id, ended.pool_id) == (Outcome.ENGINE_LOST, "pr1", "p")
+    assert ended.receipt is not None
+    assert (ended.receipt.engine_version, ended.receipt.model_digest) == ("v1", "digest-m")
+
+
+@pytest.mark.req("ORCH-4098")
+def test_a_text_of_a_replica_that_is_no_longer_configured_has_a_receipt() -> None:
+    """What made it was not recorded by an older daemon: the receipt names what is there."""
+    core = Driver(up=False)
+    before = recovered()
+    assert before.bound is not None
+    bound = msgspec.structs.replace(before.bound, replica_id=ReplicaId("gone"), engine_version="", model_digest="")
+    core.handle(msgspec.structs.replace(before, bound=bound))
+    core.cancel("t")
+    ended = core.wanted(fx.Finish)[0].ended
+    assert (ended.replica_id, ended.tokens_out) == ("gone", 3)
+    assert ended.receipt is not None
+    assert ended.receipt.engine_version == "unknown"
