@@ -147,6 +147,13 @@ class ReplayMachine(RuleBasedStateMachine):
         self.take(effects, end=Outcome.DIVERGED if short else Outcome.COMPLETED)
 
     @precondition(lambda self: not self.over)
+    @rule()
+    def stop(self) -> None:
+        """Have the engine end where it is."""
+        self.answer = self.said
+        self.complete()
+
+    @precondition(lambda self: not self.over)
     @rule(how=st.sampled_from(["connection", "process", "silence"]))
     def fail(self, how: str) -> None:
         assert self.run is not None

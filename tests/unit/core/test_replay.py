@@ -169,6 +169,14 @@ def test_a_replay_that_takes_the_whole_limit_is_over() -> None:
     assert end_of(core) is Outcome.WALL_TIMEOUT
 
 
+@pytest.mark.req("ORCH-3016")
+def test_a_replay_is_not_asked_for_a_first_token() -> None:
+    """The text is there already; a timer of the first run that fires late ends nothing."""
+    core = lost(Timeouts(wall_ms=10_000, idle_ms=50_000, first_token_ms=100))
+    assert core.handle(ev.TimerFired(("first_token", key("t"))), after_ms=500) == []
+    assert say(core, 2, TEXT) == [TEXT[5:]]
+
+
 @pytest.mark.req("ORCH-4368")
 def test_another_engine_version_never_goes_on_with_a_text() -> None:
     """It waits for the engine that began it, and ends when there is none left that could be it."""
