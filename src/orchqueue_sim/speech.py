@@ -31,6 +31,7 @@ class EngineRun(msgspec.Struct):
     base_tokens: int = 0
     heard: str = ""
     answer: str | None = None
+    model_ref: str = ""
 
 
 class Told(msgspec.Struct):
@@ -46,6 +47,7 @@ class Told(msgspec.Struct):
     continued: bool = False
     earlier: int = 0
     tries: int = 0
+    model_ref: str = ""
     kept: str = ""
     followed: bool = False
 
@@ -77,6 +79,7 @@ class Speech:
             # Whoever has read more than was recorded keeps it, whether or not it was computed again in this life.
             if not self._sent_before.get(key, "").startswith(told.text):
                 self._sent_before[key] = told.text
+                self._models[key] = told.model_ref
         self._told.clear()
         self._unkept.clear()
         self._stalled, self._free_from_ms = False, 0
@@ -150,8 +153,8 @@ class Speech:
         told.run.answer = answer
         if crooked:
             self._crooked.add(key)
+        told.run.model_ref = model_ref
         same_model = self._models.get(key, model_ref) == model_ref
-        self._models[key] = model_ref
         before = self._sent_before.get(key, "")
         if told.accepted.strict and same_model and key not in self._crooked and not answer.startswith(before):
             return f"{key} is computed again otherwise than its readers have it: {before!r}"
@@ -175,6 +178,7 @@ class Speech:
             told.text += new
             if new:
                 told.tokens_out = run.base_tokens + event.tokens_out
+                told.model_ref = run.model_ref
             return Heard(key, new, caught_up, differs_at)
         if isinstance(event, ev.AttemptCompleted) and event.attempt_id == run.attempt_id and run.replays:
             return Heard(key, "", caught_up=False, differs_at=len(run.heard.encode()))
