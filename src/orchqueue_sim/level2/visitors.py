@@ -227,9 +227,6 @@ class Visitor:
         await head_of(call)
         if call.status == 200 and request.startswith(b"POST"):
             inspector.accepted(self.track, streaming=True)
-        elif call.status == 0:
-            call.close()
-            raise Gone("no head")
         return call
 
     async def _read_to_the_end(self) -> None:
