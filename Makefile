@@ -85,7 +85,8 @@ sim-nightly: $(STAMP) ## Simulate for an hour, both levels in turn (MINUTES=60 o
 .PHONY: chaos
 chaos: $(STAMP) ## Kill everything for a while and check every byte (MINUTES=2 SEED=n ENGINE=simulated|real|both DAEMON=n REPLICAS=n)
 	@$(PY) -m tests.chaos --minutes $(or $(MINUTES),2) --engine $(or $(ENGINE),simulated) $(if $(SEED),--seed $(SEED)) \
-	  $(if $(DAEMON),--kills-daemon $(DAEMON)) $(if $(REPLICAS),--kills-replicas $(REPLICAS)) --out $(CHAOS_OUT)
+	  $(if $(DAEMON),--kills-daemon $(DAEMON)) $(if $(REPLICAS),--kills-replicas $(REPLICAS)) --out $(CHAOS_OUT) \
+	  $(if $(DOCUMENT),--document $(DOCUMENT))
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz the contract for longer than the gate does (EXAMPLES=200 SEED=n)

@@ -183,7 +183,7 @@ class Crowd:
         opened: TaskStream | None = None,
     ) -> None:
         """Read to the end, whatever breaks, going on after the last byte that was read; or leave after some tokens."""
-        follower = Follower()
+        follower = Follower(left=leave_after is not None)
         account.followers.append(follower)
         stream, tokens = opened or client.stream(account.task_id), 0
         while leave_after is None or tokens < leave_after:

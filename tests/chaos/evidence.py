@@ -64,10 +64,14 @@ class Connection(msgspec.Struct):
 
 
 class Follower(msgspec.Struct):
-    """What the client library handed to one of its users, from the first byte. `end` is empty until it had one."""
+    """What the client library handed to one of its users, from the first byte. `end` is empty until it had one.
+
+    `left`: it went away by itself.
+    """
 
     text: str = ""
     end: str = ""
+    left: bool = False
 
 
 class Final(NamedTuple):

@@ -103,6 +103,8 @@ def _findings(account: Account, reference: Reference, book: Book) -> Iterator[Fi
         text = handed if measure.text is None else measure.text
         if not text.startswith(handed) or (follower.end and handed != final.text.encode() and not measure.may_part):
             yield "bytes", f"a reader was handed {len(handed)} bytes that are not the text of {len(text)}"
+        if not (follower.end or follower.left or account.mismatches or account.unknown):
+            yield "end", "a reader who stayed was never told an end"
     if not any(heard.name in ("end", "error") for c in account.connections for heard in c.heard):
         yield "end", "nobody ever heard its end"
 

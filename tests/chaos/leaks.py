@@ -38,7 +38,7 @@ def spawned(data_dir: Path) -> list[int]:
     return [
         process.pid
         for process in marked(data_dir)
-        if "llamacpp_server" in (told := _describe(process)) or "processes.launcher" in told
+        if "llamacpp_server" in (told := _command(process)) or "processes.launcher" in told
     ]
 
 
@@ -59,9 +59,12 @@ def files_left(data_dir: Path, scratch: Path) -> list[str]:
     return odd + [str(path) for path in sorted(scratch.rglob("*"))]
 
 
-def _describe(process: ProcessId) -> str:
+def _command(process: ProcessId) -> str:
     try:
-        command = Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
-        command = "?"
-    return f"pid {process.pid}, begun at tick {process.start_ticks}: {command[:120]}"
+        return "?"
+
+
+def _describe(process: ProcessId) -> str:
+    return f"pid {process.pid}, begun at tick {process.start_ticks}: {_command(process)[:120]}"

@@ -6,12 +6,12 @@ import asyncio
 import os
 import resource
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from tests.chaos.evidence import Book
 from tests.chaos.leaks import MARK
+from tests.chaos.leash import LEASHED
 from tests.chaos.proxy import Proxy
 
 SERVES_WITHIN_S = 90.0
@@ -51,7 +51,7 @@ class Lives:
         self._serving = asyncio.Event()
         self.count += 1
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, *self._entry, "serve", "--port", "0",
+            *LEASHED, *self._entry, "serve", "--port", "0",
             "--data-dir", str(self.data_dir), "--config", str(self._config),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -283,7 +283,12 @@ class Monkey:
     def _write_config(self) -> None:
         stage, chance = self._stage, self._chance
         text = config_text(
-            stage.kind, stage.park.engines, capacity=chance.choice((32, 48, 64)), batch_weight=chance.randint(1, 4)
+            stage.kind,
+            stage.park.engines,
+            capacity=chance.choice((32, 48, 64)),
+            batch_weight=chance.randint(1, 4),
+            # In force from the next life on; a kill of the daemon alone takes nothing in either.
+            durability=chance.choice(("full", "relaxed")),
         )
         stage.config.write_text(text)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import sys
 from contextlib import suppress
 
 import httpx
 
+from tests.chaos.leash import LEASHED
 from tests.chaos.timing import pass_time
 
 
@@ -38,7 +38,7 @@ class Engine:
     async def start(self) -> None:
         """Start a process and wait until it listens."""
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "orchqueue_sim.main", "engine", "llamacpp",
+            *LEASHED, "-m", "orchqueue_sim.main", "engine", "llamacpp",
             "--port", str(self.port), "--tokens-per-s", str(self._tokens_per_s),
             stdout=asyncio.subprocess.PIPE, start_new_session=True,
         )  # fmt: skip

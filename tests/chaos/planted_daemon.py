@@ -28,14 +28,23 @@ SLOW_DISK_S = 0.3
 
 def acknowledge_before_commit() -> None:
     """Tell that records are safe while a slow disk still has to take them."""
-    do = SqliteJournal._do_until_done
+    append, commit = SqliteJournal.append, JournalFile.commit
 
-    def hasty(self: SqliteJournal, act: Callable[[], None]) -> bool:
-        self._tell_committed(self._last_seq)
+    def hasty(self: SqliteJournal, records: Sequence[AnyRecord]) -> int:
+        last = append(self, records)
+        self._tell(lambda watcher: watcher.committed(last))
+        return last
+
+    def nothing(self: SqliteJournal, seq: int) -> None:
+        """Say nothing later: it was said too early."""
+
+    def slow(self: JournalFile, statements: Sequence[Statement]) -> None:
         threading.Event().wait(SLOW_DISK_S)
-        return do(self, act)
+        commit(self, statements)
 
-    SqliteJournal._do_until_done = hasty  # type: ignore[method-assign]
+    SqliteJournal.append = hasty  # type: ignore[method-assign]
+    SqliteJournal._tell_committed = nothing  # type: ignore[method-assign]
+    JournalFile.commit = slow  # type: ignore[method-assign]
 
 
 def forget_one_in_recovery() -> None:

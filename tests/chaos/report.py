@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from benchmarks.figures import machine
+from tests.chaos.evidence import Account, Connection
 from tests.chaos.monkey import KILL_OF_DAEMON, KILL_OF_REPLICA
 from tests.chaos.storm import Verdict, Wish
 
@@ -50,7 +52,12 @@ def figures_of(verdict: Verdict) -> Figures:
     finals = {account.task_id: account.finals[-1] for account in accepted if account.finals}
     ends = Counter(final.error_code or final.finish_reason if final.ended else final.state for final in finals.values())
     compared = [
-        a for a in accepted if a.strict and a.task_id in finals and finals[a.task_id].finish_reason != "canceled"
+        account
+        for account in accepted
+        if account.strict
+        and account.task_id in finals
+        and finals[account.task_id].finish_reason != "canceled"
+        and finals[account.task_id].error_code != "POOL_UNAVAILABLE"  # drained away before it could say all
     ]
     texts = [(finals[a.task_id].text, finals[a.task_id].finish_reason) == verdict.references[a.piece] for a in compared]
     rules = Counter(violation.rule for violation in verdict.violations)
@@ -95,7 +102,7 @@ def longest_pause(verdict: Verdict) -> Pause:
         if account.role not in ("reader", "at_once") or account.mismatches:
             continue
         seen, last_s = 0, 0.0
-        for connection in account.connections:
+        for connection in _until_end(account):
             for heard in connection.heard:
                 position = int(heard.event_id.partition(":")[0]) if heard.name == "token" else 0
                 if position > seen:
@@ -105,6 +112,14 @@ def longest_pause(verdict: Verdict) -> Pause:
                         )
                     seen, last_s = position, heard.at_s
     return longest
+
+
+def _until_end(account: Account) -> Iterator[Connection]:
+    """List a reader's connections up to the one with its end: whoever asks later was not waiting."""
+    for connection in account.connections:
+        yield connection
+        if any(heard.name in ("end", "error") for heard in connection.heard):
+            return
 
 
 def _tell_pause(verdict: Verdict) -> str:

@@ -37,9 +37,9 @@ _REAL = f"""\
     queue: {{capacity: 48}}
 """
 _REST = """\
-server: {shutdown_grace_ms: 300}
-journal: {stall_ms: 1500}
-retention: {interactive_s: 86400, batch_s: 86400}
+server: {{shutdown_grace_ms: 300}}
+journal: {{stall_ms: 1500, durability: {durability}}}
+retention: {{interactive_s: 86400, batch_s: 86400}}
 """
 _WORDS = (
     "Tell",
@@ -53,12 +53,16 @@ _WORDS = (
 )
 
 
-def config_text(kind: EngineKind, engines: list[Engine], *, capacity: int = 48, batch_weight: int = 1) -> str:
+def config_text(
+    kind: EngineKind, engines: list[Engine], *, capacity: int = 48, batch_weight: int = 1, durability: str = "full"
+) -> str:
     """Write the file; the last engine serves the pool that is drained and reloaded."""
     pools = _REAL + _SUPERVISION if kind != "simulated" else ""
     if kind != "real":
         pools += _simulated("sim", engines[:-1], capacity, batch_weight)
-    return f"pools:\n{pools}{_simulated(SIDE, engines[-1:], capacity, batch_weight)}{_REST}"
+    return (
+        f"pools:\n{pools}{_simulated(SIDE, engines[-1:], capacity, batch_weight)}{_REST.format(durability=durability)}"
+    )
 
 
 def _simulated(pool_id: str, engines: list[Engine], capacity: int, batch_weight: int) -> str:

@@ -128,8 +128,9 @@ PLANTED: dict[str, tuple[str, Doctor]] = {
     "nobody asked for a cancel": ("cancel", lambda a: _finals(a, state="canceled", finish_reason="canceled")),
     "it fails without a reason": ("reset", lambda a: _finals(a, state="failed", error_code="WORKER_RESET")),
     "it fails with a bug of ours": ("reset", lambda a: _finals(a, state="failed", error_code="INTERNAL")),
-    "the library handed on too much": ("bytes", lambda a: a.followers.append(Follower(TEXT + "!", ""))),
+    "the library handed on too much": ("bytes", lambda a: a.followers.append(Follower(TEXT + "!", "", left=True))),
     "the library handed on too little": ("bytes", lambda a: a.followers.append(Follower("naïve", "end:length"))),
+    "a reader who stayed got no end": ("end", lambda a: a.followers.append(Follower("naïve"))),
     "an event nobody knows": ("id", lambda a: _replace(a, 2, end()._replace(name="finish"))),
 }
 
@@ -211,7 +212,7 @@ def test_crash_may_take_last_words_of_a_cancelled_task(heard: str, act: str, bro
     book, account = honest()
     _cancel(account, told="naïve", kept="naïve")
     account.connections.append(Connection("", [started(), token("naïve", ""), token(heard, "naïve")]))
-    account.followers.append(Follower("naïve" + heard))
+    account.followers.append(Follower("naïve" + heard, left=True))
     book.strike(act)
     assert ("bytes" in rules(book, Counted(1, 0, 0, 1))) is broken
 
