@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final, Self, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -32,9 +32,7 @@ from orchqueue.schema.data import (
 
 T = TypeVar("T")
 
-_Passing: TypeAlias = type[ConnectFailed] | type[ServerFault] | type[Unavailable]
 _FIRST_TRIES: Final = 3
-_LOST: Final[tuple[_Passing, ...]] = (ConnectFailed, ServerFault)
 Work = str | Sequence[Message] | TaskRequest
 
 
@@ -276,19 +274,28 @@ class AsyncClient(ControlCalls):
     async def _call(self, method: str, path: str, params: dict[str, str | int] | None = None) -> Answer:
         """Make a call that may be made twice, and wait for a server that is away or not ready again."""
         return await self._ask_again_when_lost(
-            lambda: self._transport.call(method, path, params=params), (*_LOST, Unavailable), _FIRST_TRIES
+            lambda: self._transport.call(method, path, params=params), _FIRST_TRIES, waits_when_unready=True
         )
 
     async def _ask_again_when_lost(
-        self, ask: Callable[[], Awaitable[T]], passing: tuple[_Passing, ...] = _LOST, first_tries: int | None = None
+        self,
+        ask: Callable[[], Awaitable[T]],
+        first_tries: int | None = None,
+        *,
+        waits_when_unready: bool = False,
     ) -> T:
-        """Ask until there is an answer; `first_tries` at most where nobody has ever answered at this address."""
+        """Ask until there is an answer; `first_tries` at most where nobody has ever answered at this address.
+
+        After a loss 503 is no answer to it: the server, which is starting, cannot tell yet what it had accepted.
+        """
         patience = Patience(self._reconnect, self._chance)
         while True:
             patience.begin()
             try:
                 return await ask()
-            except passing as failure:
+            except (ConnectFailed, ServerFault, Unavailable) as failure:
+                if isinstance(failure, Unavailable) and not waits_when_unready and not patience.failures:
+                    raise
                 if (wait_ms := self._wait_ms(failure, patience, first_tries)) is None:
                     raise
                 if self._on_break is not None:

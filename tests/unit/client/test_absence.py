@@ -247,6 +247,19 @@ async def test_an_error_that_swallows_text_is_a_mismatch() -> None:
             await client.stream(TASK_ID).result()
 
 
+@pytest.mark.req("ORCH-4228")
+async def test_a_server_that_is_starting_cannot_tell_yet_what_became_of_a_lost_post() -> None:
+    """503 after a lost answer is waited out even without patience for refusals; before any loss it is a refusal."""
+    script = then(Reply(ending="no_answer"), RECOVERING, RECOVERING, last=life())
+    async with serving(script) as server, AsyncClient(server.url, retry=NO_RETRY, reconnect=SOON) as client:
+        await client.submit("hi")
+    assert len(server.asked) == 4
+    async with serving(lambda _: RECOVERING) as server, AsyncClient(server.url, retry=NO_RETRY) as client:
+        with pytest.raises(Unavailable):
+            await client.submit("hi")
+    assert len(server.asked) == 1
+
+
 async def test_a_refusal_after_a_lost_post_is_still_the_callers_to_see() -> None:
     """Patience with an absent server does not change patience with a refusal."""
     busy = json_reply(429, envelope("ADMISSION_REJECT"), {"x-backoff-ms": "1"})
