@@ -137,6 +137,8 @@ def measure(quick: bool) -> Report:
         label = f"durable, {concurrency} at once"
         pairs = list(zip(durable, undurable, strict=True))
         report.add(f"{label}: share of in memory", median([100 * d.per_s / u.per_s for d, u in pairs]), "%")
+        # Neighbours on the core take time from both, and change neither's own.
+        report.add(f"{label}: CPU of in memory", median([100 * u.cpu_us / d.cpu_us for d, u in pairs]), "% of it")
         report.add(f"{label}: syncs a task", median([taken.syncs for taken in durable]), "1")
         report.add(f"{label}: SQLite alone", median([taken.plain_per_s for taken in durable]), "rows/s")
         report.add(f"{label}: share of SQLite alone", median([100 * t.per_s / t.plain_per_s for t in durable]), "%")

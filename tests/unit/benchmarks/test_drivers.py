@@ -83,7 +83,7 @@ def test_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_admission() -> None:
     """Both journals accept every task that was posted."""
     report = checked(admission.measure)
-    assert len(report.figures) == 24
+    assert len(report.figures) == 26
     assert report.value("durable, 1 at once: syncs a task") >= 1, "a 202 without a sync is not durable"
 
 
