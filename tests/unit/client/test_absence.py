@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchqueue.client import NO_RETRY, AsyncClient, ReconnectPolicy
+from orchqueue.client import NO_RETRY, AsyncClient, ReconnectPolicy, Timeouts
 from orchqueue.client.errors import (
     AnswerLost,
     ConnectFailed,
@@ -67,8 +67,8 @@ def life(*, texts: int = len(TEXTS), resumed: int | None = None) -> Script:
     return script
 
 
-def then(*replies: Reply, last: Script) -> Script:
-    """Give these answers first."""
+def then(*replies: Reply | None, last: Script) -> Script:
+    """Give these answers first; None leaves one to `last`."""
     left = iter(replies)
     return lambda asked: next(left, None) or last(asked)
 
@@ -133,6 +133,24 @@ async def test_a_post_that_a_death_swallowed_is_sent_again_and_attached_to() -> 
 
 async def _run(client: AsyncClient) -> str:
     return (await (await client.run("Why?")).result()).text
+
+
+@pytest.mark.req("ORCH-4228", "ORCH-4312")
+async def test_a_connection_that_falls_silent_is_not_waited_for_for_ever() -> None:
+    """A half-open connection answers neither the post nor the stream: both are begun anew on another one."""
+    script = then(
+        Reply(pieces=[b"{"], ending="silence"),
+        None,
+        stream_reply(transcript(TEXTS[:2], with_end=False), ending="silence"),
+        last=life(),
+    )
+    impatient, timeouts = ReconnectPolicy(idle_ms=100, first_backoff_ms=1), Timeouts(answer_ms=100)
+    async with serving(script) as server, AsyncClient(server.url, reconnect=impatient, timeouts=timeouts) as client:
+        assert await _run(client) == WHOLE
+    methods = [asked.method for asked in server.asked]
+    assert methods.count("POST") > 1
+    assert methods.count("GET") > 1
+    assert len({asked.body for asked in server.asked if asked.method == "POST"}) == 1
 
 
 CALLS: dict[str, Callable[[AsyncClient], Awaitable[object]]] = {
