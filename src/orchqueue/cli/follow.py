@@ -26,13 +26,20 @@ class Absence:
         self._patience_ms = patience_ms
         self._waited_ms = 0
         self._told = False
+        self._was_lost = False
 
     def on_break(self, failure: Exception, wait_ms: int) -> None:
         """Hear of a failure and of the wait before the next try."""
+        self._was_lost = True
         self._waited_ms += wait_ms
         if self._waited_ms >= _LONG_GONE_MS and not self._told:
             self._told = True
             self._output.note(f"waiting for the server, {self._patience_ms / 1000:.0f} s at most ({failure})")
+
+    def tell_unknown(self, task_id: str) -> None:
+        """Say that a task may have been accepted, where an answer to its post was lost."""
+        if self._was_lost:
+            self._output.problem(f"orchq: task {task_id} may have been accepted; ask again with: orchq task {task_id}")
 
     def over(self) -> None:
         """Hear that something came."""

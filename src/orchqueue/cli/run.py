@@ -10,9 +10,13 @@ from orchqueue.cli.follow import Absence, follow, show_admission
 from orchqueue.cli.task_options import add_patience, add_task_options, reconnect_of, request_of, retry_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchqueue.cli.output import Output
-    from orchqueue.client import AsyncClient
+    from orchqueue.client import AsyncClient, RetryPolicy, TaskRequest, TaskStream
     from orchqueue.client.errors import Refused, Unavailable
+
+    OnRefusal = Callable[[Refused | Unavailable, int], None]
 
 # Whoever stops a command waits for it: not as long as for a text.
 _CANCEL_WITHIN_S = 10
@@ -55,7 +59,7 @@ async def execute(context: Context, args: Namespace) -> int:
     absence = Absence(output, reconnect.patience_ms)
     async with context.client(reconnect, absence.on_break) as client:
         try:
-            stream = await client.run(request, retry=retry_of(args), on_refusal=on_refusal)
+            stream = await _post(client, request, retry_of(args), on_refusal, absence)
             assert stream.admission is not None
             if context.as_json:
                 output.record({"event": "admission", "data": stream.admission})
@@ -71,6 +75,18 @@ async def execute(context: Context, args: Namespace) -> int:
         except BrokenPipeError:
             await _cancel(client, str(request.task_id), output)
             raise
+
+
+async def _post(
+    client: AsyncClient, request: TaskRequest, retry: RetryPolicy, on_refusal: OnRefusal, absence: Absence
+) -> TaskStream:
+    from orchqueue.client.errors import ConnectFailed, Unavailable
+
+    try:
+        return await client.run(request, retry=retry, on_refusal=on_refusal)
+    except (ConnectFailed, Unavailable):
+        absence.tell_unknown(str(request.task_id))
+        raise
 
 
 async def _cancel(client: AsyncClient, task_id: str, output: Output) -> bool:

@@ -10,7 +10,7 @@ from orchqueue.cli.follow import Absence, waiting_line
 from orchqueue.cli.task_options import add_patience, add_task_options, reconnect_of, request_of, retry_of
 
 if TYPE_CHECKING:
-    from orchqueue.client.errors import Refused, Unavailable
+    from orchqueue.client import errors
 
 SUMMARY = "post a task and print its id"
 DETAILS = """examples:
@@ -33,15 +33,22 @@ async def execute(context: Context, args: Namespace) -> int:
 
     Req: ORCH-2001, ORCH-2007
     """
+    from orchqueue.client.errors import ConnectFailed, Unavailable
+
     request = request_of(args)
     output = context.output
 
-    def on_refusal(refusal: Refused | Unavailable, wait_ms: int) -> None:
+    def on_refusal(refusal: errors.Refused | errors.Unavailable, wait_ms: int) -> None:
         output.status(f"refused ({refusal.message}); asking again in {wait_ms / 1000:.1f} s")
 
     reconnect = reconnect_of(args)
-    async with context.client(reconnect, Absence(output, reconnect.patience_ms).on_break) as client:
-        admission = await client.submit(request, retry=retry_of(args), on_refusal=on_refusal)
+    absence = Absence(output, reconnect.patience_ms)
+    async with context.client(reconnect, absence.on_break) as client:
+        try:
+            admission = await client.submit(request, retry=retry_of(args), on_refusal=on_refusal)
+        except (ConnectFailed, Unavailable):
+            absence.tell_unknown(str(request.task_id))
+            raise
     if context.as_json:
         output.record(admission)
         return 0
