@@ -47,6 +47,7 @@ class ReconnectPolicy(msgspec.Struct, frozen=True):
 
     Units: `patience_ms` of trying in vain; the time in which a connection stands is not counted, and 0 never tries again.
     `idle_ms` of silence on a stream counts as broken (heartbeats come every 15 s).
+    `longest_backoff_ms` belongs well below the 10 s after which a server that came back cancels what nobody reads.
     Req: ORCH-4310, ORCH-4312
     """
 
