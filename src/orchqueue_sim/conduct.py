@@ -97,6 +97,7 @@ class Conduct:
         self._deaf: dict[AttemptId, int] = {}
         self._quiet = False
         self._stalled = False
+        self._wanted = {p.pool_id for p in self._settings.pools if p.preload}
 
     def paused(self, now_ms: int) -> None:
         """See that the machine stood still until now: whatever was due is late."""
@@ -112,6 +113,8 @@ class Conduct:
             elif isinstance(effect, fx.StartAttempt):
                 self._held[effect.attempt_id] = effect.replica_id
                 self._taken[effect.replica_id] += 1
+            elif isinstance(effect, fx.StartReplica) and self._pool_of[effect.replica_id] not in self._wanted:
+                return f"{effect.replica_id} is started though nobody has asked anything of its pool"
         for attempt_id, due_ms in self._deaf.items():
             if now_ms > max(due_ms, self._pause_over_ms) + SLACK_MS:
                 return f"attempt {attempt_id} fell silent and was not let go of, and {self._held[attempt_id]} is kept"
@@ -124,6 +127,8 @@ class Conduct:
     def happened(self, event: ev.AnyEvent, effects: list[fx.AnyEffect], now_ms: int) -> str:
         """See an event; tell what is wrong with a replica that was let in, empty when nothing is."""
         match event:
+            case ev.ReloadRequested() | ev.RollbackRequested():
+                self._wanted.add(event.pool_id)
             case ev.ReplicaReady():
                 if any(isinstance(e, fx.Count) and e.labels[-1] == "ready" for e in effects):
                     return self._ready(event)
@@ -193,6 +198,7 @@ class Conduct:
 
     def accepted(self, record: Accepted, now_ms: int) -> None:
         """Begin to watch a task, of this life or an earlier one."""
+        self._wanted.add(record.pool_id)
         deadline_ms = record.spec.deadline_ms
         at_ms = None if deadline_ms is None else max(now_ms, min(record.accepted_at_ms, now_ms) + deadline_ms)
         self._limits[self._order.key_of(record)] = Limits(record, at_ms)

@@ -114,7 +114,8 @@ class Plan(msgspec.Struct, frozen=True):
     def story(self) -> str:
         """Describe the run in one line."""
         pools = ", ".join(
-            f"{p.pool_id}({len(p.replicas)}x{p.slots}{' strict' if p.strict else ''} {p.model_ref} room {p.capacity})"
+            f"{p.pool_id}({len(p.replicas)}x{p.slots}{' strict' if p.strict else ''}{'' if p.preload else ' asleep'}"
+            f" {p.model_ref} room {p.capacity})"
             for p in self.settings.pools
         )
         return f"{self.tasks} tasks in {self.span_ms} ms on {pools}; faults: {', '.join(sorted(self.faults)) or 'none'}"
@@ -133,7 +134,10 @@ def draw(seed: int, faults: frozenset[str] | None = None) -> Plan:
     return Plan(
         seed=seed,
         faults=drawn if faults is None else faults,
-        settings=msgspec.structs.replace(_settings(rng), tenants=_tenants(Random(f"quotas {seed}"))),
+        settings=_sleeping(
+            msgspec.structs.replace(_settings(rng), tenants=_tenants(Random(f"quotas {seed}"))),
+            Random(f"preload {seed}"),
+        ),
         tasks=rng.choice((6, 12, 25, 60)),
         span_ms=span_ms,
         peak_ms=rng.randint(0, span_ms),
@@ -155,6 +159,12 @@ def _settings(rng: Random) -> Settings:
         disconnect_grace_ms=rng.choice((100, 2_000)),
         poison_kills=rng.choice((1, 3, 3)),
     )
+
+
+def _sleeping(settings: Settings, rng: Random) -> Settings:
+    """Draw which pools wait for their first task before their replicas start: one in ten."""
+    pools = (msgspec.structs.replace(pool, preload=rng.random() >= 0.1) for pool in settings.pools)
+    return msgspec.structs.replace(settings, pools=tuple(pools))
 
 
 def _tenants(rng: Random) -> tuple[TenantSettings, ...]:

@@ -224,7 +224,9 @@ class World:
             "timers": list(life.timers),
             "stream logs": list(life.texts),
             "journal entries": list(self.disk.accepted),
-            "replicas that are not ready": [r.replica_id for r in state.replicas.values() if not r.ready],
+            "replicas that are not ready": [
+                r.replica_id for r in state.replicas.values() if not (r.ready or state.pool_of(r).asleep)
+            ],
             "pools in motion": [p.pool_id for p in state.pools.values() if p.mode not in ("serving", "drained")],
         }
         for what, found in left.items():

@@ -125,3 +125,20 @@ async def test_a_canary_is_taken_back_by_a_call_and_when_its_engine_dies(tmp_pat
             after = await health_when(client, all_serve(BUNDLED), "the old model back again")
             assert f"canary of {new} taken back: small-1 was lost: signal" in str(after.last_error)
             await ran_on(client, 2)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.req("ORCH-4138", "ORCH-4133")
+async def test_a_pool_that_is_not_preloaded_has_no_engine_before_its_first_task(tmp_path: Path) -> None:
+    """The daemon is ready at once; the first task starts the engine, waits for it and is answered."""
+    config = configured(tmp_path)
+    config.write_text(config.read_text(encoding="utf-8") + "    preload: false\n", encoding="utf-8")
+    with running(tmp_path / "data", config) as daemon:
+        daemon.wait_ready()
+        assert [r["state"] for r in daemon.replicas()] == ["down", "down"]
+        assert daemon.engines() == []
+        async with AsyncClient(daemon.url) as client:
+            receipt = await client.submit(TaskRequest(prompt="Story:", max_tokens=4))
+            assert receipt.predicted_start_ms > 0
+            result = await client.stream(receipt.task_id).result()
+            assert result.text

@@ -121,6 +121,7 @@ def _pool_settings(pool: Pool) -> PoolSettings:
         timeouts=Timeouts(pool.timeouts.wall_ms, pool.timeouts.idle_ms, pool.timeouts.first_token_ms),
         supervision=_supervision(pool),
         max_attempts=pool.retry.max_attempts,
+        preload=pool.preload,
         canary=CanaryLevels(
             pool.canary.promote,
             pool.canary.tasks,

@@ -139,6 +139,9 @@ class Pool(Section, frozen=True):
     ctx: Annotated[
         int, Meta(ge=16, le=16_777_216, description="Tokens one task may use, prompt and output together.")
     ] = 2048
+    preload: Annotated[
+        bool, Meta(description="false: its replicas are started at its first task, which waits for them.")
+    ] = True
     devices: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^(cpu|cuda:[0-9]{1,3})$")], ...],
         Meta(description="Device mask of each replica: [cpu] or [cuda:0, ...]."),

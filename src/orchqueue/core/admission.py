@@ -195,11 +195,12 @@ def misses_deadline(state: State, pool: Pool, spec: TaskSpec, prompt_tokens: int
 def not_serving(pools: tuple[Pool, ...], now_ms: int) -> Refusal | None:
     """Refuse when no fitting pool can take tasks now.
 
-    A pool that loads, drains or reloads is unready; one whose replicas all failed is unavailable.
+    A pool that loads, drains or reloads is unready; one whose replicas all failed is unavailable. One that is not preloaded is
+    brought up by its first task, which waits for that as those after it do.
 
-    Req: ORCH-4118
+    Req: ORCH-4118, ORCH-4138
     """
-    if any(p.serving and p.ready for p in pools):
+    if any(p.serving and (p.ready or p.wakes) for p in pools):
         return None
     pool = next((p for p in pools if p.serving), pools[0])
     comes_up = any(r.state in (ReplicaState.STARTING, ReplicaState.DOWN) for r in pool.replicas.values())

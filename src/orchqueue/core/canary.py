@@ -16,6 +16,7 @@ from orchqueue.core.task import Task
 
 ERRORS = frozenset(
     {
+        Outcome.DIVERGED,
         Outcome.ENGINE_LOST,
         Outcome.POISON,
         Outcome.REPLICAS_EXHAUSTED,

@@ -27,6 +27,8 @@ def hindrance(pool: Pool, model_ref: str) -> Refusal | None:
         )
     elif pool.mode not in ("serving", "verifying"):
         why = f"is {pool.mode}, so no task would try the model; reload without canary_percent"
+    elif pool.asleep:
+        why = "has had no task yet and no replica is up; reload without canary_percent"
     elif pool.model_ref == model_ref:
         why = f"serves {model_ref} already; a canary needs another name, or reload without canary_percent"
     else:

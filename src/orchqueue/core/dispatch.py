@@ -16,7 +16,7 @@ from orchqueue.core.forecast import busy
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.placement import WARM_WAIT_MS, Match, WarmWait, choose
 from orchqueue.core.records import Bound
-from orchqueue.core.state import Attempt, State
+from orchqueue.core.state import Attempt, Pool, Replica, State
 from orchqueue.core.task import Task
 from orchqueue.core.task_states import TaskTrigger
 
@@ -73,11 +73,8 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     task, source, replica = match.task, match.source, match.replica
     pool = state.pool_of(replica)
     state.emit(LogDecision(weighing.bound(state, task, source, replica, now_ms)))
-    if pool.canary is not None:
-        pool.canary.note_start(task, replica.replica_id)
-    task.ran_model_ref = replica.model_ref
+    _note_way(task, source, pool, replica)
     source.queue.start(task)
-    task.charged_pool_id = source.pool_id
     state.ledger.start(task.hold)
     attempt_id = state.next_attempt()
     state.slots.acquire(replica.replica_id, attempt_id)
@@ -128,6 +125,13 @@ def _started(task: Task, replica_id: ReplicaId, facts: ReplicaFacts, now_ms: int
         determinism=determinism_of(task.strict),
         queue_time_ms=now_ms - task.accepted_at_ms,
     )
+
+
+def _note_way(task: Task, source: Pool, pool: Pool, replica: Replica) -> None:
+    if pool.canary is not None:
+        pool.canary.note_start(task, replica.replica_id)
+    task.charged_pool_id = source.pool_id
+    task.ran_model_ref = replica.model_ref
 
 
 def _bound_record(task: Task, replica_id: ReplicaId, facts: ReplicaFacts, now_ms: int) -> Bound:

@@ -23,9 +23,10 @@ from orchqueue.core import events as ev
 from orchqueue.core.dispatch import dispatch
 from orchqueue.core.effects import AnyEffect, Note
 from orchqueue.core.log_entries import log_halt, log_settings
+from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.settings import Settings
 from orchqueue.core.state import State
-from orchqueue.core.swap import renew_step, start_replica
+from orchqueue.core.swap import renew_step, start_replica, wake_step
 
 
 class Orchestrator:
@@ -39,11 +40,16 @@ class Orchestrator:
         self._handling = False
 
     def begin(self, now_ms: int) -> list[AnyEffect]:
-        """Have every replica started."""
+        """Have every replica started, but those of pools that wait for their first task.
+
+        Req: ORCH-4138
+        """
         self.state.usage.begin(now_ms)
         log_settings(self.state, now_ms)
         for replica in self.state.replicas.values():
-            start_replica(self.state, replica, now_ms)
+            # A recovered task may have woken its pool before.
+            if not self.state.pool_of(replica).asleep and replica.state is ReplicaState.DOWN:
+                start_replica(self.state, replica, now_ms)
         return self._taken()
 
     def handle(self, now_ms: int, event: ev.AnyEvent) -> list[AnyEffect]:
@@ -72,6 +78,7 @@ class Orchestrator:
             pool_flow.reload_step(self.state, pool, now_ms)
             canary_flow.judge(self.state, pool, now_ms)
             renew_step(self.state, pool, now_ms)
+            wake_step(self.state, pool, now_ms)
         dispatch(self.state, now_ms)
         for pool in self.state.pools.values():
             pool_flow.settle_drain(self.state, pool, now_ms)

@@ -126,8 +126,6 @@ def _may_run(task: Task, source: Pool, pool: Pool, replica: Replica) -> bool:
         return False
     if source is not pool and not task.spec.placement.allows(pool.pool_id):
         return False
-    if task.emitted_bytes and (task.ran_model_ref or pool.model_ref) != replica.model_ref:
-        return False
     if replica.replica_id in task.tried:
         others = (r for r in pool.replicas.values() if r.model_ref == replica.model_ref)
         return not any(r.ready and r.replica_id not in task.tried and _fits(task, r) for r in others)

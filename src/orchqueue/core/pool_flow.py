@@ -218,7 +218,7 @@ def reload_step(state: State, pool: Pool, now_ms: int) -> None:
     wanted = pool.wanted_model_ref
     assert wanted is not None, f"pool {pool.pool_id} reloads without a model"
     if not pool.swap_begun:
-        pool.swap_begun = True
+        pool.swap_begun, pool.asleep = True, False
         for replica in pool.replicas.values():
             take_down(state, replica, now_ms)
         pool.replaced_model_ref, pool.model_ref = pool.model_ref, wanted

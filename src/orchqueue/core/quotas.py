@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from orchqueue.core.accounts import MB_BYTES, Hold
 from orchqueue.core.estimate import service_ms
-from orchqueue.core.forecast import pool_rates, remaining_ms, slots_free
+from orchqueue.core.forecast import comes_up_in_ms, pool_rates, remaining_ms, slots_free
 from orchqueue.core.ids import Tenant
 from orchqueue.core.ledger import Demand, Excess, QuotaUse
 from orchqueue.core.outcome import Fault, Outcome, Refusal
@@ -120,7 +120,7 @@ def _room_in_ms(state: State, task: Task, pool: Pool, excess: Excess, now_ms: in
     """Predict when the account holds less.
 
     1. When the first of its running tasks ends.
-    2. None runs: when the next could start and end. Its pool is up, that was checked before.
+    2. None runs: when the next could start and end; where its pool was never up, that has to start first.
     3. Nothing is accepted, so its sessions hold the context: when the first of them is over.
     """
     own = [
@@ -137,7 +137,8 @@ def _room_in_ms(state: State, task: Task, pool: Pool, excess: Excess, now_ms: in
     if ends:
         return min(ends)
     if own:
-        frees_in_ms = min(slots_free(state, pool, now_ms)).in_ms
+        free = slots_free(state, pool, now_ms)
+        frees_in_ms = min(free).in_ms if free else comes_up_in_ms(pool, now_ms)
         return frees_in_ms + service_ms(task.prefill_tokens, task.cost_tokens, pool_rates(state, pool), 1)
     return min(session.expires_at_ms for session, _ in _warm(state, task.tenant, now_ms)) - now_ms
 

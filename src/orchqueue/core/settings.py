@@ -75,6 +75,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
     """One engine, model and settings with its queue.
 
     `prompt_form`: a bare prompt goes to the engine as it is, or as a chat of one message through the model's template.
+    `preload`: replicas are started with the daemon, else at the pool's first task.
     `launch_digest` covers every flag the engine is launched with: replicas whose flags differ are not of one set.
     """
 
@@ -101,6 +102,7 @@ class PoolSettings(msgspec.Struct, frozen=True):
     supervision: Supervision = Supervision()
     canary: CanaryLevels = CanaryLevels()
     max_attempts: int = 5
+    preload: bool = True
 
 
 class SessionLimits(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ from orchqueue.core.task import Task
 from orchqueue.core.usage import Usage
 
 SLO_SAMPLES = 512
+FIRST_STEPS = (ReplicaState.DOWN, ReplicaState.STARTING)
 
 PoolMode = Literal["serving", "draining", "drained", "verifying", "reloading"]
 
@@ -108,6 +109,7 @@ class Pool:
         self.wanted_model_ref: str | None = None
         self.wanted_percent = 100
         self.canary: Canary | None = None
+        self.asleep = not settings.preload
         self.swap_begun = False
         self.reload_failed = False
         self.last_error: str | None = None
@@ -131,6 +133,16 @@ class Pool:
             if replica.facts is not None and replica.model_ref == self.model_ref:
                 return replica.facts.model_digest
         return ""
+
+    @property
+    def wakes(self) -> bool:
+        """Tell whether a task brings the pool up, or did so and its first start is under way: tasks may wait for that.
+
+        Req: ORCH-4138
+        """
+        if self.settings.preload or not self.serving:
+            return False
+        return all(r.state in FIRST_STEPS and r.facts is None and not r.restarts for r in self.replicas.values())
 
     @property
     def regulars(self) -> tuple[Replica, ...]:

@@ -48,6 +48,17 @@ def take_down(state: State, replica: Replica, now_ms: int) -> None:
     state.sessions.chill(replica.replica_id)
 
 
+def wake_step(state: State, pool: Pool, now_ms: int) -> None:
+    """Start the replicas of a pool that was not preloaded, once a task waits for it.
+
+    Req: ORCH-4138
+    """
+    if pool.asleep and len(pool.queue) and pool.serving and not state.shutting_down:
+        pool.asleep = False
+        for replica in pool.replicas.values():
+            start_replica(state, replica, now_ms)
+
+
 def renew_step(state: State, pool: Pool, now_ms: int) -> None:
     """Restart the replicas that shall serve another model, each as soon as nothing runs on it."""
     for replica in pool.replicas.values():
@@ -58,15 +69,11 @@ def renew_step(state: State, pool: Pool, now_ms: int) -> None:
 
 
 def end_those_left_behind(state: State, pool: Pool, now_ms: int) -> None:
-    """End what waits for a model that is no longer served here: it must not run, or go on, on another one.
+    """End what waits for a model that is no longer served here: it must not run on another one.
 
-    Req: ORCH-4129, ORCH-4330
+    Req: ORCH-4129
     """
-    text = f"pool {pool.pool_id} serves {pool.model_ref} now; send the task again"
+    text = f"pool {pool.pool_id} serves {pool.model_ref} now; send the task again for another pool or model"
     for task in [t for line in pool.queue.lines.values() for t in line]:
-        if task.emitted_bytes and task.ran_model_ref not in ("", pool.model_ref):
-            end(state, task, Outcome.ENGINE_LOST, now_ms, text, retry_after_ms=1_000)
-        elif task.spec.model_ref not in (None, pool.model_ref):
-            end(
-                state, task, Outcome.POOL_UNAVAILABLE, now_ms, f"{text} for another pool or model", retry_after_ms=1_000
-            )
+        if task.spec.model_ref not in (None, pool.model_ref):
+            end(state, task, Outcome.POOL_UNAVAILABLE, now_ms, text, retry_after_ms=1_000)

@@ -23,7 +23,7 @@ class Task(msgspec.Struct, gc=False):
     when nothing is compared. `made_by`: engine version and model digest of what began the text, `spoke_on` the replica.
     `earlier_attempts` were made in earlier lives of the daemon; `continued`: an engine went on from the text of another.
 
-    `ran_model_ref` is what its latest attempt runs on: its text goes on nowhere else.
+    `ran_model_ref` is what its latest attempt runs on.
     `charged` is what its tenant's share in `charged_pool_id` was charged for its start, in the policy's units.
 
     Units: instants in unix milliseconds; `clock_from_ms` since when the current attempt decodes text that is new, None while it does not;

@@ -113,7 +113,7 @@ def _pool(state: State, pool: Pool) -> PoolPicture:
         device_class=pool.settings.device_class,
         mode="serving" if pool.mode == "verifying" else pool.mode,
         live=any(r.state not in (ReplicaState.BROKEN, ReplicaState.BACKOFF) for r in pool.replicas.values()),
-        ready=pool.serving and pool.ready and not state.shutting_down,
+        ready=pool.serving and (pool.ready or pool.wakes) and not state.shutting_down,
         last_error=pool.last_error or (DRAINED if pool.mode == "drained" else errors[0] if errors else None),
         capacity=pool.queue.capacity,
         depths={name: len(line) for name, line in pool.queue.lines.items()},

@@ -10,7 +10,6 @@ from orchqueue.core.ids import ReplicaId
 from orchqueue.core.outcome import Outcome
 from orchqueue.core.request import PlacementWish
 from orchqueue.core.snapshots import CanaryPicture
-from orchqueue.core.task_states import TaskState
 from tests.unit.core.driving import Driver, key, pool_settings
 from tests.unit.core.trying import LOOSE, P, ask, canary, one_after_another, trial, went
 
@@ -122,29 +121,34 @@ def test_a_task_tried_in_vain_by_the_old_model_does_not_wait_for_the_new_one() -
     assert went(core) == ["pr0", "pr0"]
 
 
-@pytest.mark.req("ORCH-4330")
-@pytest.mark.parametrize(("ran_on", "runs"), [("new", "pr1"), ("m", "pr0"), ("", "pr0")])
-def test_text_goes_on_only_with_its_model(ran_on: str, runs: str) -> None:
-    """A waiting task that has text goes to a replica with the model that made it, whatever the share."""
-    core = trial(1)
+@pytest.mark.req("ORCH-4330", "ORCH-4368")
+@pytest.mark.parametrize(("percent", "place"), [(99, "pr1"), (1, "pr0")])
+def test_text_goes_on_only_with_its_model(percent: int, place: str) -> None:
+    """A task whose attempt failed after some text goes back to the model that made it, whatever the share."""
+    core = trial(percent)
+    one_after_another(core, 1)
     core.submit("x")
-    core.submit("y")
-    assert core.task("y").state is TaskState.WAITING
-    core.task("y").emitted_bytes, core.task("y").ran_model_ref = 4, ran_on
-    core.complete(1)
-    assert went(core) == ["pr0", runs]
+    assert went(core) == ["pr0", place]
+    core.chunk(2, "text")
+    core.fail(2, "engine_error")
+    assert went(core) == ["pr0", place, place]
+    assert canary(core).starts == 2
 
 
-@pytest.mark.req("ORCH-4330")
+@pytest.mark.req("ORCH-4330", "ORCH-4368")
 def test_text_of_a_model_that_is_taken_back_is_continued_by_nobody() -> None:
-    """Its task ends, retriable, as one whose engine was lost."""
-    core = trial(1)
+    """Its task ends, retriable, as one whose engine was lost, when the replica has come back with the old model."""
+    core = trial(99)
+    one_after_another(core, 1)
     core.submit("x")
-    core.submit("y")
-    core.task("y").emitted_bytes, core.task("y").ran_model_ref = 4, "new"
+    core.chunk(2, "text")
+    core.fail(2, "lost")
     core.handle(ev.RollbackRequested(core.reply(), P))
-    (told,) = [f.ended.outcome for f in core.wanted(fx.Finish) if f.key == key("y")]
+    core.handle(ev.ReplicaStopped(ReplicaId("pr1")))
+    core.ready("pr1")
+    (told,) = [f.ended.outcome for f in core.wanted(fx.Finish) if f.key == key("x")]
     assert told is Outcome.ENGINE_LOST
+    assert went(core) == ["pr0", "pr1"]
 
 
 @pytest.mark.req("ORCH-4330", "ORCH-3047")
