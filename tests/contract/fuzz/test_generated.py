@@ -24,8 +24,9 @@ from tests.waiting import until
 
 PLAN = Plan.of_environment()
 HALF = Plan(PLAN.seed, max(10, PLAN.examples // 2))
-# The pool has no model before the one that it serves, and a session is there only as long as no other request forgets it.
-NOT_ALWAYS_DONE = frozenset({"rollbackPool", "getSession"})
+# There is no model before the one that the pool serves and no configuration before the file's, and a session is there only as long
+# as no other request forgets it.
+NOT_ALWAYS_DONE = frozenset({"rollbackPool", "rollbackConfig", "getSession"})
 TASK_OF_THE_EXAMPLES = "0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11"
 WALK = ("streamTask", "getTask", "explainTask", "cancelTask", "getSession", "deleteSession", "listTasks", "getUsage")
 

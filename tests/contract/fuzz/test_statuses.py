@@ -187,6 +187,9 @@ def test_ids_that_are_unknown_or_in_conflict(open_daemon: Daemon) -> None:
     foreign = {"last-event-id": "1:00000000"}
     expect("streamTask", 409, httpx.get(f"{tasks}/{task_id}/stream", headers=foreign, timeout=PATIENCE_S))
     expect("rollbackPool", 409, httpx.post(f"{url}/v1/pools/{POOL}/rollback", timeout=PATIENCE_S))
+    expect("rollbackConfig", 409, httpx.post(f"{url}/v1/config/rollback", timeout=PATIENCE_S))
+    canary = {"new_model_ref": "repo:org/next", "canary_percent": 10}
+    expect("reloadPool", 409, httpx.post(f"{url}/v1/pools/{POOL}/reload", json=canary, timeout=PATIENCE_S))
     assert faults == []
 
 
