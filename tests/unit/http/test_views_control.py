@@ -6,8 +6,9 @@ import pytest
 from orchqueue.core import events as ev
 from orchqueue.core import views
 from orchqueue.core.ids import PoolId, ReplicaId
-from orchqueue.http.views_control import pool_health, pool_info
+from orchqueue.http.views_control import models, pool_health, pool_info, replica_sets
 from tests.unit.core.driving import Driver, pool_settings
+from tests.unit.core.trying import one_after_another, trial
 
 POOL = PoolId("p")
 
@@ -68,3 +69,25 @@ def test_a_device_that_replicas_share_is_counted_once() -> None:
     metrics = health(core)["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["vram_used_bytes"] == (1 << 30) + (1 << 20)
+
+
+@pytest.mark.req("ORCH-2104", "ORCH-4030", "ORCH-4330", "ORCH-4335")
+def test_a_canary_shows_in_health_sets_and_models() -> None:
+    """Health tells what is tried and how it goes; the tried model is a set and a model of its own."""
+    core = trial(10)
+    one_after_another(core, 11)
+    shown = health(core)
+    assert shown["model"] == "m"
+    counts = {"starts": 11, "tried": 1, "ended": 1, "errors": 0, "first_tokens": 0, "late": 0}
+    assert shown["canary"] == {"model": "new", "percent": 10, "replica_ids": ["pr1"], "state": "trying", **counts}
+    replicas = shown["replicas"]
+    assert isinstance(replicas, list)
+    assert [(one["replica_id"], one["model"], one["model_digest"]) for one in replicas] == [
+        ("pr0", "m", "digest-m"),
+        ("pr1", "new", "digest-new"),
+    ]
+    pools = views.pools(core.core.state)
+    sets = {one.model: one.replica_ids for one in replica_sets(pools).replica_sets}
+    assert sets == {"m": ["pr0"], "new": ["pr1"]}
+    found = [(one.ref, one.digest, one.pool_ids) for one in models(pools).models]
+    assert found == [("m", "digest-m", ["p"]), ("new", "digest-new", ["p"])]
