@@ -10,7 +10,7 @@ from orchqueue_sim.crowd import DEEDS
 from orchqueue_sim.marks import EXCUSED, expected
 from orchqueue_sim.world import run
 
-SEEDS = 600
+SEEDS = 640
 
 
 def reached(seeds: range) -> Counter[str]:

@@ -67,7 +67,7 @@ TOURS: tuple[tuple[frozenset[str], int], ...] = (
     (frozenset({"engine_500", "overloaded"}), 8),
     (frozenset({"vanishing_before_end", "vanishing_between_tokens", "resumes"}), 8),
     (frozenset({"failing_disk", "busy_disk"}), 6),
-    (frozenset({"silence"}), 8),
+    (frozenset({"silence", "late_to_slot"}), 8),
     (frozenset({"daemon_killed", "resumes", "vanishing_between_tokens"}), 8),
 )
 """Runs with just these faults, so many of each: here what is rare elsewhere happens often."""
