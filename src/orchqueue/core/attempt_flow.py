@@ -43,7 +43,8 @@ def on_chunks(state: State, event: ChunksArrived, now_ms: int) -> None:
         texts = rejoin(state, task, texts, now_ms)
         if not texts:
             return
-    task.kills = 0
+    if task.kills and any(texts):
+        task.kills = 0
     task.tokens_out = task.base_tokens + event.tokens_out
     heard(state, task, texts, now_ms)
     state.effects.append(EmitTokens(attempt.key, texts))

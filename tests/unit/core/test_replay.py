@@ -129,6 +129,7 @@ def test_kills_count_only_as_long_as_nothing_new_comes() -> None:
     assert end_of(core) is None
     for attempt in (7, 8):
         say(core, attempt, TEXT[:6])
+        say(core, attempt, "")
         core.fail(attempt)
         core.handle(ev.ReplicaHealthy(ReplicaId("pr0")))
     assert end_of(core) is Outcome.POISON
