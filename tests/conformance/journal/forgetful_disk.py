@@ -45,6 +45,10 @@ class ForgetfulDisk:
             _put(kept.synced, at, data)
         kept.loose.clear()
 
+    def fail_to_sync(self, kind: str) -> None:
+        """Let go of what could not be written, as a system does that calls its memory clean after a failed sync."""
+        self._files[kind].loose.clear()
+
     def lose_power(self, path: Path) -> None:
         """Write what is left into a directory of its own."""
         path.parent.mkdir()

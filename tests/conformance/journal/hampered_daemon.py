@@ -5,10 +5,12 @@ on a watched disk whose writes or syncs fail while there is a file `full` or `fa
 """
 
 import ctypes
+import errno
 import os
 import resource
 import sys
 from pathlib import Path
+from unittest import mock
 
 from orchqueue.daemon.main import main
 from tests.conformance.journal.watched_disk import FULL, IOERR_FSYNC, WatchedDisk
@@ -32,6 +34,14 @@ def _use_watched_disk(orders: Path) -> None:
     disk.write_fault = lambda _kind: FULL if (orders / "full").exists() else 0
     disk.sync_fault = lambda _kind: IOERR_FSYNC if (orders / "failing").exists() else 0
     disk.install(as_default=True)
+    fsync = os.fsync
+
+    def fsync_unless_failing(descriptor: int) -> None:
+        if (orders / "failing").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    mock.patch.object(os, "fsync", fsync_unless_failing).start()
 
 
 def hamper(hindrance: str) -> None:

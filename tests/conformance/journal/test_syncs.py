@@ -1,16 +1,19 @@
 """When the disk is synced, seen from below SQLite: before `committed` with full, not on its way with relaxed."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from orchqueue.adapters.journals import sqlite_file
 from orchqueue.adapters.journals.sqlite import SqliteJournal
 from orchqueue.adapters.journals.sqlite_file import Durability, JournalFile
 from orchqueue.core.records import AnyRecord, Booking
 from tests.conformance.journal.bed import TENANT, Watcher, accepted, ended, forgotten
+from tests.conformance.journal.forgetful_disk import ForgetfulDisk
 from tests.conformance.journal.watched_disk import FULL, IOERR_FSYNC, WatchedDisk
 from tests.waiting import until_async
 
@@ -24,6 +27,22 @@ def disk() -> Iterator[WatchedDisk]:
     disk.install()
     yield disk
     disk.remove()
+
+
+@pytest.fixture
+def tries(disk: WatchedDisk, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the daemon's own syncs fail when SQLite's do, and list how each went."""
+    found: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        found.append("failed" if disk.sync_fault("log") else "synced")
+        if found[-1] == "failed":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -114,18 +133,18 @@ async def test_relaxed_syncs_soon_after(disk: WatchedDisk, tmp_path: Path, monke
 
 @pytest.mark.req("ORCH-4187")
 async def test_relaxed_stalls_when_the_sync_that_follows_fails(
-    disk: WatchedDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: WatchedDisk, tries: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was told is still in the log; nothing new is told until a sync succeeds."""
     journal, watcher = _journal(disk, tmp_path / "j", "relaxed"), Watcher()
     journal.recover()
     monkeypatch.setattr("orchqueue.adapters.journals.sqlite.WAL_BYTES", 1)
-    disk.sync_fault = lambda _kind: IOERR_FSYNC
     journal.open(watcher)
+    disk.sync_fault = lambda _kind: IOERR_FSYNC
     await watcher.reach(journal.append([accepted("a")]))
     await until_async(lambda: "stalled" in watcher.told, what="a stall")
     last = journal.append([accepted("b")])
-    await until_async(lambda: disk.seen.count("failed sync log") > 2, what="another try")
+    await until_async(lambda: tries.count("failed") > 1, what="another try")
     assert watcher.seq < last
     disk.sync_fault = lambda _kind: 0
     await watcher.reach(last)
@@ -137,7 +156,7 @@ async def test_relaxed_stalls_when_the_sync_that_follows_fails(
 
 @pytest.mark.req("ORCH-4187", "ORCH-4308")
 async def test_a_failing_sync_tells_nothing_and_everything_is_there_once_afterwards(
-    disk: WatchedDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: WatchedDisk, tries: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal stalls, opens the file anew, and takes a batch that reached the disk all the same only once."""
     journal, watcher = _journal(disk, tmp_path / "j"), Watcher()
@@ -155,6 +174,7 @@ async def test_a_failing_sync_tells_nothing_and_everything_is_there_once_afterwa
     used = Booking(7, "k", "m", 1, 1, 0, 0, 5, 6, 7)
     last = journal.append([accepted("a"), accepted("b"), ended("a"), forgotten("a", used)])
     await until_async(lambda: len(opened_anew) > 1, what="the file to be opened anew, twice")
+    await until_async(lambda: tries.count("failed") > 1, what="its log to be written again, twice")
     assert watcher.told == ["stalled"]
     assert "synced" in watcher.reasons[0]
     disk.sync_fault = lambda _kind: 0
@@ -170,7 +190,9 @@ async def test_a_failing_sync_tells_nothing_and_everything_is_there_once_afterwa
 
 
 @pytest.mark.req("ORCH-4187", "ORCH-4308")
-async def test_a_commit_that_failed_and_yet_reached_the_disk_counts_once(disk: WatchedDisk, tmp_path: Path) -> None:
+async def test_a_commit_that_failed_and_yet_reached_the_disk_counts_once(
+    disk: WatchedDisk, tries: list[str], tmp_path: Path
+) -> None:
     """Only the sync failed: after the file is opened anew the records are found there, and not put in again."""
     journal, watcher = _journal(disk, tmp_path / "j"), Watcher()
     journal.recover()
@@ -182,7 +204,7 @@ async def test_a_commit_that_failed_and_yet_reached_the_disk_counts_once(disk: W
     used = Booking(7, "k", "m", 1, 1, 0, 0, 5, 6, 7)
     last = journal.append([forgotten("before", used), accepted("after")])
     await until_async(lambda: "stalled" in watcher.told, what="a stall")
-    await until_async(lambda: disk.seen.count("failed sync log") > 2, what="another try")
+    await until_async(lambda: tries.count("failed") > 1, what="another try")
     writes = len([word for word in disk.seen if word == "write log"])
     disk.sync_fault = lambda _kind: 0
     disk.write_fault = lambda _kind: 0
@@ -193,6 +215,43 @@ async def test_a_commit_that_failed_and_yet_reached_the_disk_counts_once(disk: W
     recovered = later.recover()
     assert list(recovered.usage()) == [(TENANT, used)]
     assert [task.accepted.task_id for task in recovered.unfinished()] == ["after"]
+    later.close()
+
+
+@pytest.mark.req("ORCH-4187")
+async def test_what_a_failed_sync_let_go_of_is_written_again_before_it_is_told(
+    disk: WatchedDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file, read again, shows records that the disk never got; a power cut after they were told does not lose them."""
+    memory = disk.memory = ForgetfulDisk(1)
+    write_again = sqlite_file._write_over_itself
+
+    def watched(path: str) -> None:
+        write_again(path)
+        memory.written("log", 0, Path(path).read_bytes())
+        memory.synced("log")
+
+    monkeypatch.setattr(sqlite_file, "_write_over_itself", watched)
+    journal, watcher = _journal(disk, tmp_path / "j"), Watcher()
+    journal.recover()
+    journal.open(watcher)
+    await watcher.reach(journal.append([accepted("before")]))
+
+    def fail(kind: str) -> int:
+        memory.fail_to_sync(kind)
+        return IOERR_FSYNC
+
+    disk.sync_fault = fail
+    disk.write_fault = lambda kind: FULL if kind == "file" else 0
+    last = journal.append([accepted("after")])
+    await watcher.reach(last)
+    assert watcher.told == [1, "stalled", "healed", last]
+    memory.lose_power(tmp_path / "cut" / "j")
+    disk.sync_fault = lambda _kind: 0
+    disk.write_fault = lambda _kind: 0
+    journal.close()
+    later = SqliteJournal(str(tmp_path / "cut" / "j"), lambda _: None)
+    assert [task.accepted.task_id for task in later.recover().unfinished()] == ["before", "after"]
     later.close()
 
 

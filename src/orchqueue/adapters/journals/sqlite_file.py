@@ -253,9 +253,10 @@ class JournalFile:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             version = version_of(connection, self._path)
             # EXCLUSIVE before WAL: no second process can read or write beside us, and no shared-memory file is needed.
-            # A file that exists already keeps the way of giving pages back with which it was made.
+            if version == 0:
+                # A file keeps the way of giving pages back with which it was made; to ask for the same again writes to it.
+                connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             for pragma in (
-                "auto_vacuum=INCREMENTAL",
                 "journal_mode=WAL",
                 "wal_autocheckpoint=0",
                 f"synchronous={self._synchronous}",
