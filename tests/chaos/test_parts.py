@@ -11,8 +11,10 @@ from random import Random
 
 import pytest
 
+from orchqueue.adapters.processes.identity import start_ticks_of
 from tests.chaos.__main__ import build_parser, wish_of
 from tests.chaos.leaks import MARK, files_left, marked
+from tests.chaos.leash import LEASHED
 from tests.chaos.monkey import OTHERS, plan
 from tests.chaos.proxy import Proxy
 from tests.chaos.report import command
@@ -99,6 +101,23 @@ def test_process_that_carries_the_mark_is_seen(tmp_path: Path) -> None:
         child.stdin.close()
         child.wait()
     assert list(marked(tmp_path)) == []
+
+
+@pytest.mark.req("ORCH-4349")
+def test_whoever_is_leashed_dies_with_the_storm() -> None:
+    """When the storm itself is killed, what it had started does not live on."""
+    child = [*LEASHED, "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    storm = f"import subprocess, sys; print(subprocess.Popen({child!r}).pid, flush=True); sys.stdin.read()"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", storm], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert "Serving" in parent.stdout.readline()
+        assert start_ticks_of(pid) is not None
+        parent.kill()
+        until(lambda: start_ticks_of(pid) is None, what="the child's end")
 
 
 @pytest.mark.req("ORCH-4349")
