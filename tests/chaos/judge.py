@@ -123,12 +123,18 @@ def _measure_of(account: Account, final: Final, reference: Reference, book: Book
     2. The last words before a crash of the daemon need not be in the journal. A strict task says them again, unless it is
        ended before it gets so far: then what was heard is the undisturbed text, and may be more than the task has.
     3. A best_effort task cannot say them again: what it says instead is another text.
+    4. An end that said itself that it was not durable settles nothing: the task may say its last words again.
     """
-    until_s = account.settled_at_s or book.now_s()
+    until_s = book.now_s() if _was_told_undurable(account) else account.settled_at_s or book.now_s()
     crashed = book.strokes_between(CRASHES, account.accepted_at_s, until_s) > 0
     if not crashed or (account.strict and final.finish_reason in ("stop", "length")):
         return _Measure(final.text.encode(), may_part=False)
     return _Measure(reference.text.encode() if account.strict else None, may_part=True)
+
+
+def _was_told_undurable(account: Account) -> bool:
+    ends = (heard.data for connection in account.connections for heard in connection.heard if heard.name == "end")
+    return any(not json.loads(data)["receipt"].get("durable", True) for data in ends)
 
 
 def _judge_end(account: Account, final: Final, reference: Reference, book: Book) -> Iterator[Finding]:

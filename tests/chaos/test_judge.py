@@ -218,6 +218,21 @@ def test_crash_may_take_last_words_of_a_cancelled_task(heard: str, act: str, bro
 
 
 @pytest.mark.req("ORCH-4347")
+@pytest.mark.parametrize("durable", [True, False])
+def test_crash_after_an_end_excuses_only_what_was_told_undurable(durable: bool) -> None:
+    """A best_effort task whose undurable end a crash took may end with another text; a durable end is kept."""
+    book, account = honest()
+    account.strict = False
+    account.promises[:] = [(7, "best_effort")]
+    account.settled_at_s = 1e-9
+    account.connections[:] = [Connection("", [started("best_effort"), token("naïve cat", ""), end("naïve cat")])]
+    account.connections[0].heard[-1] = end("naïve cat", durable=durable)
+    account.followers[:] = [Follower("naïve cat", "end:length")]
+    book.strike("kill_daemon")
+    assert bool(rules(book)) is durable
+
+
+@pytest.mark.req("ORCH-4347")
 @pytest.mark.parametrize(
     ("strict", "code", "acts", "rule"),
     [
