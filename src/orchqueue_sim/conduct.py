@@ -27,7 +27,7 @@ SLACK_MS = 100
 """How late a limit may be kept when nothing stands still: timers of a run come up to half of it late."""
 BLAMES = {
     Outcome.ENGINE_REFUSED: ("rejected",),
-    Outcome.POISON: ("lost", "hung"),
+    Outcome.POISON: ("lost",),
     Outcome.REPLICAS_EXHAUSTED: ("lost", "overloaded", "engine_error"),
     Outcome.IDLE_TIMEOUT: ("hung",),
 }
@@ -325,8 +325,8 @@ class Conduct:
         if outcome is Outcome.POISON and limits.losses < self._settings.poison_kills:
             return f"{key} ended as poison after {limits.losses} lost replicas"
         most = self._pools[limits.pool_id].max_attempts if limits.pool_id else 1
-        over = limits.tries >= most
-        if outcome is Outcome.REPLICAS_EXHAUSTED and limits.failure != "engine_error" and not over:
+        over = limits.tries >= most or limits.losses >= self._settings.poison_kills
+        if outcome is Outcome.REPLICAS_EXHAUSTED and limits.failure != "engine_error" and limits.tries < most:
             return f"{key} gives up after {limits.tries} of {most} tries"
         given_up = outcome is Outcome.ENGINE_LOST or (outcome is Outcome.IDLE_TIMEOUT and not over)
         if not given_up or limits.failure == "rejected":

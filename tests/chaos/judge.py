@@ -167,6 +167,8 @@ def _excused(account: Account, code: str, book: Book) -> bool:
             return account.piece.pool_id == "side" and strokes(DRAIN_STROKES) > 0
         case "WORKER_RESET":
             return strokes(REPLICA_STROKES) >= (POISON_KILLS if account.strict else 1)
+        case "DECODE_TIMEOUT":
+            return strokes(REPLICA_STROKES) >= POISON_KILLS
     return False
 
 

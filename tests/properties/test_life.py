@@ -51,7 +51,7 @@ class Life:
         if failure == "rejected":
             return Outcome.ENGINE_LOST if self.sent else Outcome.ENGINE_REFUSED
         if self.kills >= KILLS_AT_MOST:
-            return Outcome.POISON
+            return Outcome.IDLE_TIMEOUT if failure == "hung" else Outcome.POISON
         if self.attempts >= ATTEMPTS_AT_MOST:
             return Outcome.IDLE_TIMEOUT if failure == "hung" else Outcome.REPLICAS_EXHAUSTED
         if failure == "engine_error" and self.tried == set(REPLICAS):

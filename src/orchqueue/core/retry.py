@@ -23,10 +23,10 @@ def after_failure(
 
     1. The engine refuses the request itself: nobody else would take it.
     2. Text was already sent, and it can be neither computed again nor continued.
-    3. The task has lost too many replicas since it last got on: poison.
+    3. The task has lost too many replicas since it last got on: poison, or where the last one only fell silent, out of time.
     4. Attempts of this life of the daemon are used up, or every live replica was tried by something worse than overload.
 
-    Req: ORCH-4173, ORCH-4174, ORCH-4175, ORCH-4176, ORCH-4177
+    Req: ORCH-4173, ORCH-4174, ORCH-4175, ORCH-4176, ORCH-4177, ORCH-4382
     """
     sent = task.emitted_bytes > 0
     if failure == "rejected":
@@ -34,7 +34,7 @@ def after_failure(
     if sent and not task.strict and not (can_continue and is_continuable(task)):
         return Outcome.IDLE_TIMEOUT if failure == "hung" else Outcome.ENGINE_LOST
     if task.kills >= poison_kills:
-        return Outcome.POISON
+        return Outcome.IDLE_TIMEOUT if failure == "hung" else Outcome.POISON
     if task.attempts - task.earlier_attempts >= max_attempts:
         return Outcome.IDLE_TIMEOUT if failure == "hung" else Outcome.REPLICAS_EXHAUSTED
     if failure == "engine_error" and live <= task.tried:

@@ -287,6 +287,20 @@ def test_a_silent_best_effort_task_that_cannot_go_on_is_told_of_the_limit() -> N
     assert "idle_ms 1000" in core.wanted(fx.Finish)[0].ended.message
 
 
+@pytest.mark.req("ORCH-4382")
+def test_a_task_that_nobody_speaks_to_runs_out_of_time() -> None:
+    """Three silences without a new token are no reason to call it poison: it may be sent again."""
+    core = Driver(pool_settings(timeouts=Timeouts(idle_ms=1_000)))
+    core.submit("t")
+    for attempt in (1, 2, 3):
+        say(core, attempt, SENT)
+        core.handle(ev.TimerFired(("idle", key("t"))), after_ms=1_000)
+        core.handle(ev.ReplicaHealthy(ReplicaId("pr0")))
+        core.close(attempt)
+    assert end_of(core) is Outcome.IDLE_TIMEOUT
+    assert MEANINGS[Outcome.IDLE_TIMEOUT].retriable
+
+
 @pytest.mark.req("ORCH-4370")
 def test_an_engine_that_does_not_let_go_is_started_anew() -> None:
     """Its slot would be lost for ever; one that has let go in time, or is gone, is left alone."""
