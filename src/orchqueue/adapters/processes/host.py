@@ -196,7 +196,8 @@ class LlamacppSpawnHost:
             plan = await self._plan(replica_id, model_ref)
         except BaseException as error:
             if left is not None:
-                why = f"its replica cannot start: {str(error) or type(error).__name__}"
+                stopping = isinstance(error, asyncio.CancelledError)
+                why = "its replica is stopped" if stopping else f"its replica cannot start: {error}"
                 await asyncio.shield(self._leftovers.end(left, why))
             raise
         if left is not None and (adopted := await self._adopt(left, plan, on_exit)) is not None:
