@@ -42,6 +42,7 @@ from orchqueue_sim.planting import Bed, Planted
 from orchqueue_sim.world import Report
 
 BED = Bed()
+HEARD_RECORDS = 20
 
 
 def _hurry(kind: type[fx.AnyEffect]) -> Planted:
@@ -244,11 +245,11 @@ def stream_cut_at_its_end() -> Planted:
 
 @BED.within(60)
 def commits_unheard() -> Planted:
-    """Miss the journal's word now and then, so that somebody waits for ever."""
+    """Miss the journal's word from some record on, so that somebody waits for ever."""
     real = Loop.committed
 
     def committed(self: Loop, seq: int) -> None:
-        if seq % 3:
+        if seq < HEARD_RECORDS:
             real(self, seq)
 
     return mock.patch.object(Loop, "committed", committed)

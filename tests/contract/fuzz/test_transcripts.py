@@ -34,6 +34,8 @@ def test_whole_streams_pass() -> None:
     assert transcript_faults(WHOLE.encode()) == []
     assert transcript_faults((STARTED + BE + CAUSE + ERROR).encode()) == []
     assert transcript_faults((CAUSE + END).encode(), "2:be4eaaaf") == []
+    assert transcript_faults(ERROR.encode(), "684:b4008e70") == []
+    assert transcript_faults((BE + ERROR).encode(), "684:b4008e70") != []
 
 
 @pytest.mark.req("ORCH-4045", "ORCH-4048")
