@@ -47,6 +47,8 @@ class Row:
     attempt: int = 0
     ever_started: bool = False
     streamed: int = 0
+    said: int = 0
+    heard: int = 0
 
     @property
     def used(self) -> int:
@@ -208,7 +210,8 @@ class LedgerMachine(RuleBasedStateMachine):
         name, row = self.of_phase(pick, "running") or ("", None)
         assert row is not None, name
         self.core.chunk(row.attempt)
-        row.streamed = 1
+        row.streamed, row.heard = 1, row.heard + 1
+        row.said = max(row.said, row.heard)
 
     @precondition(lambda self: self.of_phase(0, "running"))
     @rule(pick=PICKS, tokens=st.sampled_from([0, 3, 60]))
@@ -216,6 +219,9 @@ class LedgerMachine(RuleBasedStateMachine):
         name, row = self.of_phase(pick, "running") or ("", None)
         assert row is not None, name
         row.streamed = tokens + COUNTED - PROMPT
+        if row.heard < row.said:
+            # A strict task says again what an earlier attempt said.
+            self.core.chunk(row.attempt, "a" * (row.said - row.heard))
         self.follow(self.core.complete(row.attempt, tokens))
 
     @precondition(lambda self: self.of_phase(0, "running"))
@@ -223,7 +229,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def fail(self, pick: int, failure: ev.AttemptFailure) -> None:
         name, row = self.of_phase(pick, "running") or ("", None)
         assert row is not None, name
-        attempt, row.phase = row.attempt, "waiting"
+        attempt, row.phase, row.heard = row.attempt, "waiting", 0
         self.follow(self.core.handle(ev.AttemptFailed(AttemptId(attempt), failure, "scripted")))
         self.follow(self.core.close(attempt))
         if failure == "overloaded":
@@ -270,7 +276,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for row in [r for r in self.rows.values() if r.phase != "ended"]:
             started = Bound(row.accepted.tenant, row.accepted.task_id, ReplicaId("p-0"), 1)
             self.core.handle(ev.TaskRecovered(row.accepted, started if row.ever_started else None))
-            row.phase, row.ever_started, row.streamed = "waiting", False, 0
+            row.phase, row.ever_started, row.streamed, row.said, row.heard = "waiting", False, 0, 0, 0
             self.take(row, 1, PROMPT + row.max_tokens, row.accepted.accepted_at_ms)
         self.come_up()
 
