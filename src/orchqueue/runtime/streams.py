@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from orchqueue.core.effects import EmitMetrics, EmitStarted
-from orchqueue.core.ids import ReplicaId, TaskKey, task_id_of, task_key
+from orchqueue.core.ids import PoolId, ReplicaId, TaskKey, task_id_of, task_key
 from orchqueue.core.records import Accepted, Bound, Ended
 from orchqueue.runtime.stream_frames import (
     Position,
@@ -122,7 +122,9 @@ class Streams:
         key = task_key(accepted.tenant, accepted.task_id)
         self.open(key, accepted.correlation_id)
         if ended.started_at_ms is not None and ended.replica_id is not None:
-            self.started(_restored_started(key, accepted, ended, ended.started_at_ms, ended.replica_id))
+            by = ended.receipt
+            engine = (by.engine_version, by.model_digest) if by else ("", "")
+            self.started(_started_before(accepted, ended.pool_id, ended.replica_id, engine, ended.started_at_ms))
         if ended.text:
             self.tokens(key, (ended.text,))
         self.finish(key, ended)
@@ -134,7 +136,8 @@ class Streams:
         """
         key = task_key(accepted.tenant, accepted.task_id)
         self.open(key, accepted.correlation_id)
-        self.started(_resumed_started(key, accepted, bound))
+        engine = (bound.engine_version, bound.model_digest)
+        self.started(_started_before(accepted, bound.pool_id or None, bound.replica_id, engine, bound.bound_at_ms))
         self.tokens(key, (text,))
 
     def text(self, key: TaskKey) -> str:
@@ -225,34 +228,20 @@ class Streams:
             self.detached(log.key, len(log.readers))
 
 
-def _resumed_started(key: TaskKey, accepted: Accepted, bound: Bound) -> EmitStarted:
-    return EmitStarted(
-        key=key,
-        queue_position=accepted.queue_position,
-        predicted_start_ms=accepted.predicted_start_ms,
-        seed=accepted.spec.seed or 0,
-        pool_id=bound.pool_id or accepted.pool_id,
-        replica_id=bound.replica_id,
-        engine_version=bound.engine_version,
-        model_digest=bound.model_digest,
-        determinism="strict" if accepted.strict else "best_effort",
-        queue_time_ms=max(0, bound.bound_at_ms - accepted.accepted_at_ms),
-    )
-
-
-def _restored_started(
-    key: TaskKey, accepted: Accepted, ended: Ended, started_at_ms: int, replica_id: ReplicaId
+def _started_before(
+    accepted: Accepted, pool_id: PoolId | None, replica_id: ReplicaId, engine: tuple[str, str], started_at_ms: int
 ) -> EmitStarted:
-    receipt = ended.receipt
+    """Tell the start of an earlier life again. Shape: `engine` its version and its model's digest."""
+    version, digest = engine
     return EmitStarted(
-        key=key,
+        key=task_key(accepted.tenant, accepted.task_id),
         queue_position=accepted.queue_position,
         predicted_start_ms=accepted.predicted_start_ms,
         seed=accepted.spec.seed or 0,
-        pool_id=ended.pool_id or accepted.pool_id,
+        pool_id=pool_id or accepted.pool_id,
         replica_id=replica_id,
-        engine_version=receipt.engine_version if receipt else "",
-        model_digest=receipt.model_digest if receipt else "",
+        engine_version=version,
+        model_digest=digest,
         determinism="strict" if accepted.strict else "best_effort",
         queue_time_ms=max(0, started_at_ms - accepted.accepted_at_ms),
     )
