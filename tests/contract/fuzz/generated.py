@@ -228,8 +228,19 @@ def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> boo
         return bool(_faults(case, response))
     if not isinstance(failure, schemathesis.openapi.checks.RejectedPositiveData) or response.status_code != 400:
         return True
-    faults = json.loads(response.content).get("faults", [])
-    return not faults or not all(_is_excused(_operation_id(case), fault) for fault in faults)
+    envelope = json.loads(response.content)
+    faults = envelope.get("faults", [])
+    if not faults:
+        return not is_refused_by_the_engine(_operation_id(case), case.body, envelope)
+    return not all(_is_excused(_operation_id(case), fault) for fault in faults)
+
+
+def is_refused_by_the_engine(operation_id: str, body: Any, envelope: Mapping[str, Any]) -> bool:
+    """Tell whether an accepted task came back at once from its engine, which alone can parse a grammar or a JSON Schema."""
+    if operation_id != "createTask" or not isinstance(body, dict) or not {"task_id", "pool_id"} <= envelope.keys():
+        return False
+    sampling = body.get("sampling") or {}
+    return bool(sampling.get("grammar") or sampling.get("json_schema"))
 
 
 def _is_excused(operation_id: str, fault: Mapping[str, str]) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from tests.contract.fuzz.answers import answer_faults
+from tests.contract.fuzz.generated import is_refused_by_the_engine
 from tests.contract.fuzz.transcripts import events_of, transcript_faults
 from tests.daemon import Daemon
+from tests.waiting import until
 
 SESSION = "/v1/sessions/"
 
@@ -64,3 +67,20 @@ def test_empty_last_event_id_is_the_start(open_daemon: Daemon) -> None:
     assert transcript_faults(whole.content) == []
     kinds = [event["event"] for event in events_of(whole.content) if event["event"] != "metrics"]
     assert (kinds[0], kinds[-1]) == ("started", "end")
+
+
+@pytest.mark.req("ORCH-4045", "ORCH-4040")
+def test_engine_that_refuses_first_is_no_fault_of_the_contract(open_daemon: Daemon) -> None:
+    """A grammar that no engine can parse comes back as 400 when the engine was quicker than the reader; only that is excused."""
+    body = {"prompt": "hi", "max_tokens": 4, "task_id": str(uuid4()), "sampling": {"grammar": "="}}
+    with httpx.Client(base_url=open_daemon.url, timeout=10) as client:
+        task = client.post("/v1/tasks", json=body).json()["links"]["self"]
+        until(lambda: client.get(task).json()["state"] == "failed", what="the engine's refusal")
+        answer = client.post("/v1/tasks", json=body, headers={"accept": "text/event-stream"})
+    assert answer.status_code == 400, answer.text
+    assert answer_faults("createTask", 400, answer.headers, answer.content) == []
+    assert is_refused_by_the_engine("createTask", body, answer.json())
+    assert not is_refused_by_the_engine("createTask", {"prompt": "hi"}, answer.json())
+    assert not is_refused_by_the_engine(
+        "createTask", body, {"code": "INVALID_PARAMS", "message": "the edge refused it"}
+    )
