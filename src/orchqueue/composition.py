@@ -19,12 +19,14 @@ import uvloop
 
 from orchqueue import __version__
 from orchqueue.adapters.decision_file import DecisionFile
+from orchqueue.adapters.engines.selftest import Description
 from orchqueue.adapters.journals.memory import MemoryJournal
 from orchqueue.adapters.journals.sqlite import SqliteJournal
 from orchqueue.adapters.keys import KeyRing, KeyStore
 from orchqueue.adapters.models import ModelStore
 from orchqueue.adapters.processes.devices import DeviceProbe
-from orchqueue.adapters.processes.host import LlamacppExternalHost, LlamacppSpawnHost
+from orchqueue.adapters.processes.external import ExternalHost
+from orchqueue.adapters.processes.host import LlamacppSpawnHost
 from orchqueue.adapters.processes.leftovers import Leftovers
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.adapters.system import DataDirectory, SystemClock
@@ -236,12 +238,16 @@ def _supervisor_maker(
 def _host(pool: Pool, replicas_dir: Path, models: ModelStore, probe: DeviceProbe, leftovers: Leftovers) -> ReplicaHost:
     names = replica_ids(pool)
     if pool.launch.mode == "external":
-        return LlamacppExternalHost(
+        return ExternalHost(
+            pool.engine,
             dict(zip(names, pool.launch.urls, strict=True)),
-            model_ref=pool.model,
-            model_sha256=pool.model_sha256,
-            strict=is_strict(pool),
-            ctx=pool.ctx,
+            Description(
+                model_digest=pool.model_sha256,
+                strict=is_strict(pool),
+                ctx=pool.ctx,
+                slots=pool.slots,
+                model_ref=pool.model,
+            ),
             allow_simulated=pool.launch.allow_simulated,
             api_key=os.environ.get(pool.launch.api_key_env, "") if pool.launch.api_key_env else "",
             devices=pool.devices,

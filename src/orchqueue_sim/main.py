@@ -9,7 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from orchqueue_sim.engine_llamacpp import Faults, SimSettings, SimulatedLlamacpp
+from orchqueue_sim.engine_faults import Faults
+from orchqueue_sim.engine_http import SimSettings, SimulatedEngine
+from orchqueue_sim.engine_llamacpp import SimulatedLlamacpp
+
+ENGINES: dict[str, type[SimulatedEngine]] = {"llamacpp": SimulatedLlamacpp}
 
 
 def build_parser(*, simulations: bool = True) -> argparse.ArgumentParser:
@@ -19,7 +23,7 @@ def build_parser(*, simulations: bool = True) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     engine = commands.add_parser("engine", help="serve a simulated engine over HTTP")
-    engine.add_argument("kind", choices=["llamacpp"])
+    engine.add_argument("kind", choices=sorted(ENGINES), help="whose wire format it speaks")
     engine.add_argument("--host", default="127.0.0.1")
     engine.add_argument("--port", type=int, default=0, help="0 lets the system choose; the URL is printed")
     defaults = SimSettings()
@@ -27,8 +31,8 @@ def build_parser(*, simulations: bool = True) -> argparse.ArgumentParser:
     engine.add_argument("--ctx", type=int, default=defaults.ctx)
     engine.add_argument("--tokens-per-s", type=float, default=defaults.tokens_per_s)
     engine.add_argument("--prefill-tokens-per-s", type=float, default=defaults.prefill_tokens_per_s)
-    engine.add_argument("--version-name", dest="version", default=defaults.version)
-    engine.add_argument("--model-path", default=defaults.model_path)
+    engine.add_argument("--version-name", dest="version", default="", help="what it calls its version")
+    engine.add_argument("--model", default="", help="what it calls its model")
     engine.add_argument("--api-key", default="")
     engine.add_argument("--loading-ms", type=int, default=0)
     engine.add_argument("--faults", default="{}", help="JSON object, as POST /sim/faults takes it")
@@ -46,7 +50,7 @@ async def serve_engine(args: argparse.Namespace) -> None:
     settings = msgspec.convert(
         {name: getattr(args, name) for name in SimSettings.__struct_fields__}, SimSettings, strict=False
     )
-    engine = SimulatedLlamacpp(settings, msgspec.json.decode(args.faults, type=Faults))
+    engine = ENGINES[args.kind](settings, msgspec.json.decode(args.faults, type=Faults))
     server = await engine.serve(args.host, args.port)
     host, port = server.sockets[0].getsockname()[:2]
     sys.stdout.write(f"listening on http://{host}:{port}\n")

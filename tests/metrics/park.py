@@ -11,7 +11,9 @@ from pathlib import Path
 
 import httpx
 
-from orchqueue_sim.engine_llamacpp import Faults, SimSettings, SimulatedLlamacpp
+from orchqueue_sim.engine_faults import Faults
+from orchqueue_sim.engine_http import SimSettings
+from orchqueue_sim.engine_llamacpp import SimulatedLlamacpp
 
 
 def version_of(index: int) -> str:

@@ -23,7 +23,7 @@ _KEY = re.compile(r"[!-~]+")
 _BUNDLED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 
-# What each engine's adapter takes in `launch.args`, and of which kind.
+# What each engine that the daemon launches takes in `launch.args`, and of which kind.
 ENGINE_ARGS: dict[str, dict[str, type]] = {
     "llamacpp": {
         "threads": int,
@@ -125,6 +125,9 @@ class Rules:
         launch, where = pool.launch, (*path, "launch")
         mode = (*where, "mode")
         if launch.mode == "spawn":
+            if pool.engine not in ENGINE_ARGS:
+                fix = "start it yourself, add 'mode: external' and its 'urls'"
+                self._say(mode, f"{pool.engine} is not launched by the daemon", fix, (*path, "engine"))
             if launch.urls:
                 self._say((*where, "urls"), "only external pools have urls", "add 'mode: external'", mode)
             if launch.api_key_env is not None:
@@ -173,6 +176,8 @@ class Rules:
             seen.add(url.rstrip("/").lower())
 
     def _check_args(self, pool: Pool, where: Path) -> None:
+        if pool.engine not in ENGINE_ARGS:
+            return
         known = ENGINE_ARGS[pool.engine]
         for name, value in pool.launch.args.items():
             kind = known.get(name)

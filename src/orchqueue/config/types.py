@@ -120,7 +120,12 @@ class Pool(Section, frozen=True):
     """One engine, one model, one set of flags, with its queue."""
 
     id: Annotated[Identifier, Meta(description="Its name in requests, metrics and logs.")]
-    engine: Annotated[Literal["llamacpp"], Meta(description="Which adapter speaks to it.")]
+    engine: Annotated[
+        Literal["llamacpp", "vllm", "tgi", "triton"],
+        Meta(
+            description="Which adapter speaks to it. Only llamacpp is launched by the daemon; the others are external."
+        ),
+    ]
     model: Annotated[
         str,
         Meta(

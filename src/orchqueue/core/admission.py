@@ -11,10 +11,10 @@ from orchqueue.core.estimate import service_ms
 from orchqueue.core.forecast import comes_up_in_ms, pool_rates
 from orchqueue.core.ids import Tenant
 from orchqueue.core.outcome import Fault, Outcome, Refusal
+from orchqueue.core.profiles import PROFILES
 from orchqueue.core.records import CountBasis
 from orchqueue.core.replica_states import ReplicaState
 from orchqueue.core.request import Determinism, TaskSpec
-from orchqueue.core.settings import PROFILES
 from orchqueue.core.state import Pool, State
 
 BYTES_PER_TOKEN_GUESS = 3

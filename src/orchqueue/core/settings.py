@@ -12,7 +12,6 @@ from orchqueue.core.request import Priority, Workload
 
 FullPolicy = Literal["reject", "drop-lru", "shed-low-priority"]
 Scheduling = Literal["fair", "fifo", "strict-priority", "round-robin"]
-PROFILES = ("v1", "greedy-v1")
 
 
 class ClassSettings(msgspec.Struct, frozen=True):

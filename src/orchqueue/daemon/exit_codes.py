@@ -17,3 +17,5 @@ class ExitCode(IntEnum):
     DATA_UNUSABLE = 3
     KEYS_UNUSABLE = 4
     CANNOT_LISTEN = 5
+    ENGINE_UNREACHABLE = 6
+    NOT_VERIFIED = 7

@@ -25,7 +25,8 @@ Without a configuration file the daemon serves a small real model on this machin
 """
 _EPILOG = """\
 Exit status: 0 done or stopped as asked, 1 failed while running, 2 wrong command line or configuration,
-3 data directory or journal cannot be used, 4 keys cannot be used, 5 address cannot be listened on.
+3 data directory or journal cannot be used, 4 keys cannot be used, 5 address cannot be listened on,
+6 engine does not answer, 7 engine not verified.
 """
 _SERVE = """\
 Serve until told to stop (SIGTERM or SIGINT; twice ends at once). Accepted tasks that are not finished by then stay in
@@ -66,6 +67,15 @@ shows, streams event by event. It is meant for people who write clients.
 The list names the interactions; a name in the base URL, as in the last line, chooses one.
 A request that fits no interaction is answered 404 with the nearest ones and what is different. See docs/stub.md.
 """
+_VERIFY_ENGINE = """\
+Run the conformance suite against an engine's server that runs already: streaming, counts, seeds, stop strings, structured
+output, aborts that are confirmed, and more. It sends some fifty short requests, one at a time; nothing else should use the server.
+
+  orchestratord verify-engine --engine llamacpp --url http://127.0.0.1:8081
+  orchestratord verify-engine --engine tgi --url https://tgi.example.com --api-key-env TGI_KEY
+  orchestratord verify-engine --engine triton --url http://127.0.0.1:8000 --model repo:nvidia/ensemble
+  orchestratord verify-engine --list
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -93,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     config.add_argument("--config", metavar="FILE")
     config.add_argument("--json", action="store_true", help="print JSON instead of YAML")
     _add_keys(commands)
+    _add_verify_engine(commands)
     stub = _add(commands, "stub", "serve the contract's examples, to write clients against", _STUB)
     stub.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     stub.add_argument(
@@ -142,11 +153,29 @@ def _run(arguments: argparse.Namespace) -> int:
             from orchqueue.daemon.keys import run_keys
 
             return run_keys(arguments)
+        case "verify-engine":
+            return _verify_engine(arguments)
         case "stub":
             from orchqueue.daemon.stub import stub
 
             return stub(arguments.pact, arguments.host, arguments.port, arguments.pace_ms)
     return ExitCode.BAD_INPUT
+
+
+def _verify_engine(arguments: argparse.Namespace) -> int:
+    from orchqueue.daemon.verify_engine import Wanted, list_items, verify_engine
+
+    if arguments.list:
+        return list_items()
+    if not arguments.engine or not arguments.url:
+        print("orchestratord: verify-engine needs --engine and --url; --help shows how", file=sys.stderr)
+        return ExitCode.BAD_INPUT
+    return verify_engine(
+        Wanted(
+            arguments.engine, arguments.url, arguments.model, arguments.api_key_env, max(1, arguments.slots),
+            tuple(arguments.only), arguments.allow_simulated, arguments.json,
+        )
+    )  # fmt: skip
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
@@ -165,6 +194,23 @@ def _add(commands: Commands, name: str, summary: str, description: str) -> argpa
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     text = "where the journal, the secret and running replicas are kept (default: $XDG_DATA_HOME/orchqueue)"
     parser.add_argument("--data-dir", metavar="D", help=text)
+
+
+def _add_verify_engine(commands: Commands) -> None:
+    verify = _add(commands, "verify-engine", "run the conformance suite against an engine's server", _VERIFY_ENGINE)
+    chosen = verify.add_argument_group("the engine")
+    chosen.add_argument("--engine", choices=("llamacpp", "vllm", "tgi", "triton"), help="whose API the server speaks")
+    chosen.add_argument("--url", metavar="URL", help="its base URL, http://HOST:PORT")
+    chosen.add_argument("--model", metavar="REF", default="", help="what it serves, as in the configuration's `model`")
+    chosen.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds its key")
+    chosen.add_argument(
+        "--slots", metavar="N", type=_whole(256), default=1,
+        help="tasks at once, for a server that does not tell (default: %(default)s)",
+    )  # fmt: skip
+    verify.add_argument("--only", metavar="ITEM", action="append", default=[], help="run this item only; repeatable")
+    verify.add_argument("--list", action="store_true", help="print the items and leave")
+    verify.add_argument("--allow-simulated", action="store_true", help="accept a simulated engine")
+    verify.add_argument("--json", action="store_true", help="print the verdicts as one JSON object")
 
 
 def _add_keys(commands: Commands) -> None:

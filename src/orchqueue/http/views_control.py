@@ -12,8 +12,8 @@ from typing import cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from orchqueue.core.profiles import PROFILES
 from orchqueue.core.request import Determinism, Workload
-from orchqueue.core.settings import PROFILES
 from orchqueue.core.snapshots import CanaryPicture, PoolPicture, ReplicaPicture
 from orchqueue.http.problems import unset
 from orchqueue.schema import control

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from random import Random
-from typing import Any, cast
+from typing import cast
+
+import msgspec
 
 from orchqueue.adapters.engines.connection import Endpoint
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica
@@ -18,7 +20,9 @@ from orchqueue.core.settings import PoolSettings
 from orchqueue.ports.errors import ProcessError
 from orchqueue.ports.process import OnExit
 from orchqueue_sim import engine_text
-from orchqueue_sim.engine_llamacpp import Faults, SimSettings, SimulatedLlamacpp
+from orchqueue_sim.engine_faults import Faults
+from orchqueue_sim.engine_http import Script, SimSettings
+from orchqueue_sim.engine_llamacpp import SimulatedLlamacpp
 from orchqueue_sim.level2.inspector import Inspector, Work
 from orchqueue_sim.level2.plan import Plan
 from orchqueue_sim.level2.virtual_loop import Realm, VirtualLoop
@@ -56,23 +60,18 @@ class Engine(SimulatedLlamacpp):
             await asyncio.Event().wait()
         return await super()._exchange(reader, writer)
 
-    async def _decode(
-        self, writer: asyncio.StreamWriter, params: dict[str, Any], output: engine_text.Output, prompt_tokens: int, faults: Faults
-    ) -> None:  # fmt: skip
-        of_client = "[w" in str(params["prompt"])
+    async def _decode(self, writer: asyncio.StreamWriter, script: Script, faults: Faults) -> None:
+        prompt = str(script.params["prompt"])
+        of_client = "[w" in prompt
         self._in_use = self._in_use or of_client
         crooked = of_client and self._stables.distorts()
         if crooked:
             self.struck("diverging_engine")
-            output = distorted(output, self._cuts)
-        answer = "".join(piece.text for piece in output.pieces)
-        work = Work(str(params["prompt"]), int(params["n_predict"]), answer, output.tokens, crooked)
+            script = msgspec.structs.replace(script, output=distorted(script.output, self._cuts))
+        answer = "".join(piece.text for piece in script.output.pieces)
+        work = Work(prompt, int(script.params["n_predict"]), answer, script.output.tokens, crooked)
         self._stables.inspector.engine_got(self._replica_id, work, busy=self._free.locked())
-        await super()._decode(writer, params, output, prompt_tokens, faults)
-
-    def busy_slots(self) -> int:
-        """Count the slots at work."""
-        return sum(slot.busy for slot in self._slots)
+        await super()._decode(writer, script, faults)
 
 
 def distorted(output: engine_text.Output, rng: Random) -> engine_text.Output:
@@ -143,7 +142,7 @@ class Stables:
 
     def busy(self) -> list[str]:
         """List engines that still work on something."""
-        return [f"{p.realm.name}: {p.engine.busy_slots()} busy" for p in self.processes if p.engine.busy_slots()]
+        return [f"{p.realm.name}: {p.engine.busy} busy" for p in self.processes if p.engine.busy]
 
     def draw_faults(self) -> Faults:
         """Draw what befalls one completion."""
@@ -212,14 +211,14 @@ class Stables:
         """Let some process be told dead and work on, one that is busy where there is one."""
         living = [p for p in self.processes if not p.exited.done()]
         if living and not self.healing:
-            process = self.rng.choice([p for p in living if p.engine.busy_slots()] or living)
+            process = self.rng.choice([p for p in living if p.engine.busy] or living)
             self.chronicle.struck("zombie", f"{process.realm.name} is told dead and works on")
             process.turn_zombie()
 
     def crash_one(self) -> None:
         """Kill some process."""
         if self.processes and not self.healing:
-            process = self.rng.choice([p for p in self.processes if p.engine.busy_slots()] or list(self.processes))
+            process = self.rng.choice([p for p in self.processes if p.engine.busy] or list(self.processes))
             self.chronicle.struck("engine_killed", process.realm.name)
             process.die(self.rng.choice((-9, -11, 1)))
 

@@ -14,8 +14,8 @@ from typing import Any
 from unittest import mock
 
 from orchqueue.adapters import system
+from orchqueue.adapters.engines.attempt import EngineAttempt
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica
-from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt
 from orchqueue.adapters.engines.wire import SseEvent, SseSplitter
 from orchqueue.adapters.system import SystemClock
 from orchqueue.core import effects as fx
@@ -115,7 +115,7 @@ def abort_forgotten() -> Planted:
 
     def abort(self: Attempts, attempt_id: AttemptId) -> None:
         handle = self._handles.get(attempt_id)
-        if isinstance(handle, LlamacppAttempt):
+        if isinstance(handle, EngineAttempt):
             handle._over = True  # noqa: SLF001
             handle._sink.closed()  # noqa: SLF001
 

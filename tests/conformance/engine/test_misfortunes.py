@@ -1,16 +1,17 @@
-"""What the llama.cpp adapter makes of engines that fail, hang and lie. Simulated: a real one does not do this on demand."""
+"""What the adapters make of engines that fail, hang and lie. Simulated: a real one does not do this on demand."""
 
 import asyncio
 
 import pytest
 
-from orchqueue.adapters.engines.connection import parse_endpoint, request
-from orchqueue.adapters.engines.llamacpp import LlamacppReplica
-from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt
+from orchqueue.adapters.engines.conformance.listening import begin, decode
+from orchqueue.adapters.engines.connection import parse_endpoint
+from orchqueue.adapters.engines.registry import ENGINES
 from orchqueue.adapters.engines.selftest import Description
 from orchqueue.core.request import Message, Sampling, TaskSpec
 from orchqueue.ports.errors import EngineError
-from tests.conformance.engine.conftest import StartSimulated, begin, decode, idle
+from tests.conformance.engine.beds import MODEL_REF
+from tests.conformance.engine.conftest import StartSimulated
 from tests.waiting import until_async
 
 SPEC = TaskSpec(prompt="Tell me", seed=3, max_tokens=60, sampling=Sampling(ignore_eos=True))
@@ -63,6 +64,17 @@ async def test_split_frames_are_put_together(simulate: StartSimulated) -> None:
     assert split.completion.tokens_out == 60
 
 
+@pytest.mark.req("ORCH-4215")
+async def test_keep_alives_are_no_text(simulate: StartSimulated) -> None:
+    """Comments between the events change nothing."""
+    engine = await simulate("--tokens-per-s", "1000")
+    whole = await decode(engine.replica(), SPEC)
+    await engine.set_faults(keep_alives=True)
+    kept = await decode(engine.replica(), SPEC)
+    assert kept.text == whole.text
+    assert kept.completion is not None
+
+
 @pytest.mark.req("ORCH-3017")
 async def test_a_slot_that_ignores_the_abort_is_waited_for(simulate: StartSimulated) -> None:
     """While the engine works on after an abort, the attempt stays open."""
@@ -71,10 +83,10 @@ async def test_a_slot_that_ignores_the_abort_is_waited_for(simulate: StartSimula
     replica = engine.replica()
     run = begin(replica, LONG, on_first=lambda handle: handle.abort())
     await run.first_text.wait()
-    assert not await idle(replica)
+    assert await replica.is_idle() is False
     assert not run.closed_event.is_set()
     await run.closed_event.wait()
-    assert await idle(replica)
+    assert await replica.is_idle() is not False
 
 
 @pytest.mark.req("ORCH-3017", "ORCH-4213")
@@ -87,18 +99,8 @@ async def test_another_clients_work_does_not_hold_up_a_close(simulate: StartSimu
     mine = begin(replica, LONG, on_first=lambda handle: handle.abort())
     await mine.closed_event.wait()
     assert not other.closed_event.is_set()
-    assert not await idle(replica)
+    assert await replica.is_idle() is False
     await replica.close()
-
-
-async def test_a_server_without_slots_is_given_time(simulate: StartSimulated) -> None:
-    """Where slots are hidden an abort still closes, and the self-test proves nothing."""
-    engine = await simulate("--faults", '{"hide_slots": true}')
-    run = begin(engine.replica(), LONG, on_first=lambda handle: handle.abort())
-    await run.closed_event.wait()
-    facts = await engine.replica().self_test()
-    assert not facts.strict_proven
-    assert "slots" in facts.selftest_note
 
 
 @pytest.mark.req("ORCH-4135")
@@ -126,7 +128,7 @@ async def test_a_simulated_engine_is_refused(simulate: StartSimulated) -> None:
     """Without the explicit flag no simulated engine passes the self-test."""
     engine = await simulate()
     with pytest.raises(EngineError, match="simulated"):
-        await LlamacppReplica(parse_endpoint(engine.url)).self_test()
+        await ENGINES[engine.engine](parse_endpoint(engine.url), Description(model_ref=MODEL_REF)).self_test()
 
 
 @pytest.mark.req("ORCH-3003")
@@ -141,21 +143,10 @@ async def test_a_self_test_that_fails_says_why(simulate: StartSimulated) -> None
 async def test_the_key_is_shown(simulate: StartSimulated) -> None:
     """An engine with a key is served with it and refuses without."""
     engine = await simulate("--api-key", "k3y")
-    assert (await decode(LlamacppReplica(parse_endpoint(engine.url, "k3y"), allow_simulated=True), SPEC)).completion
+    assert (await decode(engine.replica("k3y"), SPEC)).completion
     run = await decode(engine.replica(), SPEC)
     assert run.failure is not None
     assert run.failure[0] == "engine_error"
-
-
-async def test_a_template_that_refuses_is_the_callers_fault(simulate: StartSimulated) -> None:
-    """A chat that the template does not take is rejected, and cannot be counted."""
-    engine = await simulate("--faults", '{"template_fails": true}')
-    spec = TaskSpec(messages=(Message("user", "a"), Message("user", "b")), seed=1)
-    run = await decode(engine.replica(), spec)
-    assert run.failure is not None
-    assert run.failure[0] == "rejected"
-    with pytest.raises(EngineError, match="alternate"):
-        await engine.replica().count_prompt(spec)
 
 
 async def test_abort_during_a_slow_template(simulate: StartSimulated) -> None:
@@ -211,7 +202,7 @@ async def test_a_silent_engine_can_be_aborted(simulate: StartSimulated) -> None:
     assert run.handle is not None
     run.handle.abort()
     await run.closed_event.wait()
-    assert await idle(replica)
+    assert await replica.is_idle() is not False
 
 
 @pytest.mark.req("ORCH-4064")
@@ -225,62 +216,10 @@ async def test_an_ignored_schema_is_told(simulate: StartSimulated) -> None:
     assert "schema" in run.failure[1]
 
 
-async def test_answers_are_bounded(simulate: StartSimulated) -> None:
-    """A plain request to a streaming route fails instead of waiting for ever."""
-    engine = await simulate()
-    with pytest.raises(EngineError, match="event stream"):
-        await request(parse_endpoint(engine.url), "POST", "/completion", b'{"prompt":"x","n_predict":3}')
-
-
 @pytest.mark.req("ORCH-4137")
 async def test_a_context_below_the_promise_fails_the_self_test(simulate: StartSimulated) -> None:
     """An engine whose slots are smaller than the pool's ctx does not become ready, and says both figures."""
     engine = await simulate("--ctx", "512")
-    replica = LlamacppReplica(parse_endpoint(engine.url), Description(ctx=2048), allow_simulated=True)
+    replica = engine.replica(ctx=2048)
     with pytest.raises(EngineError, match=r"512 tokens.*promises 2048"):
         await replica.self_test()
-
-
-@pytest.mark.req("ORCH-3017", "ORCH-4213")
-async def test_a_request_on_its_way_to_a_slot_is_waited_for(simulate: StartSimulated) -> None:
-    """An abort before the request reached a slot closes only when it has come there and gone."""
-    engine = await simulate()
-    await engine.set_faults(queue_ms=300)
-    replica = engine.replica()
-    run = begin(replica, LONG)
-    assert run.handle is not None
-    attempt = run.handle
-    assert isinstance(attempt, LlamacppAttempt)
-    await until_async(lambda: attempt.sent, what="the request to be sent")
-    attempt.abort()
-    await run.closed_event.wait()
-    figures = await request(parse_endpoint(engine.url), "GET", "/metrics")
-    assert b"simulated_requests_begun_total 1" in figures.body
-    assert await idle(replica)
-
-
-@pytest.mark.req("ORCH-3017")
-async def test_nothing_follows_an_abort_in_the_same_read() -> None:
-    """When text and end come in one read, an abort inside the text leaves out the end."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1]
-        if path == b"/completion":
-            events = b'data: {"content":"a"}\n\ndata: {"content":"b","stop":true,"stop_type":"eos"}\n\n'
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + events)
-        else:
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    replica = LlamacppReplica(parse_endpoint(f"http://127.0.0.1:{port}"))
-    whole = await decode(replica, SPEC)
-    assert (whole.text, whole.completion is not None) == ("ab", True)
-    run = begin(replica, SPEC, on_first=lambda handle: handle.abort())
-    await run.closed_event.wait()
-    assert run.reads == [("a", "b")]
-    assert run.completion is None
-    server.close()
-    await server.wait_closed()

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from orchqueue.adapters.engines.attempt import EngineAttempt, Prepared
+from orchqueue.adapters.engines.conformance.listening import Listener
 from orchqueue.adapters.engines.connection import parse_endpoint
-from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt, Prepared
-from tests.conformance.engine.conftest import Listener
 
 
 @pytest.mark.req("ORCH-4164")
@@ -20,7 +20,7 @@ async def test_request_that_cannot_be_made_gives_its_slot_back() -> None:
         raise AssertionError("nothing was sent, so there is nothing to wait for")
 
     listener = Listener()
-    LlamacppAttempt(parse_endpoint("http://127.0.0.1:9"), listener, prepare, settle, lambda _: None)
+    EngineAttempt(parse_endpoint("http://127.0.0.1:9"), listener, prepare, settle, lambda _: None)
     async with asyncio.timeout(5):
         await listener.closed_event.wait()
     assert listener.failure is not None

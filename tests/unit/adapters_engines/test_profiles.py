@@ -2,10 +2,11 @@
 
 import pytest
 
-from orchqueue.adapters.engines.profiles import UnservableError, sampler_params
+from orchqueue.adapters.engines.llamacpp_sampling import sampler_params
+from orchqueue.adapters.engines.sampling import UnservableError
 from orchqueue.adapters.engines.schema_guard import SchemaGuard
+from orchqueue.core.profiles import PROFILES
 from orchqueue.core.request import Sampling, TaskSpec
-from orchqueue.core.settings import PROFILES
 
 
 @pytest.mark.req("ORCH-4171", "ORCH-4172")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from orchqueue.adapters.processes.identity import ProcessId, read_identity, start_ticks_of
@@ -15,6 +16,13 @@ from orchqueue.adapters.processes.leftovers import Leftovers
 from tests.conformance.engine.conftest import simulate
 
 __all__ = ["simulate"]
+
+
+@pytest.fixture
+def engine() -> str:
+    """Simulate llama.cpp, which is the engine that is launched here."""
+    return "llamacpp"
+
 
 READY = "import os,signal,sys,threading; os.write(int(os.environ['ORCHQUEUE_READY_FD']), b'4711\\n');"
 STAY = READY + "threading.Event().wait()"

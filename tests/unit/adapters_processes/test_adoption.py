@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from orchqueue.adapters.engines.conformance.listening import decode
 from orchqueue.adapters.engines.connection import Endpoint
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica
 from orchqueue.adapters.engines.llamacpp_messages import Slot
@@ -26,7 +27,7 @@ from orchqueue.core.events import CrashCause
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.request import Sampling, TaskSpec
 from orchqueue.ports.errors import EngineError, ProcessError
-from tests.conformance.engine.conftest import MODEL, decode
+from tests.conformance.engine.beds import MODEL
 from tests.unit.adapters_processes.conftest import glob, pin
 from tests.waiting import until_async
 
@@ -41,7 +42,8 @@ import asyncio, sys
 from pathlib import Path
 from orchqueue.adapters.models import ModelStore
 from orchqueue.adapters.processes.host import LlamacppSpawnHost
-from tests.conformance.engine.conftest import MODEL, begin
+from orchqueue.adapters.engines.conformance.listening import begin
+from tests.conformance.engine.beds import MODEL
 from tests.unit.adapters_processes.test_adoption import ENDLESS, REPLICA, SETTINGS
 
 async def main():
@@ -119,9 +121,7 @@ async def test_an_engine_of_a_dead_owner_serves_on(orphan: ProcessId, begin_life
     running = await life.launch()
     assert running.pid == orphan.pid
     assert life.said == [("engine_adopted", str(orphan.pid))]
-    slots = await running.replica.slots()
-    assert slots is not None
-    assert not any(slot.is_processing for slot in slots)
+    assert await running.replica.is_idle() is True
     proven = await running.replica.self_test()
     assert proven.strict_proven, proven.selftest_note
     again = await running.replica.self_test()

@@ -10,7 +10,7 @@ from orchqueue.adapters.engines.llamacpp_server import SETTINGS_VARIABLE
 from orchqueue.adapters.processes import fit
 from orchqueue.adapters.processes.crash import classify, count_oom_kills, read_tail
 from orchqueue.adapters.processes.devices import DeviceProbe
-from orchqueue.adapters.processes.host import LlamacppExternalHost
+from orchqueue.adapters.processes.external import ExternalHost
 from orchqueue.adapters.processes.llamacpp_launch import (
     SpawnSettings,
     check_device,
@@ -164,5 +164,5 @@ async def test_devices_are_looked_at_only_for_engines_on_this_machine(
     tool.write_text("#!/bin/sh\necho '0, 37, 1024, 512'\n")
     tool.chmod(0o755)
     replica_id = ReplicaId("p-0")
-    external = LlamacppExternalHost({replica_id: url}, devices=("cuda:0",))
+    external = ExternalHost("llamacpp", {replica_id: url}, devices=("cuda:0",))
     assert len(await external.probe_of(replica_id)()) == found

@@ -9,16 +9,20 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from orchqueue.adapters.engines.conformance.listening import begin
+from orchqueue.adapters.engines.selftest import Description
 from orchqueue.adapters.models import ModelStore
-from orchqueue.adapters.processes import fit, host, launched
-from orchqueue.adapters.processes.host import LlamacppExternalHost, LlamacppSpawnHost, SpawnedReplica
+from orchqueue.adapters.processes import external, fit, host, launched, polled
+from orchqueue.adapters.processes.external import ExternalHost
+from orchqueue.adapters.processes.host import LlamacppSpawnHost, SpawnedReplica
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.core.events import CrashCause
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.request import Sampling, TaskSpec
 from orchqueue.ports.errors import EngineError, ProcessError
 from orchqueue.ports.process import OnExit
-from tests.conformance.engine.conftest import MODEL, StartSimulated, begin
+from tests.conformance.engine.beds import MODEL
+from tests.conformance.engine.conftest import StartSimulated
 from tests.waiting import until_async
 
 REPLICA = ReplicaId("pool-0")
@@ -87,8 +91,8 @@ async def test_a_real_engine_is_killed_under_load(bring_up: BringUp, tmp_path: P
 async def test_strangers_cannot_use_a_spawned_engine(bring_up: BringUp) -> None:
     """A spawned engine answers only to the key that its host made."""
     running = await bring_up(SpawnSettings("pool", 256, allow_cpu=True))
-    external = LlamacppExternalHost({REPLICA: running.url})
-    stranger = await external.launch(REPLICA, MODEL, Exits())
+    outside = ExternalHost("llamacpp", {REPLICA: running.url})
+    stranger = await outside.launch(REPLICA, MODEL, Exits())
     attempt = begin(stranger.replica, TaskSpec(prompt="hi", seed=1, max_tokens=2))
     await attempt.closed_event.wait()
     assert attempt.failure is not None
@@ -145,8 +149,8 @@ async def test_three_failed_health_polls_are_a_loss(simulate: StartSimulated) ->
     """An external engine that stops answering is told as lost, once; an engine that recovers in time is not."""
     engine = await simulate()
     exits = Exits()
-    external = LlamacppExternalHost({REPLICA: engine.url}, allow_simulated=True, health_interval_s=0.02)
-    running = await external.launch(REPLICA, "repo:x/y", exits)
+    outside = ExternalHost("llamacpp", {REPLICA: engine.url}, allow_simulated=True, health_interval_s=0.02)
+    running = await outside.launch(REPLICA, "repo:x/y", exits)
     assert (running.pid, running.url) == (None, engine.url)
     await engine.set_faults(unhealthy=True)
     await until_async(lambda: exits, what="the loss to be told")
@@ -183,7 +187,7 @@ async def test_an_exit_says_more_than_failed_health_polls() -> None:
     """A spawned engine that was killed is lost by its signal, though health polls noticed first."""
     exits, killed = Exits(), Killed()
     running = SpawnedReplica(killed, killed, exits, 0.001, 0)  # type: ignore[arg-type]
-    await until_async(lambda: killed.asked >= host.HEALTH_FAILURES, what="the polls to fail")
+    await until_async(lambda: killed.asked >= polled.HEALTH_FAILURES, what="the polls to fail")
     for _ in range(10):
         await asyncio.sleep(0)
     killed.exited.set_result(launched.Exit(-signal.SIGKILL, asked=False))
@@ -243,7 +247,7 @@ async def test_a_stop_that_was_asked_for_is_not_a_loss(simulate: StartSimulated)
     """After stop nothing is told."""
     engine = await simulate()
     exits = Exits()
-    running = await LlamacppExternalHost({REPLICA: engine.url}, health_interval_s=0.01).launch(REPLICA, "x", exits)
+    running = await ExternalHost("llamacpp", {REPLICA: engine.url}, health_interval_s=0.01).launch(REPLICA, "x", exits)
     await running.stop()
     await engine.end()
     assert not exits
@@ -253,19 +257,19 @@ async def test_an_endpoint_that_never_answers_is_told(
     simulate: StartSimulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody at the URL: never ready, with the URL and the reason."""
-    monkeypatch.setattr(host, "UNREACHABLE_S", 0.2)
+    monkeypatch.setattr(external, "UNREACHABLE_S", 0.2)
     engine = await simulate()
     await engine.end()
     with pytest.raises(ProcessError, match=engine.url) as caught:
-        await LlamacppExternalHost({REPLICA: engine.url}).launch(REPLICA, "x", Exits())
+        await ExternalHost("llamacpp", {REPLICA: engine.url}).launch(REPLICA, "x", Exits())
     assert caught.value.cause == "never_ready"
 
 
 async def test_a_loading_engine_is_waited_for(simulate: StartSimulated, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that still loads is healthy later, though it takes longer than one that does not answer may."""
-    monkeypatch.setattr(host, "UNREACHABLE_S", 0.0)
+    monkeypatch.setattr(external, "UNREACHABLE_S", 0.0)
     engine = await simulate("--loading-ms", "300")
-    running = await LlamacppExternalHost({REPLICA: engine.url}).launch(REPLICA, "x", Exits())
+    running = await ExternalHost("llamacpp", {REPLICA: engine.url}).launch(REPLICA, "x", Exits())
     assert await running.replica.health()
     await running.stop()
 
@@ -319,7 +323,8 @@ async def test_a_reloads_model_is_looked_at_before_anything_stops(tmp_path: Path
 @pytest.mark.req("ORCH-2102")
 async def test_external_engines_cannot_be_given_another_model() -> None:
     """A reload of an external pool with another model is refused; with its own it only connects anew."""
-    outside = LlamacppExternalHost({REPLICA: "http://127.0.0.1:9"}, model_ref="repo:a/b", model_sha256="1" * 64)
+    described = Description(model_ref="repo:a/b", model_digest="1" * 64)
+    outside = ExternalHost("llamacpp", {REPLICA: "http://127.0.0.1:9"}, described)
     assert await outside.verify_model("repo:a/b") == "1" * 64
     with pytest.raises(ProcessError, match="run elsewhere"):
         await outside.verify_model("repo:c/d")

@@ -60,7 +60,7 @@ sevrer: 3
 """
     assert told(text) == [
         "3:5 pools[0].id: the field is there twice, first on line 2",
-        "4:13 pools[0].engine: must be one of llamacpp, got 'lamacpp'",
+        "4:13 pools[0].engine: must be one of llamacpp, tgi, triton, vllm, got 'lamacpp'",
         "5:12 pools[0].model: there is no model file /nonexistent/m.gguf",
         "6:5 pools[0].mo_del: unknown field",
         "7:15 pools[0].replicas: must be a whole number, got '2'",

@@ -225,4 +225,4 @@ def test_the_generated_schema_agrees_with_the_loader() -> None:
 def test_the_flags_that_the_file_takes_are_those_that_the_adapter_takes() -> None:
     """A flag is refused when the file is read, not when the engine is launched."""
     assert set(ENGINE_ARGS["llamacpp"]) == set(LaunchArgs.__struct_fields__)
-    assert set(ENGINE_ARGS) == set(get_args(get_type_hints(Pool)["engine"]))
+    assert set(ENGINE_ARGS) == {"llamacpp"} < set(get_args(get_type_hints(Pool)["engine"]))

@@ -10,7 +10,7 @@ import pytest
 from orchqueue.adapters.engines.connection import encode_request
 from orchqueue.adapters.models import ModelStore
 from orchqueue.adapters.processes.devices import DeviceProbe
-from orchqueue.adapters.processes.host import LlamacppExternalHost
+from orchqueue.adapters.processes.external import ExternalHost
 from orchqueue.adapters.processes.leftovers import Leftovers
 from orchqueue.adapters.telemetry import MetricsTelemetry
 from orchqueue.composition import ConfigInForce, Ending, _decisions, _drain, _host
@@ -36,7 +36,7 @@ def test_an_external_engine_gets_its_key_from_the_environment(tmp_path: Path, mo
     monkeypatch.setenv("FAR_KEY", "sk-1234")
     config = parse(FAR, "test.yaml", "/")
     host = _host(config.pools[0], tmp_path, ModelStore(), DeviceProbe(), Leftovers(tmp_path, lambda *_: None))
-    assert isinstance(host, LlamacppExternalHost)
+    assert isinstance(host, ExternalHost)
     (endpoint,) = host._endpoints.values()
     assert b"Authorization: Bearer sk-1234\r\n" in encode_request(endpoint, "GET", "/health", None)
     assert f"api_key_env: '{MASK}'" in render_yaml(config)

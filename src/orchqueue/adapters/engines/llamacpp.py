@@ -10,37 +10,30 @@ Req: ORCH-3045, ORCH-3017
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import TypeVar
+from pathlib import PurePath
+from typing import ClassVar, TypeVar
 
 import msgspec
 
-from orchqueue.adapters.engines.connection import Answer, Endpoint, request
-from orchqueue.adapters.engines.llamacpp_attempt import LlamacppAttempt, Prepared, RefusedError
-from orchqueue.adapters.engines.llamacpp_messages import (
-    Props,
-    Rendered,
-    Slot,
-    Tokenized,
-    explain,
-    failure_of,
-)
-from orchqueue.adapters.engines.profiles import JsonValue, UnservableError, sampler_params
+from orchqueue.adapters.engines.attempt import Prepared, RefusedError
+from orchqueue.adapters.engines.connection import Answer, request
+from orchqueue.adapters.engines.llamacpp_messages import Props, Rendered, Slot, Tokenized, explain
+from orchqueue.adapters.engines.llamacpp_reader import LlamacppReader
+from orchqueue.adapters.engines.llamacpp_sampling import OFFERS, SEED_LIMIT, sampler_params
+from orchqueue.adapters.engines.reading import failure_of
+from orchqueue.adapters.engines.replica import Course, EngineReplica
+from orchqueue.adapters.engines.sampling import Feature, JsonValue
 from orchqueue.adapters.engines.schema_guard import guard_of
-from orchqueue.adapters.engines.selftest import Description, run_self_test
-from orchqueue.core.events import DeviceFigures, ReplicaFacts
+from orchqueue.adapters.engines.selftest import Properties, digest_of
 from orchqueue.core.request import Message, TaskSpec
-from orchqueue.ports.engine import AttemptSink, Scrape
+from orchqueue.ports.engine import Scrape
 from orchqueue.ports.errors import EngineError
 
 T = TypeVar("T")
-ReadDevices = Callable[[], Awaitable[tuple[DeviceFigures, ...]]]
 
 TEMPLATE_TIMEOUT_S = 10.0
 SLOTS_TIMEOUT_S = 2.0
-POLL_FIRST_S = 0.005
-POLL_MAX_S = 0.05
 UNSEEN_S = 1.5
 """How long a request that was never seen in a slot must stay unseen before we trust that the engine dropped it."""
 
@@ -55,22 +48,15 @@ _markers = count(1)
 _MARKER_MAX = 2**24 - 1
 
 
-class LlamacppReplica:
-    """One llama.cpp server behind a URL. Implements `ports.engine.Replica`.
+class LlamacppReplica(EngineReplica):
+    """One llama.cpp server behind a URL.
 
     Req: ORCH-4035, ORCH-4218
     """
 
-    def __init__(
-        self, endpoint: Endpoint, description: Description | None = None, *, allow_simulated: bool = False,
-        read_devices: ReadDevices | None = None,
-    ) -> None:  # fmt: skip
-        self.endpoint = endpoint
-        self.description = description or Description()
-        self._allow_simulated = allow_simulated
-        self._read_devices = read_devices
-        self._attempts: set[LlamacppAttempt] = set()
-        self._gone = False
+    engine: ClassVar[str] = "llamacpp"
+    offers: ClassVar[frozenset[Feature]] = OFFERS
+    seed_limit: ClassVar[int] = SEED_LIMIT
 
     async def health(self) -> bool:
         """Tell whether the model is loaded and the server answers."""
@@ -85,11 +71,15 @@ class LlamacppReplica:
         Errors: EngineError, also where the engine says that it is simulated and nobody allowed that.
         """
         props = self._read(await request(self.endpoint, "GET", "/props"), Props)
-        if (props.simulated or "simulated" in props.build_info) and not self._allow_simulated:
-            raise EngineError(
-                f"{self.endpoint.url} is a simulated engine; its text means nothing. Set launch.allow_simulated to use it in tests"
-            )
+        self.refuse_simulated(props.simulated or "simulated" in props.build_info)
         return props
+
+    async def properties(self) -> Properties:
+        """Read the properties in the words of the self-test."""
+        props = await self.props()
+        digest = digest_of(PurePath(props.model_path).name, props.chat_template)
+        ctx = props.default_generation_settings.n_ctx
+        return Properties(props.total_slots, ctx, props.build_info or "unknown", digest)
 
     async def slots(self) -> list[Slot] | None:
         """Read the slots; None where the server does not show them."""
@@ -98,12 +88,10 @@ class LlamacppReplica:
             return None
         return self._read(answer, list[Slot])
 
-    async def self_test(self) -> ReplicaFacts:
-        """Read properties and prove the replica.
-
-        Req: ORCH-3003
-        """
-        return await run_self_test(self)
+    async def is_idle(self) -> bool | None:
+        """Tell whether no slot works."""
+        slots = await self.slots()
+        return None if slots is None else not any(slot.is_processing for slot in slots)
 
     async def count_prompt(self, spec: TaskSpec) -> int | None:
         """Count with the engine's tokenizer, as `/completion` will."""
@@ -130,53 +118,34 @@ class LlamacppReplica:
         failure = "rejected" if answer.status == 500 else failure_of(answer.status)
         raise RefusedError(failure, f"chat template: {explain(answer.status, answer.body)}")
 
-    async def scrape(self) -> Scrape:
-        """Read how full the KV memory is, from the slots, and what the devices do."""
-        devices = await self._read_devices() if self._read_devices is not None else ()
+    async def template_bytes(self, messages: tuple[Message, ...]) -> int | None:
+        """Measure a chat as the model's template renders it."""
+        return len((await self.apply_template(messages)).encode())
+
+    async def figures(self) -> Scrape:
+        """Read how full the KV memory is, from the slots."""
         slots = await self.slots()
         room = sum(slot.n_ctx for slot in slots or ())
         if not slots or not room:
-            return Scrape(devices=devices)
-        return Scrape(min(1.0, sum(slot.n_prompt_tokens for slot in slots) / room), devices)
+            return Scrape()
+        return Scrape(min(1.0, sum(slot.n_prompt_tokens for slot in slots) / room))
 
-    def start(
-        self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink, said: str = ""
-    ) -> LlamacppAttempt:
-        """Begin an attempt; see `LlamacppAttempt`. To go on from a text is to have it at the end of the prompt.
-
-        Req: ORCH-4178
-        """
+    def course(self, spec: TaskSpec, profile: str, cache_prompt: bool, said: str) -> Course:
+        """Say how an attempt is made and ended. To go on from a text is to have it at the end of the prompt."""
         marker = next(_markers) % _MARKER_MAX + 1
 
         async def prepare() -> Prepared:
-            return await self._body(spec, profile, cache_prompt, marker, said)
+            return await self._prepare(spec, profile, cache_prompt, marker, said)
 
         async def settle(answered: bool) -> None:
             await self._until_idle(marker, answered)
 
-        attempt = LlamacppAttempt(self.endpoint, sink, prepare, settle, self._attempts.discard)
-        self._attempts.add(attempt)
-        return attempt
+        return Course(prepare, settle)
 
-    async def evict_session(self, session: str) -> None:
-        """Do nothing: the server cannot forget one session, and its next prompt replaces it."""
-        del session
-
-    async def close(self) -> None:
-        """End what runs: every attempt gets `closed`."""
-        self._gone = True
-        for attempt in tuple(self._attempts):
-            attempt.drop()
-
-    async def _body(self, spec: TaskSpec, profile: str, cache_prompt: bool, marker: int, said: str) -> Prepared:
+    async def _prepare(self, spec: TaskSpec, profile: str, cache_prompt: bool, marker: int, said: str) -> Prepared:
         params: dict[str, JsonValue] = sampler_params(spec, profile)
         guard = guard_of(spec.sampling)
-        if spec.messages is not None:
-            prompt = await self.apply_template(spec.messages)
-        elif spec.prompt is not None:
-            prompt = spec.prompt
-        else:
-            raise UnservableError("llama.cpp serves completions of a prompt or messages only")
+        prompt = spec.prompt or "" if spec.messages is None else await self.apply_template(spec.messages)
         params |= {
             "prompt": prompt + said,
             "stream": True,
@@ -188,7 +157,7 @@ class LlamacppReplica:
             "response_fields": list(_WANTED),
             "mirostat_tau": float(marker),
         }
-        return Prepared(msgspec.json.encode(params), guard)
+        return Prepared("/completion", msgspec.json.encode(params), LlamacppReader(), guard)
 
     async def _until_idle(self, marker: int, seen: bool) -> None:
         """Return when no slot works on the attempt, or the engine is dead.
@@ -200,20 +169,16 @@ class LlamacppReplica:
         """
         loop = asyncio.get_running_loop()
         unseen_until_s = loop.time() + UNSEEN_S
-        pause_s = POLL_FIRST_S
-        while not self._gone:
-            try:
-                slots = await self.slots()
-            except EngineError as error:
-                if isinstance(error.__cause__, ConnectionError):
-                    return
-                slots = [Slot(is_processing=True)]
+
+        async def is_over() -> bool:
+            nonlocal seen
+            slots = await self.slots()
             if slots is not None and any(_works_on(slot, marker) for slot in slots):
                 seen = True
-            elif (seen and slots is not None) or loop.time() >= unseen_until_s:
-                return
-            await asyncio.sleep(pause_s)
-            pause_s = min(POLL_MAX_S, pause_s * 1.5)
+                return False
+            return (seen and slots is not None) or loop.time() >= unseen_until_s
+
+        await self.poll(is_over)
 
     def _read(self, answer: Answer, kind: type[T]) -> T:
         if answer.status != 200:

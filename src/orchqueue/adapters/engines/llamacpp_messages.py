@@ -6,8 +6,6 @@ from typing import Literal
 
 import msgspec
 
-from orchqueue.core.events import AttemptFailure
-
 
 class Timings(msgspec.Struct, frozen=True, gc=False):
     """What the engine measured. Units: milliseconds and tokens; `cache_n` prompt tokens were not computed anew."""
@@ -92,18 +90,6 @@ class Tokenized(msgspec.Struct, frozen=True):
         """Count the tokens."""
         text = bytes(self.tokens).strip(b"[] \t\r\n")
         return text.count(b",") + 1 if text else 0
-
-
-def failure_of(status: int) -> AttemptFailure:
-    """Say what an engine's status means for the attempt.
-
-    Req: ORCH-4216
-    """
-    if status in {400, 413, 422}:
-        return "rejected"
-    if status in {409, 425, 429, 503}:
-        return "overloaded"
-    return "engine_error"
 
 
 def finish_reason_of(event: StreamEvent) -> Literal["stop", "length"]:

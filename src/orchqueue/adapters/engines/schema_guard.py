@@ -11,7 +11,7 @@ from typing import NoReturn
 import jsonschema_rs
 import msgspec
 
-from orchqueue.adapters.engines.profiles import UnservableError
+from orchqueue.adapters.engines.sampling import UnservableError
 from orchqueue.core.request import Sampling
 
 

@@ -1,4 +1,4 @@
-"""What a llama.cpp replica must show before it may serve.
+"""What a replica must show before it may serve.
 
 Decoding one prompt twice proves nothing: equal prompts stay equal under batching and prompt-cache reuse, which make different ones
 differ. So A, B, A, C, A of mixed lengths are decoded, and the A's must be equal.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import sha256
-from pathlib import PurePath
 from typing import Protocol
 
 import msgspec
 
 from orchqueue.adapters.engines.connection import Endpoint
-from orchqueue.adapters.engines.llamacpp_messages import Props, Slot
+from orchqueue.adapters.engines.sampling import Feature
 from orchqueue.core.events import AttemptFailure, ReplicaFacts
 from orchqueue.core.request import Message, Sampling, TaskSpec
 from orchqueue.ports.engine import AttemptHandle, AttemptSink, Completion
@@ -23,6 +22,7 @@ from orchqueue.ports.errors import EngineError
 STEP_TIMEOUT_S = 120.0
 TEMPLATE_UNKNOWN_BYTES = 1 << 20
 _NO_EOS = Sampling(ignore_eos=True)
+"""Asked for where the engine offers it; elsewhere a decode may end before its limit."""
 _A = TaskSpec(prompt="The ferry left the harbour at dawn and", seed=1001, max_tokens=10, sampling=_NO_EOS)
 _B = TaskSpec(
     prompt="List of things to bring: a rope, two lamps, bread, salt, a map of the coast, dry socks, a knife and a kettle. "
@@ -39,7 +39,7 @@ class Description(msgspec.Struct, frozen=True):
     """What we know of a replica better than its server does; None: ask the server.
 
     `strict`: the pool wants strict tasks served, so the proof is tried. `ctx`: tokens that the pool promises for one task, 0 for
-    no promise.
+    no promise. `slots`: tasks that the pool sends at once, for an engine that does not tell. `model_ref`: what the pool serves.
     """
 
     engine_version: str | None = None
@@ -48,6 +48,21 @@ class Description(msgspec.Struct, frozen=True):
     pid: int | None = None
     strict: bool = True
     ctx: int = 0
+    slots: int = 1
+    model_ref: str = ""
+
+
+class Properties(msgspec.Struct, frozen=True):
+    """What a server says of itself. `not_strict`: why it says that its texts may differ; empty where it does not.
+
+    Units: `ctx` is tokens for each slot.
+    """
+
+    slots_total: int
+    ctx: int
+    engine_version: str
+    model_digest: str
+    not_strict: str = ""
 
 
 class Testable(Protocol):
@@ -63,16 +78,21 @@ class Testable(Protocol):
         """Say what is known of it already."""
         ...
 
-    async def props(self) -> Props:
-        """Read the properties."""
+    @property
+    def offers(self) -> frozenset[Feature]:
+        """Say what the engine can do beyond sampling."""
         ...
 
-    async def slots(self) -> list[Slot] | None:
-        """Read the slots."""
+    async def properties(self) -> Properties:
+        """Ask the server what it is."""
         ...
 
-    async def apply_template(self, messages: tuple[Message, ...]) -> str:
-        """Render a chat."""
+    async def is_idle(self) -> bool | None:
+        """Tell whether it works on nothing at all; None where it does not show it."""
+        ...
+
+    async def template_bytes(self, messages: tuple[Message, ...]) -> int | None:
+        """Measure a rendered chat in bytes; None where that is not shown."""
         ...
 
     def start(self, spec: TaskSpec, profile: str, cache_prompt: bool, sink: AttemptSink) -> AttemptHandle:
@@ -121,51 +141,48 @@ async def run_self_test(replica: Testable) -> ReplicaFacts:
     Errors: EngineError when a decode fails or an abort does not free the slot.
     Req: ORCH-3003, ORCH-4135, ORCH-4137
     """
-    props = await replica.props()
-    ctx = props.default_generation_settings.n_ctx
-    if ctx < replica.description.ctx:
+    props, described = await replica.properties(), replica.description
+    if props.ctx < described.ctx:
         raise EngineError(
-            f"{replica.endpoint.url} has {ctx} tokens for each slot, but the pool promises {replica.description.ctx}; lower the"
+            f"{replica.endpoint.url} has {props.ctx} tokens for each slot, but the pool promises {described.ctx}; lower the"
             " pool's ctx, or launch the engine with more"
         )
-    candidate = props.total_slots == 1 and replica.description.strict
+    candidate = props.slots_total == 1 and described.strict and not props.not_strict
     specs = (_A, _B, _A, _C, _A) if candidate else (_B,)
     runs = [await _decode(replica, spec) for spec in specs]
     answers = {run.text for run, spec in zip(runs, specs, strict=True) if spec is _A}
-    slots_shown = await _prove_abort(replica)
-    note = ""
+    idle_shown = await _prove_abort(replica)
+    note = props.not_strict
     if candidate and len(answers) != 1:
         note = f"the same prompt and seed gave {len(answers)} different texts"
-    elif candidate and not slots_shown:
+    elif candidate and not idle_shown:
         note = "the server does not show its slots, so an abort cannot be confirmed"
     prefill_us, decode_us = _rates(runs)
     fixed, per_message = await measure_template(replica)
-    description = replica.description
     return ReplicaFacts(
-        engine_version=description.engine_version or props.build_info or "unknown",
-        model_digest=description.model_digest or describe_model(props),
-        slots_total=props.total_slots,
-        ctx=ctx,
+        engine_version=described.engine_version or props.engine_version,
+        model_digest=described.model_digest or props.model_digest,
+        slots_total=props.slots_total,
+        ctx=props.ctx,
         strict_proven=candidate and not note,
         prefill_us_per_token=prefill_us,
         decode_us_per_token=decode_us,
-        kv_bytes_per_token=description.kv_bytes_per_token,
+        kv_bytes_per_token=described.kv_bytes_per_token,
         template_fixed_bytes=fixed,
         template_message_bytes=per_message,
         url=replica.endpoint.url,
-        pid=description.pid,
+        pid=described.pid,
         selftest_note=note,
-        can_continue=True,
+        can_continue="continuation" in replica.offers,
         known_answer=sha256(min(answers).encode()).hexdigest() if candidate and not note else "",
     )
 
 
-def describe_model(props: Props) -> str:
-    """Make a stand-in for the digest of a model whose file we cannot read: what the server says of it.
+def digest_of(*said: str) -> str:
+    """Make a stand-in for the digest of a model whose file we cannot read, of what the server says of it.
 
     Shape: 64 hex digits.
     """
-    said = (PurePath(props.model_path).name, props.chat_template)
     return sha256(msgspec.json.encode(said)).hexdigest()
 
 
@@ -174,7 +191,8 @@ async def _decode(replica: Testable, spec: TaskSpec) -> _Run:
     completion = run.completion
     if completion is None:
         raise EngineError(f"self-test on {replica.endpoint.url} failed: {run.failure}")
-    if completion.tokens_out != spec.max_tokens or completion.tokens_in < 1:
+    at_least = spec.max_tokens if "ignore_eos" in replica.offers else 1
+    if not at_least <= completion.tokens_out <= spec.max_tokens or completion.tokens_in < 1:
         raise EngineError(
             f"self-test on {replica.endpoint.url}: asked for {spec.max_tokens} tokens, the engine counted {completion.tokens_out}"
             f" (prompt {completion.tokens_in})"
@@ -183,16 +201,18 @@ async def _decode(replica: Testable, spec: TaskSpec) -> _Run:
 
 
 async def _prove_abort(replica: Testable) -> bool:
-    """Abort a decode and see its slot free; tell whether the server shows its slots at all."""
+    """Abort a decode and see it gone; tell whether the server shows what it works on at all."""
     run = await _finish(replica, _ENDLESS, _Run(abort_at_first=True))
     if run.failure is not None:
         raise EngineError(f"self-test on {replica.endpoint.url}: a decode to be aborted failed: {run.failure}")
     if run.completion is not None:
         raise EngineError(f"self-test on {replica.endpoint.url}: an aborted decode ran to its end")
-    return await replica.slots() is not None
+    return await replica.is_idle() is not None
 
 
 async def _finish(replica: Testable, spec: TaskSpec, run: _Run) -> _Run:
+    if "ignore_eos" not in replica.offers:
+        spec = msgspec.structs.replace(spec, sampling=Sampling())
     run.handle = replica.start(spec, "v1", False, run)
     try:
         async with asyncio.timeout(STEP_TIMEOUT_S):
@@ -222,10 +242,12 @@ async def measure_template(replica: Testable) -> tuple[int, int]:
     for roles in (short, long, ("system", *short), ("system", *long)):
         messages = tuple(Message(role, "x") for role in roles)
         try:
-            text = await replica.apply_template(messages)
+            size = await replica.template_bytes(messages)
         except EngineError:
             continue
-        added[roles] = len(text.encode()) - sum(len(message.role) + len(message.content) for message in messages)
+        if size is None:
+            break
+        added[roles] = size - sum(len(message.role) + len(message.content) for message in messages)
     if short not in added:
         return TEMPLATE_UNKNOWN_BYTES, TEMPLATE_UNKNOWN_BYTES
     steps = [-(-(more - added[roles[:-2]]) // 2) for roles, more in added.items() if roles[:-2] in added]

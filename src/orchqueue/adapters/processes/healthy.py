@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from orchqueue.adapters.engines.llamacpp import LlamacppReplica
+from orchqueue.adapters.engines.replica import EngineReplica
 from orchqueue.ports.errors import EngineError, ProcessError
 
 READY_POLL_S = 0.1
 LOADING = "it is loading"
 
 
-async def await_healthy(replica: LlamacppReplica, timeout_s: float, unreachable_s: float | None = None) -> None:
+async def await_healthy(replica: EngineReplica, timeout_s: float, unreachable_s: float | None = None) -> None:
     """Return when the replica answers healthy.
 
     `unreachable_s`: how long it may fail to answer at all; as long as it may take to load where not given.
@@ -35,7 +35,7 @@ async def await_healthy(replica: LlamacppReplica, timeout_s: float, unreachable_
         await asyncio.sleep(READY_POLL_S)
 
 
-async def unhealthy(replica: LlamacppReplica) -> str:
+async def unhealthy(replica: EngineReplica) -> str:
     """Ask a replica how it is; empty when it is well."""
     try:
         return "" if await replica.health() else LOADING

@@ -1,4 +1,4 @@
-"""Brings up llama.cpp replicas: as processes of our own, or at URLs where they run already.
+"""Brings up llama.cpp replicas as processes of our own.
 
 Req: ORCH-3002
 """
@@ -9,16 +9,16 @@ import asyncio
 import importlib.metadata
 import secrets
 import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from orchqueue import __version__
-from orchqueue.adapters.engines.connection import Endpoint, parse_endpoint
-from orchqueue.adapters.engines.llamacpp import LlamacppReplica, ReadDevices
+from orchqueue.adapters.engines.connection import Endpoint
+from orchqueue.adapters.engines.llamacpp import LlamacppReplica
 from orchqueue.adapters.engines.llamacpp_server import SETTINGS_VARIABLE
+from orchqueue.adapters.engines.replica import ReadDevices
 from orchqueue.adapters.engines.selftest import Description
 from orchqueue.adapters.gguf import GgufError, kv_bytes_per_token, read_metadata
 from orchqueue.adapters.models import ModelFile, ModelStore
@@ -26,89 +26,30 @@ from orchqueue.adapters.processes.adoption import AdoptedReplica, while_alive
 from orchqueue.adapters.processes.crash import broken_device, classify, count_oom_kills
 from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.fit import check_fit, device_free_bytes, host_available_bytes
-from orchqueue.adapters.processes.healthy import await_healthy, unhealthy
+from orchqueue.adapters.processes.healthy import await_healthy
 from orchqueue.adapters.processes.launched import ORPHAN_GRACE_S, Exit, LaunchedProcess, LaunchSpec, launch_process
 from orchqueue.adapters.processes.leftovers import Leftovers
 from orchqueue.adapters.processes.llamacpp_launch import (
     SpawnSettings,
     check_device,
-    cuda_indices,
     difference,
     fingerprint_of,
     read_args,
     server_env,
     server_settings,
 )
+from orchqueue.adapters.processes.polled import HEALTH_INTERVAL_S, PolledReplica
 from orchqueue.core.events import CrashCause
 from orchqueue.core.ids import ReplicaId
 from orchqueue.ports.errors import PortError, ProcessError
 from orchqueue.ports.process import OnExit
 
-HEALTH_INTERVAL_S = 3.0
-HEALTH_FAILURES = 3
 EXIT_TOLD_WITHIN_S = 1.0
 CONNECT_TIMEOUT_S = 10.0
-UNREACHABLE_S = 2.0
-LOADING_TIMEOUT_S = 600.0
 SERVER_ARGV = [sys.executable, "-P", "-m", "orchqueue.adapters.engines.llamacpp_server"]
 
 
-class _Endpoint:
-    """What spawned and external replicas share: the health watch, and telling of the end at most once."""
-
-    def __init__(self, replica: LlamacppReplica, on_exit: OnExit, health_interval_s: float) -> None:
-        self._replica = replica
-        self._on_exit: OnExit | None = on_exit
-        self._interval_s = health_interval_s
-        self._watch = asyncio.create_task(self._poll_health())
-
-    @property
-    def replica(self) -> LlamacppReplica:
-        """Give the engine connection."""
-        return self._replica
-
-    @property
-    def pid(self) -> int | None:
-        """Give the engine's process id."""
-        return self._replica.description.pid
-
-    @property
-    def url(self) -> str:
-        """Give the base URL."""
-        return self._replica.endpoint.url
-
-    def tell(self, cause: CrashCause, detail: str) -> None:
-        """Report the end, unless it was asked for or told already."""
-        on_exit, self._on_exit = self._on_exit, None
-        if on_exit is not None:
-            on_exit(cause, detail)
-
-    async def stop(self) -> None:
-        """Disconnect."""
-        self._on_exit = None
-        self._watch.cancel()
-        await self._replica.close()
-
-    async def _poll_health(self) -> None:
-        failures = 0
-        broken: tuple[CrashCause, str] | None = None
-        while failures < HEALTH_FAILURES and broken is None:
-            await asyncio.sleep(self._interval_s)
-            problem = await unhealthy(self._replica)
-            failures = failures + 1 if problem else 0
-            broken = await self._broken_device()
-        await self._let_exit_tell()
-        self.tell(*(broken or ("health", f"{failures} health polls failed in a row: {problem}")))
-
-    async def _broken_device(self) -> tuple[CrashCause, str] | None:
-        """Look whether the engine told of a device that failed it: not where its log is elsewhere."""
-        return None
-
-    async def _let_exit_tell(self) -> None:
-        """Wait for what says more than a failed poll: nothing, where the process is not ours."""
-
-
-class SpawnedReplica(_Endpoint):
+class SpawnedReplica(PolledReplica):
     """A replica in a process of ours."""
 
     def __init__(
@@ -297,68 +238,6 @@ class LlamacppSpawnHost:
             return kv_bytes_per_token(await asyncio.to_thread(read_metadata, model.path))
         except (GgufError, OSError) as error:
             raise ProcessError("never_ready", f"llama.cpp cannot load this model: {error}") from error
-
-
-class LlamacppExternalHost:
-    """Connects to servers that run already. Implements `ports.process.ReplicaHost`.
-
-    `urls`: the base URL of each replica. `model_ref`: what they serve. `model_sha256`: what the operator says the digest is.
-    `ctx`: tokens that the pool promises for one task. `devices`: where the engines run, by the operator's word; they are looked at
-    only for an engine on this machine.
-
-    Req: ORCH-3038, ORCH-4219
-    """
-
-    def __init__(
-        self, urls: Mapping[ReplicaId, str], *, model_ref: str = "", model_sha256: str | None = None, strict: bool = True, ctx: int = 0,
-        allow_simulated: bool = False, health_interval_s: float = HEALTH_INTERVAL_S, api_key: str = "",
-        devices: tuple[str, ...] = (), probe: DeviceProbe | None = None,
-    ) -> None:  # fmt: skip
-        self._endpoints = {replica_id: parse_endpoint(url, api_key) for replica_id, url in urls.items()}
-        self._gpus = cuda_indices(devices)
-        self._probe = probe or DeviceProbe()
-        self._model_ref = model_ref
-        self._model_sha256 = model_sha256
-        self._strict = strict
-        self._ctx = ctx
-        self._allow_simulated = allow_simulated
-        self._health_interval_s = health_interval_s
-
-    async def verify_model(self, model_ref: str) -> str:
-        """Give what the operator said: the file is on another machine.
-
-        Errors: ProcessError for another model: only who runs the engines can load it.
-        """
-        if model_ref != self._model_ref:
-            raise ProcessError(
-                "never_ready", f"the engines run elsewhere and serve {self._model_ref}; load another model there"
-            )
-        return self._model_sha256 or ""
-
-    async def launch(self, replica_id: ReplicaId, model_ref: str, on_exit: OnExit) -> _Endpoint:
-        """Connect to a replica and see it healthy.
-
-        One that loads is waited for; one that does not answer is told soon, so that its backoff and its reason show.
-        """
-        del model_ref
-        description = Description(model_digest=self._model_sha256, strict=self._strict, ctx=self._ctx)
-        replica = LlamacppReplica(
-            self._endpoints[replica_id],
-            description,
-            allow_simulated=self._allow_simulated,
-            read_devices=self.probe_of(replica_id),
-        )
-        await await_healthy(replica, LOADING_TIMEOUT_S, UNREACHABLE_S)
-        return _Endpoint(replica, on_exit, self._health_interval_s)
-
-    def probe_of(self, replica_id: ReplicaId) -> ReadDevices:
-        """Give what reads a replica's devices; the driver here knows nothing of an engine on another machine."""
-        gpus = self._gpus if _is_here(self._endpoints[replica_id].host) else []
-        return partial(self._probe.read, gpus)
-
-
-def _is_here(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def _engine_version() -> str:

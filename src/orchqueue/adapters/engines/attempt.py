@@ -1,6 +1,8 @@
-"""One attempt on a llama.cpp server, from its prompt to the moment when its slot is seen free.
+"""One attempt on an engine, from its request to the moment when the engine is seen to hold nothing of it.
 
-Req: ORCH-4217
+What the engine says is read by a `StreamReader` of its adapter; this module owns the connection and the order of calls.
+
+Req: ORCH-4217, ORCH-4431
 """
 
 from __future__ import annotations
@@ -11,36 +13,32 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from orchqueue.adapters.engines.connection import Answer, Endpoint, StreamConnection, encode_request, open_stream
-from orchqueue.adapters.engines.llamacpp_messages import (
-    ErrorBody,
-    StreamEvent,
-    error_status,
-    explain,
-    failure_of,
-    finish_reason_of,
-)
-from orchqueue.adapters.engines.profiles import UnservableError
+from orchqueue.adapters.engines.reading import Broken, Ended, StreamReader
+from orchqueue.adapters.engines.sampling import UnservableError
 from orchqueue.adapters.engines.schema_guard import SchemaGuard
 from orchqueue.adapters.engines.wire import EVENT_MAX_BYTES, SseEvent
 from orchqueue.core.events import AttemptFailure
-from orchqueue.ports.engine import AttemptSink, Completion
+from orchqueue.ports.engine import AttemptSink
 from orchqueue.ports.errors import EngineError
 
 LINGER_S = 2.0
 """How long a stream may stay open after its last event before we close it."""
 
-_decode = msgspec.json.Decoder(StreamEvent).decode
-
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A request body, and who watches the text it brings."""
+    """A request to be posted, who reads its answer, and who watches the text that it brings."""
 
+    path: str
     body: bytes
+    reader: StreamReader
     guard: SchemaGuard | None = None
 
 
 Prepare = Callable[[], Awaitable[Prepared]]
 """Make the request; may have to ask the engine first."""
+
+Settle = Callable[[bool], Awaitable[None]]
+"""Return when the engine holds nothing of the attempt; the argument tells whether it had begun to answer."""
 
 
 class RefusedError(EngineError):
@@ -51,7 +49,7 @@ class RefusedError(EngineError):
         self.failure: AttemptFailure = failure
 
 
-class LlamacppAttempt:
+class EngineAttempt:
     """Streams one completion to its sink.
 
     1. `prepare` makes the body; an abort here needs no word to the engine.
@@ -66,8 +64,8 @@ class LlamacppAttempt:
         endpoint: Endpoint,
         sink: AttemptSink,
         prepare: Prepare,
-        settle: Callable[[bool], Awaitable[None]],
-        forget: Callable[[LlamacppAttempt], None],
+        settle: Settle,
+        forget: Callable[[EngineAttempt], None],
     ) -> None:
         self._endpoint = endpoint
         self._sink = sink
@@ -75,8 +73,7 @@ class LlamacppAttempt:
         self._settle = settle
         self._forget = forget
         self._connection: StreamConnection | None = None
-        self._guard: SchemaGuard | None = None
-        self._tokens_out = 0
+        self._prepared: Prepared | None = None
         self._over = False
         self._closed = False
         self._linger: asyncio.TimerHandle | None = None
@@ -113,46 +110,32 @@ class LlamacppAttempt:
         self._close()
 
     def on_events(self, events: list[SseEvent]) -> None:
-        """Carry what one read brought to the sink, in one call.
-
-        Cost: one typed decode for each event.
-        """
-        texts: list[str] = []
-        last: StreamEvent | None = None
-        for sse in events:
-            try:
-                event = _decode(sse.data)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                last = StreamEvent(error=_broken(error))
-                break
-            self._tokens_out = max(self._tokens_out, event.tokens_predicted)
-            if event.content:
-                texts.append(event.content)
-                if self._guard is not None:
-                    self._guard.take(event.content)
-            if event.stop or event.error is not None or sse.name == b"error":
-                last = event
-                break
+        """Carry what one read brought to the sink, in one call."""
         if self._over:
             return
-        if texts:
-            self._sink.chunks(tuple(texts), self._tokens_out)
-        if last is not None and not self._over:
-            self._end(last)
+        assert self._prepared is not None
+        reading, guard = self._prepared.reader.take(events), self._prepared.guard
+        if reading.texts:
+            if guard is not None:
+                guard.take("".join(reading.texts))
+            self._sink.chunks(reading.texts, reading.tokens_out)
+        if reading.end is not None and not self._over:
+            self._end(reading.end)
 
     def on_answer(self, answer: Answer) -> None:
         """Take a refusal: the whole answer came, so the engine holds nothing."""
         if self._over:
             return
-        failure = failure_of(answer.status) if answer.status != 200 else "engine_error"
-        self._fail(failure, explain(answer.status, answer.body))
+        assert self._prepared is not None
+        refusal = self._prepared.reader.refusal(answer)
+        self._fail(refusal.failure, refusal.detail)
         self._close()
 
     def on_end(self) -> None:
         """Take the proper end of the stream."""
         if not self._over:
-            self._fail("lost", "the stream ended without its last event")
-            self._leave()
+            assert self._prepared is not None
+            self._take_last(self._prepared)
         elif self._settling is None:
             self._close()
 
@@ -167,9 +150,9 @@ class LlamacppAttempt:
     async def _run(self) -> None:
         try:
             prepared = await self._prepare()
-            self._guard = prepared.guard
+            self._prepared = prepared
             body = prepared.body
-            request = encode_request(self._endpoint, "POST", "/completion", body)
+            request = encode_request(self._endpoint, "POST", prepared.path, body)
             # An old server echoes the prompt in its last event, escaped.
             self._connection = StreamConnection(request, self, EVENT_MAX_BYTES + 6 * len(body))
             await open_stream(self._endpoint, self._connection)
@@ -196,28 +179,28 @@ class LlamacppAttempt:
         self._over = True
         self._sink.failed(failure, detail)
 
-    def _end(self, last: StreamEvent) -> None:
-        if last.error is not None or not last.stop:
-            error = last.error
-            status = error_status(error) if error is not None else 500
-            self._fail(failure_of(status), f"engine reported in its stream: {error.message[:500] if error else '?'}")
-            self._leave()
+    def _take_last(self, prepared: Prepared) -> None:
+        reading = prepared.reader.finish()
+        if reading.texts:
+            if prepared.guard is not None:
+                prepared.guard.take("".join(reading.texts))
+            self._sink.chunks(reading.texts, reading.tokens_out)
+        if self._over:
             return
-        if self._guard is not None and last.stop_type == "eos" and (problem := self._guard.judge()):
-            self._fail("rejected", problem)
+        self._end(reading.end or Broken("lost", "the stream ended without its last event"))
+        if self._settling is None:
+            self._close()
+
+    def _end(self, end: Ended | Broken) -> None:
+        guard = self._prepared.guard if self._prepared is not None else None
+        if isinstance(end, Ended) and end.whole and guard is not None and (problem := guard.judge()):
+            end = Broken("rejected", problem)
+        if isinstance(end, Broken):
+            self._fail(end.failure, end.detail)
             self._leave()
             return
         self._over = True
-        timings = last.timings
-        completion = Completion(
-            finish_reason=finish_reason_of(last),
-            tokens_in=last.tokens_evaluated,
-            tokens_out=self._tokens_out,
-            prefill_ms=round(timings.prompt_ms) if timings else 0,
-            decode_ms=round(timings.predicted_ms) if timings else 0,
-            cached_tokens=timings.cache_n if timings else 0,
-        )
-        self._sink.completed(completion)
+        self._sink.completed(end.completion)
         if not self._closed:
             self._linger = self._loop.call_later(LINGER_S, self._leave)
 
@@ -243,7 +226,3 @@ class LlamacppAttempt:
             self._connection.close()
         self._forget(self)
         self._sink.closed()
-
-
-def _broken(error: Exception) -> ErrorBody:
-    return ErrorBody(code=500, message=f"the engine sent an event that is no JSON of its kind: {error}")

@@ -1,0 +1,10 @@
+"""Every engine that an adapter serves: a new one is its module and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchqueue.adapters.engines.llamacpp import LlamacppReplica
+from orchqueue.adapters.engines.replica import EngineReplica
+
+ENGINES: Mapping[str, type[EngineReplica]] = {kind.engine: kind for kind in (LlamacppReplica,)}
