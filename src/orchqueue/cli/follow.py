@@ -36,9 +36,11 @@ class Absence:
             self._told = True
             self._output.note(f"waiting for the server, {self._patience_ms / 1000:.0f} s at most ({failure})")
 
-    def tell_unknown(self, task_id: str) -> None:
-        """Say that a task may have been accepted, where an answer to its post was lost."""
-        if self._was_lost:
+    def tell_unknown(self, task_id: str, failure: Exception) -> None:
+        """Say that a task may have been accepted, where an answer to its post was lost; the last failure may be the first."""
+        from orchqueue.client.errors import AnswerLost
+
+        if self._was_lost or isinstance(failure, AnswerLost):
             self._output.problem(f"orchq: task {task_id} may have been accepted; ask again with: orchq task {task_id}")
 
     def over(self) -> None:

@@ -84,8 +84,8 @@ async def _post(
 
     try:
         return await client.run(request, retry=retry, on_refusal=on_refusal)
-    except (ConnectFailed, Unavailable):
-        absence.tell_unknown(str(request.task_id))
+    except (ConnectFailed, Unavailable) as failure:
+        absence.tell_unknown(str(request.task_id), failure)
         raise
 
 

@@ -46,8 +46,8 @@ async def execute(context: Context, args: Namespace) -> int:
     async with context.client(reconnect, absence.on_break) as client:
         try:
             admission = await client.submit(request, retry=retry_of(args), on_refusal=on_refusal)
-        except (ConnectFailed, Unavailable):
-            absence.tell_unknown(str(request.task_id))
+        except (ConnectFailed, Unavailable) as failure:
+            absence.tell_unknown(str(request.task_id), failure)
             raise
     if context.as_json:
         output.record(admission)

@@ -53,7 +53,7 @@ def _add_sampling(parser: ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="N", help="0 to 2147483647; left out, derived from the task id")
     group.add_argument("--determinism", choices=("strict", "best_effort"), help="left out, strict where possible")
     group.add_argument(
-        "--profile", dest="sampler_profile_version", metavar="NAME", help="sampler profile (v1, greedy-v1)"
+        "--profile", dest="sampler_profile_version", metavar="NAME", help="sampler profile (v1, greedy-v1, focused-v1)"
     )
     group.add_argument("--temperature", type=float, metavar="X", help="0 takes the likeliest token")
     group.add_argument("--top-p", type=float, metavar="X", help="keep the likeliest tokens up to this share")

@@ -110,11 +110,12 @@ async def test_run_survives_a_restart_of_the_server_without_a_word() -> None:
 
 
 @pytest.mark.req("ORCH-4228", "ORCH-4311")
+@pytest.mark.parametrize("patience", ["0", "0.1"])
 @pytest.mark.parametrize("command", ["submit", "run"])
-async def test_a_post_whose_answer_stays_lost_names_its_task(command: str) -> None:
+async def test_a_post_whose_answer_stays_lost_names_its_task(command: str, patience: str) -> None:
     """When patience is over nobody knows whether the task was accepted, so its id is told."""
     async with serving(lambda _: Reply(ending="no_answer")) as server:
-        ran = await orchq(command, "--patience", "0.1", "hi", url=server.url)
+        ran = await orchq(command, "--patience", patience, "hi", url=server.url)
     assert ran.status == 6
     assert f"task {server.asked[0].json['task_id']} may have been accepted" in ran.err
     ran = await orchq(command, "hi", url="http://127.0.0.1:9")
