@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools import gen_config_docs, gen_config_schema, gen_contract, gen_metrics_docs, gen_types, stale
+from tools import gen_config_docs, gen_config_schema, gen_contract, gen_engines_docs, gen_metrics_docs, gen_types, stale
 from tools.trace import output as trace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +24,7 @@ GENERATORS: tuple[Generator, ...] = (
     gen_config_schema.generate,
     gen_config_docs.generate,
     gen_metrics_docs.generate,
+    gen_engines_docs.generate,
     trace.generate,
 )
 

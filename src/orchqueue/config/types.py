@@ -169,7 +169,7 @@ class Pool(Section, frozen=True):
         bool, Meta(description="Refuse a replica whose engine version differs from its siblings'.")
     ] = True
     sampler_profile_version: Annotated[
-        Literal["v1", "greedy-v1"], Meta(description="Profile of tasks that name none.")
+        Literal["v1", "greedy-v1", "focused-v1"], Meta(description="Profile of tasks that name none.")
     ] = "v1"
     prompt_form: Annotated[
         Literal["raw", "chat"],

@@ -30,6 +30,7 @@ class Profile(msgspec.Struct, frozen=True):
 PROFILES: Mapping[str, Profile] = {
     "v1": Profile(temperature=0.7, top_p=0.95, top_k=40),
     "greedy-v1": Profile(temperature=0.0),
+    "focused-v1": Profile(temperature=0.3, top_p=0.9, top_k=20),
 }
 
 

@@ -236,7 +236,7 @@ pools:
         (", admission: {priorities: [{name: batch}, {name: batch}]}", "'batch' is there twice"),
         (", admission: {priorities: [{name: low}]}", "must be one of batch, interactive"),
         (", model_sha256: abc", "a form that is not allowed"),
-        (", sampler_profile_version: v2", "must be one of greedy-v1, v1"),
+        (", sampler_profile_version: v2", "must be one of focused-v1, greedy-v1, v1"),
         (", slots: true", "must be a whole number, got true"),
         (", ctx: 1.5", "must be a whole number"),
     ],

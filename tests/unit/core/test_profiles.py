@@ -13,6 +13,7 @@ def test_profiles_never_change() -> None:
     """A profile's name is a promise about text: these are its values for ever, and a change is a new name."""
     assert PROFILES["v1"] == Profile(temperature=0.7, top_p=0.95, top_k=40, min_p=0.0, repeat_penalty=1.0)
     assert PROFILES["greedy-v1"] == Profile(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repeat_penalty=1.0)
+    assert PROFILES["focused-v1"] == Profile(temperature=0.3, top_p=0.9, top_k=20, min_p=0.0, repeat_penalty=1.0)
     assert [name for name, profile in PROFILES.items() if profile.greedy] == ["greedy-v1"]
 
 

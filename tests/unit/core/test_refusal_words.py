@@ -19,7 +19,11 @@ A, B = pool_settings("a", strict=False), pool_settings("b", engine="vllm", model
         ({"placement": PlacementWish("pin", ("a", "x"))}, "/placement/pool_ids/1", "unknown pool; pools: a, b"),
         ({"placement": PlacementWish(avoid=("x",))}, "/placement/avoid/0", "unknown pool; pools: a, b"),
         ({"placement": PlacementWish("pin")}, "/placement/pool_ids", "mode pin needs at least one pool id"),
-        ({"sampler_profile_version": "v9"}, "/sampler_profile_version", "unknown profile; known: v1, greedy-v1"),
+        (
+            {"sampler_profile_version": "v9"},
+            "/sampler_profile_version",
+            "unknown profile; known: v1, greedy-v1, focused-v1",
+        ),
         (
             {"model_ref": "m", "placement": PlacementWish(avoid=("a",))},
             "/placement",

@@ -58,6 +58,11 @@ class LlamacppReplica(EngineReplica):
     offers: ClassVar[frozenset[Feature]] = OFFERS
     seed_limit: ClassVar[int] = SEED_LIMIT
 
+    @staticmethod
+    def sampler_words(spec: TaskSpec, profile: str) -> dict[str, JsonValue]:
+        """Say a task's samplers in llama.cpp's words."""
+        return sampler_params(spec, profile)
+
     async def health(self) -> bool:
         """Tell whether the model is loaded and the server answers."""
         answer = await request(self.endpoint, "GET", "/health", timeout_s=3.0)
@@ -143,7 +148,7 @@ class LlamacppReplica(EngineReplica):
         return Course(prepare, settle)
 
     async def _prepare(self, spec: TaskSpec, profile: str, cache_prompt: bool, marker: int, said: str) -> Prepared:
-        params: dict[str, JsonValue] = sampler_params(spec, profile)
+        params = self.sampler_words(spec, profile)
         guard = guard_of(spec.sampling)
         prompt = spec.prompt or "" if spec.messages is None else await self.apply_template(spec.messages)
         params |= {

@@ -14,7 +14,7 @@ import msgspec
 
 from orchqueue.adapters.engines.attempt import EngineAttempt, Prepare, Settle
 from orchqueue.adapters.engines.connection import Endpoint, request
-from orchqueue.adapters.engines.sampling import Feature
+from orchqueue.adapters.engines.sampling import Feature, JsonValue
 from orchqueue.adapters.engines.selftest import Description, Properties, run_self_test
 from orchqueue.core.events import DeviceFigures, ReplicaFacts
 from orchqueue.core.request import Message, TaskSpec
@@ -56,6 +56,14 @@ class EngineReplica(ABC):
         self._read_devices = read_devices
         self._attempts: set[EngineAttempt] = set()
         self._gone = False
+
+    @staticmethod
+    @abstractmethod
+    def sampler_words(spec: TaskSpec, profile: str) -> dict[str, JsonValue]:
+        """Say a task's samplers in the engine's words.
+
+        Errors: UnservableError that names what the engine cannot do.
+        """
 
     @abstractmethod
     async def health(self) -> bool:
