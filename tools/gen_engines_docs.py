@@ -54,9 +54,9 @@ def _matrix() -> Iterator[str]:
 
 
 def _cell(engine: str, item: Item) -> str:
-    if not item.applies(ENGINES[engine].offers):
+    if not item.needs <= ENGINES[engine].offers:
         return "not offered"
-    kinds = {bed.kind for bed in BEDS if bed.engine == engine}
+    kinds = {bed.kind for bed in BEDS if bed.engine == engine and bed.workload in item.workloads}
     return " + ".join({"real": "**real**", "simulated": "simulator"}[kind] for kind in sorted(kinds))
 
 

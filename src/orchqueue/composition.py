@@ -247,6 +247,7 @@ def _host(pool: Pool, replicas_dir: Path, models: ModelStore, probe: DeviceProbe
                 ctx=pool.ctx,
                 slots=pool.slots,
                 model_ref=pool.model,
+                workloads=pool.workloads,
             ),
             allow_simulated=pool.launch.allow_simulated,
             api_key=os.environ.get(pool.launch.api_key_env, "") if pool.launch.api_key_env else "",
@@ -266,6 +267,7 @@ def _host(pool: Pool, replicas_dir: Path, models: ModelStore, probe: DeviceProbe
         model_ref=pool.model,
         model_sha256=pool.model_sha256,
         replicas=len(names),
+        workload=pool.workloads[0],
     )
     return LlamacppSpawnHost(settings, replicas_dir, models, probe=probe, leftovers=leftovers)
 

@@ -48,6 +48,11 @@ class SimulatedLlamacpp(SimulatedEngine):
                 return 200, self._metrics().encode()
             case "POST", "/tokenize":
                 return 200, {"tokens": engine_text.tokenize(json.loads(body)["content"])}
+            case "POST", "/v1/embeddings":
+                return 200, engine_text.embed(json.loads(body)["input"])
+            case "POST", "/v1/rerank":
+                request = json.loads(body)
+                return 200, engine_text.rank(request["query"], request["documents"])
             case "POST", "/apply-template":
                 if self.faults.template_fails:
                     return 500, self.error(500, "Conversation roles must alternate")

@@ -56,6 +56,28 @@ def apply_template(messages: list[dict[str, str]]) -> str:
     return "".join([*turns, "<|im_start|>assistant\n"])
 
 
+def embed(inputs: list[str]) -> dict[str, object]:
+    """Make vectors that follow from their text alone, in the answer that several engines share."""
+    used = sum(len(tokenize(text)) for text in inputs)
+    vectors = []
+    for index, text in enumerate(inputs):
+        random = Random(sha256(text.encode()).digest())
+        vectors.append({"object": "embedding", "index": index, "embedding": [random.uniform(-1, 1) for _ in range(8)]})
+    return {"object": "list", "data": vectors[::-1], "usage": {"prompt_tokens": used, "total_tokens": used}}
+
+
+def rank(query: str, documents: list[str]) -> dict[str, object]:
+    """Rank documents by the words that they share with the query, the best first."""
+    words = set(query.split())
+    used = sum(len(tokenize(query + text)) for text in documents)
+    scored = [
+        {"index": index, "relevance_score": len(words & set(text.split())) / (1 + len(text.split()))}
+        for index, text in enumerate(documents)
+    ]
+    scored.sort(key=lambda one: -one["relevance_score"])
+    return {"object": "list", "results": scored, "usage": {"prompt_tokens": used, "total_tokens": used}}
+
+
 def write(prompt: str, params: dict[str, object], salt: str = "") -> Output:
     """Write the answer to a prompt; greedy sampling does not look at the seed.
 

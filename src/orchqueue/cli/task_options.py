@@ -29,6 +29,7 @@ _SAME_NAME = (
     "priority",
     "max_tokens",
     "kv_hint",
+    "workload",
 )
 _SAMPLING_NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
 
@@ -40,6 +41,11 @@ def add_task_options(parser: ArgumentParser) -> None:
     what.add_argument("--messages", metavar="FILE", help="a chat as JSON [{role, content}, …] from a file or -")
     what.add_argument("--system", metavar="TEXT", help="a system message; the prompt becomes the user's message")
     what.add_argument("--chat", action="store_true", help="send the prompt as the user's message of a chat")
+    what.add_argument("--workload", choices=("completion", "embedding", "rerank"), help="what is wanted (completion)")
+    what.add_argument(
+        "--input", dest="inputs", action="append", metavar="TEXT",
+        help="a text to embed; for rerank first the query, then the documents",
+    )  # fmt: skip
     what.add_argument("--max-tokens", type=int, metavar="N", help="cut the output after N tokens (256)")
     what.add_argument("--json-schema", metavar="FILE", help="the output is JSON that fits this schema (FILE or -)")
     what.add_argument("--grammar", metavar="FILE", help="the output fits this grammar (FILE or -)")
@@ -112,8 +118,12 @@ def request_of(args: Namespace) -> TaskRequest:
 
     fields: dict[str, object] = {name: getattr(args, name) for name in _SAME_NAME if getattr(args, name) is not None}
     fields["task_id"] = _task_id(args.task_id)
-    messages = _messages(args)
-    if messages is None:
+    messages = None if args.inputs else _messages(args)
+    if args.inputs:
+        if args.prompt is not None or args.messages is not None or args.system is not None or args.chat:
+            raise UsageError("--input and a PROMPT or a chat exclude each other")
+        fields["inputs"] = args.inputs
+    elif messages is None:
         fields["prompt"] = _prompt(args)
     else:
         fields["messages"] = messages

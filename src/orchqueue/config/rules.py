@@ -31,10 +31,11 @@ ENGINE_ARGS: dict[str, dict[str, type]] = {
         "n_ubatch": int,
         "cache_ram_mib": int,
         "flash_attention": bool,
+        "pooling": str,
         "start_timeout_s": float,
     }
 }
-_KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 _KEYS_FILE: Path = ("auth", "keys_file")
 
@@ -81,6 +82,7 @@ class Rules:
             self._check_urls(pool, (*path, "launch", "urls"))
             self._check_args(pool, (*path, "launch", "args"))
             self._check_devices(pool, path)
+            self._check_workloads(pool, (*path, "workloads"))
             self._check_policies(pool, path)
         self._check_tenants()
         self._check_server()
@@ -189,6 +191,16 @@ class Rules:
                 self._say((*where, name), f"must be {_KINDS[kind]}, got {show(value)}", "write it without quotes")
             elif isinstance(value, int | float) and value < 0:
                 self._say((*where, name), f"is out of range, got {show(value)}", "at least 0")
+
+    def _check_workloads(self, pool: Pool, where: Path) -> None:
+        if not pool.workloads:
+            self._say(where, "names no workload", "remove it, or name completion, embedding or rerank")
+        elif len(set(pool.workloads)) != len(pool.workloads):
+            self._say(where, "names a workload twice", "name each once")
+        elif len(pool.workloads) > 1 and pool.launch.mode == "spawn":
+            self._say(where, "an engine is launched for one workload", "make a pool for each")
+        elif pool.engine in {"tgi", "triton"} and pool.workloads != ("completion",):
+            self._say(where, f"{pool.engine} serves completions only", "remove it, or use another engine")
 
     def _check_devices(self, pool: Pool, path: Path) -> None:
         where, allow, split_at = (*path, "devices"), (*path, "allow_cpu"), (*path, "tensor_split")

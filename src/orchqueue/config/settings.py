@@ -87,6 +87,7 @@ def launch_digest(pool: Pool) -> str:
         pool.slots,
         list(pool.tensor_split),
         is_strict(pool),
+        *([list(pool.workloads)] if pool.workloads != ("completion",) else []),
     )
     return sha256(msgspec.json.encode(flags)).hexdigest()
 
@@ -113,6 +114,7 @@ def _pool_settings(pool: Pool) -> PoolSettings:
         launch_digest=launch_digest(pool),
         sampler_profile_version=pool.sampler_profile_version,
         prompt_form=pool.prompt_form,
+        workloads=pool.workloads,
         tensor_split=pool.tensor_split,
         require_same_engine_version=pool.require_same_engine_version,
         capacity=pool.queue.capacity,

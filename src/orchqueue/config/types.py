@@ -171,6 +171,10 @@ class Pool(Section, frozen=True):
     sampler_profile_version: Annotated[
         Literal["v1", "greedy-v1", "focused-v1"], Meta(description="Profile of tasks that name none.")
     ] = "v1"
+    workloads: Annotated[
+        tuple[Literal["completion", "embedding", "rerank"], ...],
+        Meta(description="What its tasks may want; a launched engine does one of them."),
+    ] = ("completion",)
     prompt_form: Annotated[
         Literal["raw", "chat"],
         Meta(

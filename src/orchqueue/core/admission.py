@@ -131,6 +131,8 @@ def count_prompt(pool: Pool, spec: TaskSpec) -> Counted | None:
     """
     spec = pool.engine_spec(spec)
     bound = spec.prompt_bytes + 1
+    if spec.inputs is not None:
+        return Counted(bound, "bytes_bound") if spec.longest_bytes + 1 + spec.max_tokens <= _room(pool, spec) else None
     if spec.messages is not None:
         facts = next((r.facts for r in pool.replicas.values() if r.facts is not None), None)
         if facts is None:
@@ -160,15 +162,20 @@ def _room(pool: Pool, spec: TaskSpec) -> int:
 def too_long(pool: Pool, spec: TaskSpec, counted: Counted) -> Refusal | None:
     """Refuse what cannot fit into the context: nothing is ever truncated.
 
-    Req: ORCH-4056, ORCH-4147
+    Req: ORCH-4056, ORCH-4147, ORCH-4471
     """
     room = _room(pool, spec)
+    if spec.inputs is not None:
+        # Nobody counts inputs one by one: the engine refuses what this estimate lets pass.
+        counted = Counted(spec.longest_bytes // BYTES_PER_TOKEN_GUESS + 1, "estimate")
     if counted.tokens + spec.max_tokens <= room:
         return None
     field = "/prompt" if spec.prompt is not None else "/messages" if spec.messages is not None else "/inputs"
     how = "estimated at" if counted.basis == "estimate" else "has"
     length = "1 token" if counted.tokens == 1 else f"{counted.tokens} tokens"
     text = f"the prompt {how} {length}; with max_tokens {spec.max_tokens} that is above ctx {room}"
+    if spec.inputs is not None:
+        return _invalid([Fault(field, f"one of the inputs is estimated at {length}, which is above ctx {room}")])
     return _invalid([Fault(field, text), Fault("/max_tokens", f"at most {max(0, room - counted.tokens)} would fit")])
 
 

@@ -15,7 +15,7 @@ from orchqueue.core.decisions import AnyDecision
 from orchqueue.core.ids import AttemptId, PoolId, ReplicaId, ReplyId, SessionKey, TaskKey, TimerKey
 from orchqueue.core.outcome import Refusal
 from orchqueue.core.records import AnyRecord, Basis, Ended
-from orchqueue.core.request import Determinism, TaskSpec
+from orchqueue.core.request import Determinism, TaskSpec, Workload
 
 
 class Effect(msgspec.Struct, frozen=True, gc=False):
@@ -67,6 +67,7 @@ class OpenStream(Effect, frozen=True):
 
     key: TaskKey
     correlation_id: str = ""
+    workload: Workload = "completion"
 
 
 class EmitStarted(Effect, frozen=True):

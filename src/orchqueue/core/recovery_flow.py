@@ -59,7 +59,7 @@ def on_recovered(state: State, event: TaskRecovered, now_ms: int) -> None:
         state.emit(SetTimer(("session", "/".join(task.session)), max(now_ms, session.expires_at_ms)))
     if not task.emitted_bytes:
         # The log of one that had said something is there already, with its text: nothing that ends it now may find it empty.
-        state.emit(OpenStream(task.key, task.correlation_id))
+        state.emit(OpenStream(task.key, task.correlation_id, task.spec.workload))
     task.admission = _told_again(event.accepted)
     log_request(state, task.key, task.client_id, task.spec, now_ms)
     state.emit(LogDecision(_recovered(task, event, now_ms)))

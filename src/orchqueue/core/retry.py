@@ -43,13 +43,13 @@ def after_failure(
 
 
 def is_continuable(task: Task) -> bool:
-    """Tell whether an engine could go on from the text so far: a grammar cannot be taken up in its middle.
+    """Tell whether an engine could go on from the text so far: a grammar cannot be taken up in its middle, nor a result.
 
     Req: ORCH-4178
     """
     sampling = task.spec.sampling
     bound = sampling.json_schema is not None or sampling.grammar is not None
-    return not bound and task.tokens_out < task.spec.max_tokens
+    return not bound and task.spec.workload == "completion" and task.tokens_out < task.spec.max_tokens
 
 
 def may_go_on(task: Task, facts: ReplicaFacts) -> bool:

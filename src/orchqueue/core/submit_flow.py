@@ -243,7 +243,7 @@ def _admit(
         prompt_tokens_basis=task.prompt_basis,
     )
     task.admission = accept
-    state.emit(Record(task.accepted_record()), OpenStream(task.key, task.correlation_id), accept)
+    state.emit(Record(task.accepted_record()), OpenStream(task.key, task.correlation_id, task.spec.workload), accept)
     state.emit(*(msgspec.structs.replace(accept, reply=reply, repeated=True) for reply in task.replies[1:]))
     state.emit(LogDecision(_admitted(task, accept, now_ms, candidates, victim)))
     if task.spec.deadline_ms is not None:

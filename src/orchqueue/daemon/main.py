@@ -173,6 +173,7 @@ def _verify_engine(arguments: argparse.Namespace) -> int:
     return verify_engine(
         Wanted(
             arguments.engine, arguments.url, arguments.model, arguments.api_key_env, max(1, arguments.slots),
+            arguments.workload,
             tuple(arguments.only), arguments.allow_simulated, arguments.json,
         )
     )  # fmt: skip
@@ -206,6 +207,10 @@ def _add_verify_engine(commands: Commands) -> None:
     chosen.add_argument(
         "--slots", metavar="N", type=_whole(256), default=1,
         help="tasks at once, for a server that does not tell (default: %(default)s)",
+    )  # fmt: skip
+    chosen.add_argument(
+        "--workload", choices=("completion", "embedding", "rerank"), default="completion",
+        help="what it was launched for (default: %(default)s)",
     )  # fmt: skip
     verify.add_argument("--only", metavar="ITEM", action="append", default=[], help="run this item only; repeatable")
     verify.add_argument("--list", action="store_true", help="print the items and leave")

@@ -14,6 +14,7 @@ from orchqueue.adapters.engines.connection import parse_endpoint
 from orchqueue.adapters.engines.registry import ENGINES
 from orchqueue.adapters.engines.replica import EngineReplica
 from orchqueue.adapters.engines.selftest import Description
+from orchqueue.core.request import Workload
 from orchqueue.daemon.exit_codes import ExitCode
 from orchqueue.ports.errors import EngineError
 
@@ -28,6 +29,7 @@ class Wanted(msgspec.Struct, frozen=True):
     model: str = ""
     api_key_env: str | None = None
     slots: int = 1
+    workload: Workload = "completion"
     only: tuple[str, ...] = ()
     allow_simulated: bool = False
     as_json: bool = False
@@ -44,7 +46,7 @@ def verify_engine(wanted: Wanted) -> int:
     except (ValueError, EngineError) as error:
         print(f"orchestratord: {error}", file=sys.stderr)
         return ExitCode.BAD_INPUT
-    description = Description(slots=wanted.slots, model_ref=wanted.model)
+    description = Description(slots=wanted.slots, model_ref=wanted.model, workloads=(wanted.workload,))
 
     async def run() -> int:
         replica = ENGINES[wanted.engine](endpoint, description, allow_simulated=wanted.allow_simulated)

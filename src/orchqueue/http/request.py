@@ -71,6 +71,9 @@ def task_of(value: Mapping[str, JsonValue]) -> tuple[TaskId, TaskSpec]:
         fields["session_id"] = session_id.lower()
     sampling = fields.pop("sampling", None)
     spec = msgspec.convert(fields, TaskSpec)
+    if spec.workload != "completion":
+        # No token is decoded; one stands for the step that makes the result, so that costs and shares have something to count.
+        spec = msgspec.structs.replace(spec, max_tokens=1, expected_tokens=None)
     if isinstance(sampling, dict):
         spec = msgspec.structs.replace(spec, sampling=_sampling(sampling))
     return task_id, with_seed(spec, task_id)

@@ -226,7 +226,7 @@ class Interpreter:
                 ports.replies.resolve(effect.reply, effect)
             case fx.OpenStream():
                 self._unopened.discard(effect.key)
-                ports.streams.open(effect.key, effect.correlation_id)
+                ports.streams.open(effect.key, effect.correlation_id, effect.workload)
             case fx.EmitStarted():
                 ports.streams.started(effect)
             case fx.Finish():

@@ -98,6 +98,7 @@ class EndData(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason
     canceled: bool
     receipt: ReceiptView | None = None
+    result: msgspec.Raw | None = None
 
 
 class ErrorData(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -211,16 +212,20 @@ def is_error(outcome: Outcome) -> bool:
     return MEANINGS[outcome].code is not None
 
 
-def terminal_frame(ended: Ended, position: Position, receipt: ReceiptView | None, correlation_id: str) -> bytes:
-    """Encode the one terminal event.
+def terminal_frame(
+    ended: Ended, position: Position, receipt: ReceiptView | None, correlation_id: str, result: bytes = b""
+) -> bytes:
+    """Encode the one terminal event. `result`: the JSON that an embedding or rerank task made.
 
-    Req: ORCH-4097, ORCH-4111
+    Req: ORCH-4059, ORCH-4097, ORCH-4111
     """
     if is_error(ended.outcome):
         return event_frame("error", position.event_id, error_data(ended, correlation_id))
     canceled = ended.outcome in CANCELED
     reason: FinishReason = "canceled" if canceled else ended.finish_reason or "stop"
-    return event_frame("end", position.event_id, EndData(ended.tokens_out, ended.decode_ms, reason, canceled, receipt))
+    made = msgspec.Raw(result) if result and not canceled else None
+    data = EndData(ended.tokens_out, ended.decode_ms, reason, canceled, receipt, made)
+    return event_frame("end", position.event_id, data)
 
 
 def diverged_frame(task_id: str, wanted: Position, correlation_id: str) -> bytes:

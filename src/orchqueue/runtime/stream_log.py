@@ -88,14 +88,15 @@ class Reader:
 class StreamLog:
     """The frames and the text of one task.
 
-    `live` readers have everything and are not paused; all others are found in `readers` only.
+    `live` readers have everything and are not paused; all others are found in `readers` only. `is_result`: the text is the JSON of an
+    embedding or rerank task's result.
 
     Units: `frame_ends[i]` and `text_ends[i]` are the byte counts of frames and of text after token event i.
     Req: ORCH-2002, ORCH-4104
     """
 
     __slots__ = (
-        "_crc", "_terminal_offset", "ahead_ticks", "correlation_id", "frame_ends", "frames", "key", "live", "on_leave",
+        "_crc", "_terminal_offset", "ahead_ticks", "correlation_id", "frame_ends", "frames", "is_result", "key", "live", "on_leave",
         "quiet_ticks", "readers", "receipt", "started_bytes", "terminal", "text", "text_ends",
     )  # fmt: skip
 
@@ -103,6 +104,7 @@ class StreamLog:
         self.key = key
         self.correlation_id = correlation_id
         self.on_leave = on_leave
+        self.is_result = False
         self.frames = bytearray()
         self.text = bytearray()
         self.frame_ends = array("Q")

@@ -13,6 +13,7 @@ from enum import Enum
 from orchqueue.core.effects import EmitMetrics, EmitStarted
 from orchqueue.core.ids import PoolId, ReplicaId, TaskKey, task_id_of, task_key
 from orchqueue.core.records import Accepted, Bound, Ended
+from orchqueue.core.request import Workload
 from orchqueue.runtime.stream_frames import (
     Position,
     ReceiptView,
@@ -73,10 +74,12 @@ class Streams:
     def __contains__(self, key: TaskKey) -> bool:
         return key in self._logs
 
-    def open(self, key: TaskKey, correlation_id: str = "") -> None:
+    def open(self, key: TaskKey, correlation_id: str = "", workload: Workload = "completion") -> None:
         """Start an empty log. `correlation_id` stands in a later `error` event; without it the task's id does."""
         if key not in self._logs:
-            self._logs[key] = StreamLog(key, correlation_id or task_id_of(key), self._on_leave)
+            log = StreamLog(key, correlation_id or task_id_of(key), self._on_leave)
+            log.is_result = workload != "completion"
+            self._logs[key] = log
 
     def started(self, effect: EmitStarted) -> None:
         """Append the `started` event; a second one is ignored."""
@@ -102,7 +105,8 @@ class Streams:
         if ended.receipt is not None:
             log.receipt = receipt_view(ended.receipt, log.text, durable=durable)
         at = Position(len(log.text), log.position.crc, ended=True)
-        frame = terminal_frame(ended, at, log.receipt, log.correlation_id)
+        result = bytes(log.text) if log.is_result else b""
+        frame = terminal_frame(ended, at, log.receipt, log.correlation_id, result)
         self.retained_bytes += log.append_terminal(frame, failed=is_error(ended.outcome))
 
     def forget(self, key: TaskKey) -> None:
@@ -120,7 +124,7 @@ class Streams:
         Req: ORCH-4182
         """
         key = task_key(accepted.tenant, accepted.task_id)
-        self.open(key, accepted.correlation_id)
+        self.open(key, accepted.correlation_id, accepted.spec.workload)
         if ended.started_at_ms is not None and ended.replica_id is not None:
             by = ended.receipt
             engine = (by.engine_version, by.model_digest) if by else ("", "")
@@ -135,7 +139,7 @@ class Streams:
         Req: ORCH-4183
         """
         key = task_key(accepted.tenant, accepted.task_id)
-        self.open(key, accepted.correlation_id)
+        self.open(key, accepted.correlation_id, accepted.spec.workload)
         engine = (bound.engine_version, bound.model_digest)
         self.started(_started_before(accepted, bound.pool_id or None, bound.replica_id, engine, bound.bound_at_ms))
         self.tokens(key, (text,))

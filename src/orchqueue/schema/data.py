@@ -236,6 +236,9 @@ class Drop(Wire, frozen=True, kw_only=True, omit_defaults=True):
     at_ms: Annotated[int, Meta(description="When.", ge=0, le=9007199254740991)]
 
 
+Embedding: TypeAlias = Annotated[list[float], Meta(max_length=65536)]
+
+
 class EndEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """
     The task is over, and well or by someone's wish. Nothing follows.
@@ -260,6 +263,7 @@ class EndEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
     finish_reason: FinishReason
     canceled: Annotated[bool, Meta(description="Whether it was cancelled.")]
     receipt: Receipt
+    result: Result | UnsetType = UNSET
 
 
 Engine: TypeAlias = Annotated[Literal["llamacpp", "vllm", "tgi", "triton"], Meta(description="A kind of engine.")]
@@ -811,6 +815,33 @@ class ReplicaCandidate(Wire, frozen=True, kw_only=True, omit_defaults=True):
     ) = UNSET
 
 
+class Result(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    What an embedding or rerank task made. The task's text is this object as JSON, so that readers resume, digests hold and replays are compared as for any other text.
+    """
+
+    embeddings: (
+        Annotated[
+            list[Embedding],
+            Meta(
+                description="One vector for each input, in their order.",
+                max_length=1024,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    scores: (
+        Annotated[
+            list[float],
+            Meta(
+                description="How well each document fits the query, in the order of the documents; more is better.",
+                max_length=1024,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 SamplerProfile: TypeAlias = Annotated[
     Literal["v1", "greedy-v1", "focused-v1"],
     Meta(
@@ -1052,7 +1083,7 @@ class TaskRequest(Wire, frozen=True, kw_only=True, omit_defaults=True):
         Annotated[
             list[Input],
             Meta(
-                description="Texts for an embedding or rerank task.",
+                description="Texts for an embedding or rerank task: each is embedded, or the first is the query and the others are the documents to be ranked. Each must fit into ctx.",
                 max_length=1024,
                 min_length=1,
             ),
@@ -1107,7 +1138,14 @@ class TaskRequest(Wire, frozen=True, kw_only=True, omit_defaults=True):
         UNSET
     )
     sampling: Sampling | UnsetType = UNSET
-    max_tokens: Annotated[int, Meta(description="The output is cut after so many tokens.", ge=1, le=32768)] = 256
+    max_tokens: Annotated[
+        int,
+        Meta(
+            description="The output is cut after so many tokens; not used by embedding and rerank.",
+            ge=1,
+            le=32768,
+        ),
+    ] = 256
     deadline_ms: (
         Annotated[
             int,

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,10 +28,12 @@ from orchqueue.adapters.models import ModelStore
 from orchqueue.adapters.processes.host import LlamacppSpawnHost
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.core.ids import ReplicaId
+from orchqueue.core.request import Workload
 
 MODEL = "bundled:smollm2-135m-instruct-q4_1"
 MODEL_REF = "repo:test/sim"
 Kind = Literal["simulated", "real"]
+WORKLOADS: tuple[Workload, ...] = ("completion", "embedding", "rerank")
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,12 @@ class Bed:
     kind: Kind
     open: Callable[[], AbstractAsyncContextManager[EngineReplica]]
     everywhere: bool = True
+    workload: Workload = "completion"
 
     @property
     def name(self) -> str:
         """Name it in a test's id."""
-        return f"{self.engine}-{self.kind}"
+        return f"{self.engine}-{self.kind}" + ("" if self.workload == "completion" else f"-{self.workload}")
 
 
 class SimulatedEngine:
@@ -84,24 +88,24 @@ async def start_simulated(engine: str, *flags: str) -> SimulatedEngine:
     return SimulatedEngine(engine, process, line.removeprefix("listening on ").strip())
 
 
-def simulated_bed(engine: str) -> Bed:
+def simulated_bed(engine: str, workload: Workload) -> Bed:
     """Make the bed of a simulated engine."""
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[EngineReplica]:
         running = await start_simulated(engine, "--tokens-per-s", "150")
         try:
-            yield running.replica()
+            yield running.replica(workloads=(workload,))
         finally:
             await running.end()
 
-    return Bed(engine, "simulated", connect)
+    return Bed(engine, "simulated", connect, workload=workload)
 
 
 @asynccontextmanager
-async def _real_llamacpp() -> AsyncIterator[EngineReplica]:
+async def _real_llamacpp(workload: Workload) -> AsyncIterator[EngineReplica]:
     with tempfile.TemporaryDirectory() as directory:
-        settings = SpawnSettings("pool", 2048, allow_cpu=True, replicas=2)
+        settings = SpawnSettings("pool", 2048, allow_cpu=True, replicas=2, workload=workload)
         host = LlamacppSpawnHost(settings, Path(directory), ModelStore(), orphan_grace_s=1.0)
         running = await host.launch(ReplicaId("pool-0"), MODEL, lambda *_: None)
         try:
@@ -111,8 +115,14 @@ async def _real_llamacpp() -> AsyncIterator[EngineReplica]:
 
 
 BEDS: tuple[Bed, ...] = (
-    *(simulated_bed(engine) for engine in ENGINES),
-    Bed("llamacpp", "real", _real_llamacpp),
+    *(
+        simulated_bed(engine, workload)
+        for engine, kind in ENGINES.items()
+        for workload in WORKLOADS
+        if workload == "completion" or workload in kind.offers
+    ),
+    Bed("llamacpp", "real", partial(_real_llamacpp, "completion")),
+    Bed("llamacpp", "real", partial(_real_llamacpp, "embedding"), workload="embedding"),
 )
 
 

@@ -18,14 +18,14 @@ def _pair(bed: Bed, item: Item) -> object:
 
 
 PAIRS = [
-    _pair(bed, item) for bed in chosen_beds() for item in ITEMS if item.applies(ENGINES[bed.engine].offers)
+    _pair(bed, item) for bed in chosen_beds() for item in ITEMS if item.applies(ENGINES[bed.engine].offers, bed.workload)
 ]  # fmt: skip
 
 
 @pytest.mark.req(
     "ORCH-4212", "ORCH-4431", "ORCH-4432", "ORCH-3003", "ORCH-3017", "ORCH-3045", "ORCH-4036", "ORCH-4056", "ORCH-4062",
-    "ORCH-4063", "ORCH-4064", "ORCH-4135", "ORCH-4171", "ORCH-4172", "ORCH-4178", "ORCH-4213", "ORCH-4214", "ORCH-4216", "ORCH-4218",
-    "ORCH-4273",
+    "ORCH-4059", "ORCH-4063", "ORCH-4064", "ORCH-4135", "ORCH-4171", "ORCH-4172", "ORCH-4178", "ORCH-4213", "ORCH-4214", "ORCH-4216",
+    "ORCH-4218", "ORCH-4273",
 )  # fmt: skip
 @pytest.mark.parametrize(("replica", "item"), PAIRS, indirect=["replica"], scope="module")
 async def test_item(replica: EngineReplica, item: Item) -> None:

@@ -238,6 +238,10 @@ pools:
         (", model_sha256: abc", "a form that is not allowed"),
         (", sampler_profile_version: v2", "must be one of focused-v1, greedy-v1, v1"),
         (", slots: true", "must be a whole number, got true"),
+        (", workloads: []", "names no workload"),
+        (", workloads: [embedding, embedding]", "names a workload twice"),
+        (", workloads: [embedding, rerank]", "an engine is launched for one workload"),
+        (", workloads: [chat]", "must be one of completion, embedding, rerank"),
         (", ctx: 1.5", "must be a whole number"),
     ],
 )

@@ -6,7 +6,7 @@ from orchqueue.core import effects as fx
 from orchqueue.core import events as ev
 from orchqueue.core.ids import PoolId, ReplicaId
 from orchqueue.core.outcome import Outcome
-from orchqueue.core.request import Message, PlacementWish, Sampling
+from orchqueue.core.request import Message, PlacementWish, Sampling, Workload
 from orchqueue.core.settings import ClassSettings
 from tests.unit.core.driving import Driver, key, pool_settings
 
@@ -53,7 +53,6 @@ def test_a_wish_that_cannot_be_met_is_refused_with_its_pointer(fields: dict[str,
     [
         ({"prompt": "x" * 10}, "/prompt"),
         ({"prompt": None, "messages": (Message("user", "hi"),)}, "/messages"),
-        ({"prompt": None, "inputs": ("aaaa", "bbbb")}, "/inputs"),
     ],
 )
 def test_what_cannot_fit_into_the_context_is_refused_and_never_cut(fields: dict[str, object], pointer: str) -> None:
@@ -66,6 +65,37 @@ def test_what_cannot_fit_into_the_context_is_refused_and_never_cut(fields: dict[
     assert [f.pointer for f in refusal.faults] == [pointer, "/max_tokens"]
     assert "at most 249 would fit" in refusal.faults[1].message
     assert refusal.faults[0].message == "the prompt has 7 tokens; with max_tokens 250 that is above ctx 256"
+
+
+@pytest.mark.req("ORCH-4059", "ORCH-4471")
+@pytest.mark.parametrize(
+    ("workload", "inputs", "basis"),
+    [
+        ("embedding", ("x" * 254, "y" * 254), "bytes_bound"),
+        ("embedding", ("x" * 255, "y"), "estimate"),
+        ("embedding", ("x" * 764, "y"), "estimate"),
+        ("embedding", ("y", "x" * 768), None),
+        ("rerank", ("x" * 100, "y" * 154, "z" * 154), "bytes_bound"),
+        ("rerank", ("x" * 100, "y" * 155), "estimate"),
+        ("rerank", ("x" * 400, "y" * 368), None),
+    ],
+)
+def test_each_input_has_to_fit_a_document_with_its_query(
+    workload: Workload, inputs: tuple[str, ...], basis: str | None
+) -> None:
+    """What counts is the longest text that is read at once: by its bytes, else by an estimate that says so."""
+    core = Driver(pool_settings(workloads=("embedding", "rerank")))
+    core.submit("t", prompt=None, inputs=inputs, workload=workload, max_tokens=1)
+    if core.wanted(fx.CountPrompt):
+        core.handle(ev.PromptCounted(key("t"), None))
+    if basis is None:
+        assert (
+            core.refusal().refusal.message
+            == "/inputs: one of the inputs is estimated at 257 tokens, which is above ctx 256"
+        )
+    else:
+        (accepted,) = core.wanted(fx.Accept)
+        assert accepted.prompt_tokens_basis == basis
 
 
 def test_one_token_is_named_as_one() -> None:

@@ -79,7 +79,6 @@ def test_a_workload_that_nobody_serves_has_an_outcome_of_its_own() -> None:
         (TaskSpec(prompt="x" * 300), 250, "/prompt", "the prompt has 250 tokens", 6),
         (TaskSpec(prompt="x" * 300), 300, "/prompt", "the prompt has 300 tokens", 0),
         (TaskSpec(prompt="x" * 900), None, "/prompt", "the prompt estimated at 301 tokens", 0),
-        (TaskSpec(inputs=("x" * 300,)), 300, "/inputs", "the prompt has 300 tokens", 0),
     ],
 )
 def test_what_does_not_fit_is_told_with_what_would(
@@ -87,7 +86,7 @@ def test_what_does_not_fit_is_told_with_what_would(
 ) -> None:
     """Both sides of the sum are named, an estimate is called one, and what would fit is never below nothing."""
     core = Driver()
-    core.submit("t", prompt=spec.prompt, inputs=spec.inputs)
+    core.submit("t", prompt=spec.prompt)
     core.handle(ev.PromptCounted(key("t"), tokens))
     assert [(f.pointer, f.message) for f in core.refusal().refusal.faults] == [
         (field, f"{said}; with max_tokens 8 that is above ctx 256"),

@@ -210,7 +210,7 @@ def test_the_engine_that_began_a_text_may_come_back() -> None:
 
 def continuing(**spec: object) -> Driver:
     """Make a core whose best_effort task was lost in the middle, on replicas that can go on from a text."""
-    core = Driver(pool_settings(replicas=2), up=False)
+    core = Driver(pool_settings(replicas=2, workloads=("completion", "embedding")), up=False)
     for replica in ("pr0", "pr1"):
         core.ready(replica, can_continue=True)
     core.submit("t", determinism="best_effort", **spec)
@@ -252,10 +252,15 @@ def test_a_best_effort_task_goes_on_from_its_text() -> None:
 @pytest.mark.req("ORCH-4177", "ORCH-4178")
 @pytest.mark.parametrize(
     "spec",
-    [{"sampling": Sampling(grammar='root ::= "a"')}, {"sampling": Sampling(json_schema="{}")}, {"max_tokens": 3}],
+    [
+        {"sampling": Sampling(grammar='root ::= "a"')},
+        {"sampling": Sampling(json_schema="{}")},
+        {"max_tokens": 3},
+        {"prompt": None, "inputs": ("a",), "workload": "embedding"},
+    ],
 )
 def test_what_cannot_be_taken_up_in_its_middle_ends(spec: dict[str, object]) -> None:
-    """A grammar would begin anew, and where no token is left nothing can come: the client is told to send it again."""
+    """A grammar or a result would begin anew, and where no token is left nothing can come: the client is told to send it again."""
     core = continuing(**spec)
     assert end_of(core) is Outcome.ENGINE_LOST
     assert core.starts == ["t"]

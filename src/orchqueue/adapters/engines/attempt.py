@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from orchqueue.adapters.engines.connection import Answer, Endpoint, StreamConnection, encode_request, open_stream
-from orchqueue.adapters.engines.reading import Broken, Ended, StreamReader
+from orchqueue.adapters.engines.reading import Broken, Ended, Reading, StreamReader
 from orchqueue.adapters.engines.sampling import UnservableError
 from orchqueue.adapters.engines.schema_guard import SchemaGuard
 from orchqueue.adapters.engines.wire import EVENT_MAX_BYTES, SseEvent
@@ -21,17 +21,22 @@ from orchqueue.core.events import AttemptFailure
 from orchqueue.ports.engine import AttemptSink
 from orchqueue.ports.errors import EngineError
 
+HTTP_OK = 200
 LINGER_S = 2.0
 """How long a stream may stay open after its last event before we close it."""
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A request to be posted, who reads its answer, and who watches the text that it brings."""
+    """A request to be posted, who reads its answer, and who watches the text that it brings.
+
+    `whole`: reads an answer that is meant to come at once.
+    """
 
     path: str
     body: bytes
     reader: StreamReader
     guard: SchemaGuard | None = None
+    whole: Callable[[bytes], Reading] | None = None
 
 
 Prepare = Callable[[], Awaitable[Prepared]]
@@ -114,19 +119,16 @@ class EngineAttempt:
         if self._over:
             return
         assert self._prepared is not None
-        reading, guard = self._prepared.reader.take(events), self._prepared.guard
-        if reading.texts:
-            if guard is not None:
-                guard.take("".join(reading.texts))
-            self._sink.chunks(reading.texts, reading.tokens_out)
-        if reading.end is not None and not self._over:
-            self._end(reading.end)
+        self._take(self._prepared.reader.take(events))
 
     def on_answer(self, answer: Answer) -> None:
-        """Take a refusal: the whole answer came, so the engine holds nothing."""
+        """Take a refusal, or a result: the whole answer came, so the engine holds nothing."""
         if self._over:
             return
         assert self._prepared is not None
+        if answer.status == HTTP_OK and self._prepared.whole is not None:
+            self._take_last(self._prepared.whole(answer.body))
+            return
         refusal = self._prepared.reader.refusal(answer)
         self._fail(refusal.failure, refusal.detail)
         self._close()
@@ -135,7 +137,7 @@ class EngineAttempt:
         """Take the proper end of the stream."""
         if not self._over:
             assert self._prepared is not None
-            self._take_last(self._prepared)
+            self._take_last(self._prepared.reader.finish())
         elif self._settling is None:
             self._close()
 
@@ -179,15 +181,19 @@ class EngineAttempt:
         self._over = True
         self._sink.failed(failure, detail)
 
-    def _take_last(self, prepared: Prepared) -> None:
-        reading = prepared.reader.finish()
+    def _take(self, reading: Reading) -> None:
+        assert self._prepared is not None
         if reading.texts:
-            if prepared.guard is not None:
-                prepared.guard.take("".join(reading.texts))
+            if self._prepared.guard is not None:
+                self._prepared.guard.take("".join(reading.texts))
             self._sink.chunks(reading.texts, reading.tokens_out)
-        if self._over:
-            return
-        self._end(reading.end or Broken("lost", "the stream ended without its last event"))
+        if reading.end is not None and not self._over:
+            self._end(reading.end)
+
+    def _take_last(self, reading: Reading) -> None:
+        self._take(reading)
+        if not self._over:
+            self._end(Broken("lost", "the stream ended without its last event"))
         if self._settling is None:
             self._close()
 

@@ -23,6 +23,7 @@ from orchqueue.adapters.engines.llamacpp_reader import LlamacppReader
 from orchqueue.adapters.engines.llamacpp_sampling import OFFERS, SEED_LIMIT, sampler_params
 from orchqueue.adapters.engines.reading import failure_of
 from orchqueue.adapters.engines.replica import Course, EngineReplica
+from orchqueue.adapters.engines.results import result_request
 from orchqueue.adapters.engines.sampling import Feature, JsonValue
 from orchqueue.adapters.engines.schema_guard import guard_of
 from orchqueue.adapters.engines.selftest import Properties, digest_of
@@ -134,6 +135,12 @@ class LlamacppReplica(EngineReplica):
         if not slots or not room:
             return Scrape()
         return Scrape(min(1.0, sum(slot.n_prompt_tokens for slot in slots) / room))
+
+    def result(self, spec: TaskSpec) -> Prepared:
+        """Ask for vectors or ranks; the server does what it was launched for."""
+        return result_request(
+            spec, "/v1/embeddings" if spec.workload == "embedding" else "/v1/rerank", LlamacppReader()
+        )
 
     def course(self, spec: TaskSpec, profile: str, cache_prompt: bool, said: str) -> Course:
         """Say how an attempt is made and ended. To go on from a text is to have it at the end of the prompt."""

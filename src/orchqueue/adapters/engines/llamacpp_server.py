@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import msgspec
 
+from orchqueue.adapters.gguf import read_metadata
 from orchqueue.adapters.processes.launcher import READY_VARIABLE
 
 SETTINGS_VARIABLE = "ORCHQUEUE_LLAMACPP"
@@ -37,6 +40,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     cache_ram_mib: int = 0
     flash_attention: bool | None = None
     port: int = 0
+    workload: Literal["completion", "embedding", "rerank"] = "completion"
+    pooling: str = ""
 
 
 def main() -> int:
@@ -95,7 +100,19 @@ def _params(xllamacpp: ModuleType, settings: ServerSettings) -> object:
         params.cpuparams_batch.n_threads = settings.threads
     params.endpoint_metrics = params.endpoint_slots = params.endpoint_props = True
     params.ui = False
+    if settings.workload != "completion":
+        params.embedding = True
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{_pooling(settings)}")
     return params
+
+
+def _pooling(settings: ServerSettings) -> str:
+    """Name how one result is made of all tokens: a model made for embeddings says it in its file, for others the mean is usual."""
+    if settings.workload == "rerank":
+        return "RANK"
+    metadata = read_metadata(Path(settings.model_path))
+    told = f"{metadata.get('general.architecture')}.pooling_type" in metadata
+    return (settings.pooling or ("unspecified" if told else "mean")).upper()
 
 
 if __name__ == "__main__":

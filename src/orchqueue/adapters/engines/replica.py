@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import ClassVar
 
 import msgspec
 
-from orchqueue.adapters.engines.attempt import EngineAttempt, Prepare, Settle
+from orchqueue.adapters.engines.attempt import EngineAttempt, Prepare, Prepared, Settle
 from orchqueue.adapters.engines.connection import Endpoint, request
-from orchqueue.adapters.engines.sampling import Feature, JsonValue
+from orchqueue.adapters.engines.sampling import Feature, JsonValue, UnservableError
 from orchqueue.adapters.engines.selftest import Description, Properties, run_self_test
 from orchqueue.core.events import DeviceFigures, ReplicaFacts
 from orchqueue.core.request import Message, TaskSpec
@@ -24,6 +25,7 @@ from orchqueue.ports.errors import EngineError
 ReadDevices = Callable[[], Awaitable[tuple[DeviceFigures, ...]]]
 
 HEALTH_TIMEOUT_S = 3.0
+RESULT_WITHIN_S = 5.0
 POLL_FIRST_S = 0.005
 POLL_MAX_S = 0.05
 
@@ -120,6 +122,8 @@ class EngineReplica(ABC):
         Req: ORCH-4178
         """
         course = self.course(spec, profile, cache_prompt, said)
+        if spec.workload != "completion":
+            course = Course(partial(self._prepare_result, spec), self._result_settled)
         attempt = EngineAttempt(self.endpoint, sink, course.prepare, course.settle, self._attempts.discard)
         self._attempts.add(attempt)
         return attempt
@@ -148,6 +152,28 @@ class EngineReplica(ABC):
             raise EngineError(
                 f"{self.endpoint.url} is a simulated engine; its text means nothing. Set launch.allow_simulated to use it in tests"
             )
+
+    def result(self, spec: TaskSpec) -> Prepared:
+        """Make the request of an embedding or a ranking, where the engine offers it."""
+        raise UnservableError(f"{self.engine} serves completions only, and no {spec.workload}")
+
+    async def _prepare_result(self, spec: TaskSpec) -> Prepared:
+        if spec.workload not in self.offers:
+            raise UnservableError(f"{self.engine} does not offer {spec.workload}")
+        if spec.workload not in self.description.workloads:
+            raise UnservableError(f"this pool serves {', '.join(self.description.workloads)}, and no {spec.workload}")
+        return self.result(spec)
+
+    async def _result_settled(self, answered: bool) -> None:
+        """Return when the engine works on nothing: one request of these is not told from another, and each is short."""
+        del answered
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + RESULT_WITHIN_S
+
+        async def is_over() -> bool:
+            return await self.is_idle() is True or loop.time() >= until_s
+
+        await self.poll(is_over)
 
     async def poll(self, is_over: Callable[[], Awaitable[bool]]) -> None:
         """Ask again and again, ever more slowly, until it is over or the engine is gone.

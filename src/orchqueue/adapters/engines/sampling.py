@@ -14,7 +14,17 @@ from orchqueue.core.request import TaskSpec
 
 JsonValue = None | bool | int | float | str | msgspec.Raw | list[str] | list[int] | dict[str, "JsonValue"]
 Feature = Literal[
-    "messages", "tokenize", "stop", "ignore_eos", "min_p", "repeat_penalty", "json_schema", "grammar", "continuation"
+    "messages",
+    "tokenize",
+    "stop",
+    "ignore_eos",
+    "min_p",
+    "repeat_penalty",
+    "json_schema",
+    "grammar",
+    "continuation",
+    "embedding",
+    "rerank",
 ]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 """What an engine may offer or not, in the order in which it is told."""

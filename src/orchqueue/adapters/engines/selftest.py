@@ -15,7 +15,7 @@ import msgspec
 from orchqueue.adapters.engines.connection import Endpoint
 from orchqueue.adapters.engines.sampling import Feature
 from orchqueue.core.events import AttemptFailure, ReplicaFacts
-from orchqueue.core.request import Message, Sampling, TaskSpec
+from orchqueue.core.request import Message, Sampling, TaskSpec, Workload
 from orchqueue.ports.engine import AttemptHandle, AttemptSink, Completion
 from orchqueue.ports.errors import EngineError
 
@@ -39,7 +39,8 @@ class Description(msgspec.Struct, frozen=True):
     """What we know of a replica better than its server does; None: ask the server.
 
     `strict`: the pool wants strict tasks served, so the proof is tried. `ctx`: tokens that the pool promises for one task, 0 for
-    no promise. `slots`: tasks that the pool sends at once, for an engine that does not tell. `model_ref`: what the pool serves.
+    no promise. `slots`: tasks that the pool sends at once, for an engine that does not tell. `model_ref`, `workloads`: what the pool
+    serves.
     """
 
     engine_version: str | None = None
@@ -50,6 +51,7 @@ class Description(msgspec.Struct, frozen=True):
     ctx: int = 0
     slots: int = 1
     model_ref: str = ""
+    workloads: tuple[Workload, ...] = ("completion",)
 
 
 class Properties(msgspec.Struct, frozen=True):
@@ -148,17 +150,20 @@ async def run_self_test(replica: Testable) -> ReplicaFacts:
             " pool's ctx, or launch the engine with more"
         )
     candidate = props.slots_total == 1 and described.strict and not props.not_strict
-    specs = (_A, _B, _A, _C, _A) if candidate else (_B,)
+    a, b, c = _trials(described.workloads[0])
+    specs = (a, b, a, c, a) if candidate else (b,)
     runs = [await _decode(replica, spec) for spec in specs]
-    answers = {run.text for run, spec in zip(runs, specs, strict=True) if spec is _A}
-    idle_shown = await _prove_abort(replica)
+    answers = {run.text for run, spec in zip(runs, specs, strict=True) if spec is a}
+    idle_shown = (
+        await _prove_abort(replica) if "completion" in described.workloads else await replica.is_idle() is not None
+    )
     note = props.not_strict
     if candidate and len(answers) != 1:
         note = f"the same prompt and seed gave {len(answers)} different texts"
     elif candidate and not idle_shown:
         note = "the server does not show its slots, so an abort cannot be confirmed"
     prefill_us, decode_us = _rates(runs)
-    fixed, per_message = await measure_template(replica)
+    fixed, per_message = await measure_template(replica) if "completion" in described.workloads else (0, 0)
     return ReplicaFacts(
         engine_version=described.engine_version or props.engine_version,
         model_digest=described.model_digest or props.model_digest,
@@ -186,12 +191,24 @@ def digest_of(*said: str) -> str:
     return sha256(msgspec.json.encode(said)).hexdigest()
 
 
+def _trials(workload: Workload) -> tuple[TaskSpec, TaskSpec, TaskSpec]:
+    """Give three tasks of mixed lengths in the words of a workload."""
+    if workload == "completion":
+        return _A, _B, _C
+    query = (_A.prompt or "",) if workload == "rerank" else ()
+    a, b, c = (
+        TaskSpec(inputs=(*query, spec.prompt or ""), workload=workload, seed=spec.seed, max_tokens=1)
+        for spec in (_A, _B, _C)
+    )
+    return a, b, c
+
+
 async def _decode(replica: Testable, spec: TaskSpec) -> _Run:
     run = await _finish(replica, spec, _Run())
     completion = run.completion
     if completion is None:
         raise EngineError(f"self-test on {replica.endpoint.url} failed: {run.failure}")
-    at_least = spec.max_tokens if "ignore_eos" in replica.offers else 1
+    at_least = 0 if spec.inputs is not None else spec.max_tokens if "ignore_eos" in replica.offers else 1
     if not at_least <= completion.tokens_out <= spec.max_tokens or completion.tokens_in < 1:
         raise EngineError(
             f"self-test on {replica.endpoint.url}: asked for {spec.max_tokens} tokens, the engine counted {completion.tokens_out}"
@@ -211,7 +228,7 @@ async def _prove_abort(replica: Testable) -> bool:
 
 
 async def _finish(replica: Testable, spec: TaskSpec, run: _Run) -> _Run:
-    if "ignore_eos" not in replica.offers:
+    if "ignore_eos" not in replica.offers or spec.inputs is not None:
         spec = msgspec.structs.replace(spec, sampling=Sampling())
     run.handle = replica.start(spec, "v1", False, run)
     try:

@@ -202,7 +202,8 @@ class LlamacppSpawnHost:
         port = await self._await_port(process, oom_kills)
         settings = self._settings
         description = Description(
-            _engine_version(), plan.model.sha256, plan.kv_bytes_per_token, process.engine_pid, settings.strict, settings.ctx
+            _engine_version(), plan.model.sha256, plan.kv_bytes_per_token, process.engine_pid, settings.strict, settings.ctx,
+            workloads=(settings.workload,),
         )  # fmt: skip
         return Endpoint("127.0.0.1", port, api_key=process.place.secret), description
 

@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping
 from hashlib import sha256
 from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 
 from orchqueue.adapters.engines.llamacpp_server import ServerSettings
+from orchqueue.core.request import Workload
 from orchqueue.ports.errors import ProcessError
 
 Value = str | int | float | bool
@@ -35,6 +37,7 @@ class SpawnSettings(msgspec.Struct, frozen=True):
     model_ref: str = ""
     model_sha256: str | None = None
     replicas: int = 1
+    workload: Workload = "completion"
 
     def expected_sha256(self, model_ref: str) -> str | None:
         """Give the checksum that the configuration demands: it speaks of the configured model only, not of a reload's."""
@@ -44,6 +47,8 @@ class SpawnSettings(msgspec.Struct, frozen=True):
 class LaunchArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Flags that `launch.args` may hold; None: chosen for the device.
 
+    `pooling`: how an embedding is made of the tokens' (mean, cls, last); the model's own way where not given, else mean.
+
     Units: `n_batch` and `n_ubatch` tokens read at once while a prompt is processed: an abort takes effect between two batches.
     """
 
@@ -52,6 +57,7 @@ class LaunchArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_ubatch: int | None = None
     cache_ram_mib: int | None = None
     flash_attention: bool | None = None
+    pooling: Literal["mean", "cls", "last"] | None = None
     start_timeout_s: float = 600.0
 
 
@@ -95,7 +101,9 @@ def server_settings(settings: SpawnSettings, model_path: str, api_key: str, gpus
     """
     args = read_args(settings.args)
     cores = len(os.sched_getaffinity(0))
-    n_batch = args.n_batch or (2048 if gpus else 8)
+    completes = settings.workload == "completion"
+    # An embedding is read in one batch, however long the text is.
+    n_batch = args.n_batch or ((2048 if gpus else 8) if completes else settings.ctx)
     # Strict replicas must not keep state of earlier prompts; others may, within a bound.
     cache_ram_mib = args.cache_ram_mib if args.cache_ram_mib is not None else (0 if settings.strict else 512)
     return ServerSettings(
@@ -107,7 +115,9 @@ def server_settings(settings: SpawnSettings, model_path: str, api_key: str, gpus
         tensor_split=settings.tensor_split if gpus > 1 else (),
         threads=args.threads or (0 if gpus else max(1, cores // max(1, settings.replicas))),
         n_batch=n_batch,
-        n_ubatch=args.n_ubatch or min(n_batch, 512),
+        n_ubatch=args.n_ubatch or (min(n_batch, 512) if completes else n_batch),
+        workload=settings.workload,
+        pooling=args.pooling or "",
         cache_ram_mib=cache_ram_mib,
         flash_attention=args.flash_attention,
     )

@@ -47,7 +47,8 @@ async def passes_self_test(replica: EngineReplica) -> None:
     demand(
         facts.strict_proven or bool(facts.selftest_note) or facts.slots_total > 1, "not strict, and no reason is given"
     )
-    size = await replica.template_bytes(CHAT) if "messages" in replica.offers else None
+    chats = "messages" in replica.offers and "completion" in replica.description.workloads
+    size = await replica.template_bytes(CHAT) if chats else None
     if size is not None:
         added = size - sum(len(message.role) + len(message.content) for message in CHAT)
         bound = facts.template_fixed_bytes + len(CHAT) * facts.template_message_bytes
@@ -251,6 +252,32 @@ async def ignores_a_late_stop(replica: EngineReplica) -> None:
     await asyncio.sleep(0)
     demand(run.completion is not None, f"the attempt failed: {run.failure}")
     await run.end()
+
+
+async def embeds(replica: EngineReplica) -> None:
+    """Give one vector for each input in their order, equal for equal texts whatever stands beside them."""
+    texts = ("a cat on the roof", "the price of wheat in 1840", "a cat on the roof")
+    text, completion = await complete(replica, TaskSpec(inputs=texts, workload="embedding", seed=1, max_tokens=1))
+    vectors = json.loads(text)["embeddings"]
+    sizes = {len(vector) for vector in vectors}
+    demand(
+        len(vectors) == len(texts) and len(sizes) == 1 and 0 not in sizes, f"{len(vectors)} vectors of sizes {sizes}"
+    )
+    demand(vectors[0] == vectors[2] and vectors[0] != vectors[1], "vectors do not follow from their texts")
+    alone, _ = await complete(replica, TaskSpec(inputs=texts[:1], workload="embedding", seed=1, max_tokens=1))
+    demand(json.loads(alone)["embeddings"][0] == vectors[0], "a vector depends on what stands beside it")
+    demand(completion.tokens_in > 0 and completion.tokens_out == 0, f"counted {completion}")
+    await _is_rejected(replica, TaskSpec(inputs=("q", "d"), workload="rerank", seed=1, max_tokens=1), "a ranking")
+
+
+async def ranks(replica: EngineReplica) -> None:
+    """Give one score for each document in their order."""
+    inputs = ("cats and roofs", "the price of wheat in 1840", "cats and roofs and dogs")
+    text, completion = await complete(replica, TaskSpec(inputs=inputs, workload="rerank", seed=1, max_tokens=1))
+    scores = json.loads(text)["scores"]
+    demand(len(scores) == len(inputs) - 1, f"{len(scores)} scores for {len(inputs) - 1} documents")
+    demand(scores[1] > scores[0], f"what is asked for scores {scores[1]}, something else {scores[0]}")
+    demand(completion.tokens_in > 0 and completion.tokens_out == 0, f"counted {completion}")
 
 
 async def tells_figures(replica: EngineReplica) -> None:

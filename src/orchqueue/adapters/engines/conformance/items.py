@@ -16,31 +16,34 @@ from orchqueue.adapters.engines.conformance import checks
 from orchqueue.adapters.engines.conformance.listening import DisprovedError
 from orchqueue.adapters.engines.replica import EngineReplica
 from orchqueue.adapters.engines.sampling import Feature
+from orchqueue.core.request import Workload
 from orchqueue.ports.errors import EngineError
 
 ITEM_TIMEOUT_S = 120.0
 
 
 class Item(NamedTuple):
-    """One check. `needs`: features without which it does not apply."""
+    """One check. `needs`: features without which it does not apply. `workloads`: what its engine may be serving."""
 
     name: str
     title: str
     check: Callable[[EngineReplica], Awaitable[None]]
     needs: frozenset[Feature] = frozenset()
+    workloads: frozenset[Workload] = frozenset({"completion"})
 
-    def applies(self, offers: frozenset[Feature]) -> bool:
-        """Tell whether an engine that offers so much has to pass it."""
-        return self.needs <= offers
+    def applies(self, offers: frozenset[Feature], workload: Workload = "completion") -> bool:
+        """Tell whether an engine that offers so much has to pass it, serving this workload."""
+        return self.needs <= offers and workload in self.workloads
 
 
 def _needs(*features: Feature) -> frozenset[Feature]:
     return frozenset(features)
 
 
+_ALL: frozenset[Workload] = frozenset({"completion", "embedding", "rerank"})
 ITEMS: tuple[Item, ...] = (
-    Item("health", "health", checks.is_healthy),
-    Item("properties", "slots, context, version, model digest", checks.tells_properties),
+    Item("health", "health", checks.is_healthy, workloads=_ALL),
+    Item("properties", "slots, context, version, model digest", checks.tells_properties, workloads=_ALL),
     Item("tokenize", "prompt tokens counted as the engine counts", checks.counts_tokens, _needs("tokenize")),
     Item("stream", "streaming, whole characters, counts", checks.streams),
     Item("repeat", "same request, same text", checks.repeats),
@@ -59,7 +62,9 @@ ITEMS: tuple[Item, ...] = (
     Item("abort_chat", "abort while a chat is rendered", checks.stops_while_a_chat_is_rendered, _needs("messages")),
     Item("abort_late", "abort after the end", checks.ignores_a_late_stop),
     Item("figures", "KV usage", checks.tells_figures),
-    Item("self_test", "self-test", checks.passes_self_test),
+    Item("self_test", "self-test", checks.passes_self_test, workloads=_ALL),
+    Item("embedding", "embeddings", checks.embeds, _needs("embedding"), frozenset({"embedding"})),
+    Item("rerank", "reranking", checks.ranks, _needs("rerank"), frozenset({"rerank"})),
 )  # fmt: skip
 
 
@@ -75,8 +80,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 async def run_items(replica: EngineReplica, items: tuple[Item, ...] = ITEMS) -> AsyncIterator[Verdict]:
     """Run checks one after another and tell each as it ends; one that fails does not keep the others from running."""
+    workload = replica.description.workloads[0]
     for item in items:
-        if not item.applies(replica.offers):
+        if workload not in item.workloads:
+            continue
+        if not item.applies(replica.offers, workload):
             missing = ", ".join(sorted(item.needs - replica.offers))
             yield Verdict(item.name, item.title, None, f"{replica.engine} does not offer {missing}", 0)
             continue
