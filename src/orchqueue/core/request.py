@@ -101,15 +101,14 @@ class TaskSpec(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def longest_bytes(self) -> int:
-        """Count the UTF-8 bytes of the longest text that the engine reads at once: each input alone, a document with its query.
+        """Count the UTF-8 bytes of the longest of its `inputs` that is read at once: each alone, a document with its query.
 
         >>> TaskSpec(inputs=("query", "a", "abc"), workload="rerank").longest_bytes
         8
         """
-        if self.inputs is None:
-            return self.prompt_bytes
-        sizes = [len(text.encode()) for text in self.inputs]
-        return sizes[0] + max(sizes[1:], default=0) if self.workload == "rerank" else max(sizes)
+        sizes = [len(text.encode()) for text in self.inputs or ()]
+        query_bytes = sizes.pop(0) if self.workload == "rerank" and sizes else 0
+        return query_bytes + max(sizes, default=0)
 
     def as_chat(self) -> TaskSpec:
         """Say a bare prompt as the one message of a chat, so that the model's own template is put around it.
