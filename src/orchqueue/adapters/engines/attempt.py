@@ -207,7 +207,9 @@ class EngineAttempt:
             return
         self._over = True
         self._sink.completed(end.completion)
-        if not self._closed:
+        if end.goes_on:
+            self._leave()
+        elif not self._closed:
             self._linger = self._loop.call_later(LINGER_S, self._leave)
 
     def _leave(self) -> None:

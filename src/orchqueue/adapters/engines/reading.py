@@ -16,10 +16,14 @@ from orchqueue.ports.engine import Completion
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
-    """The engine's own end. `whole`: the model ended by itself, neither at a limit nor at a stop string."""
+    """The end of the text. `whole`: the model ended by itself, neither at a limit nor at a stop string.
+
+    `goes_on`: the text ended at a stop string that the engine did not see, so it has to be stopped.
+    """
 
     completion: Completion
     whole: bool
+    goes_on: bool = False
 
 
 class Broken(msgspec.Struct, frozen=True, gc=False):

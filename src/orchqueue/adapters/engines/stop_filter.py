@@ -14,7 +14,7 @@ class StopFilter:
 
     How the text is cut into pieces makes no difference to what comes through in all.
 
-    Req: ORCH-4062
+    Req: ORCH-4062, ORCH-4451
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
