@@ -25,7 +25,8 @@ STATUS_FAULTS = {400: "rejected", 429: "overloaded", 503: "overloaded"}
 class SimSettings(msgspec.Struct, frozen=True):
     """How the engine behaves when nothing goes wrong.
 
-    `api_key` empty: open to all. `version`, `model` empty: what the engine's kind calls itself.
+    `api_key` empty: open to all. `version`, `model` empty: what the engine's kind calls itself. `max_requests`: so many at once, those
+    that wait included, where the kind refuses more.
     """
 
     slots: int = 1
@@ -36,6 +37,7 @@ class SimSettings(msgspec.Struct, frozen=True):
     model: str = ""
     api_key: str = ""
     loading_ms: int = 0
+    max_requests: int = 128
 
 
 class Refused(Exception):

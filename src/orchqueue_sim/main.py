@@ -12,8 +12,9 @@ import msgspec
 from orchqueue_sim.engine_faults import Faults
 from orchqueue_sim.engine_http import SimSettings, SimulatedEngine
 from orchqueue_sim.engine_llamacpp import SimulatedLlamacpp
+from orchqueue_sim.engine_tgi import SimulatedTgi
 
-ENGINES: dict[str, type[SimulatedEngine]] = {"llamacpp": SimulatedLlamacpp}
+ENGINES: dict[str, type[SimulatedEngine]] = {"llamacpp": SimulatedLlamacpp, "tgi": SimulatedTgi}
 
 
 def build_parser(*, simulations: bool = True) -> argparse.ArgumentParser:
@@ -35,6 +36,7 @@ def build_parser(*, simulations: bool = True) -> argparse.ArgumentParser:
     engine.add_argument("--model", default="", help="what it calls its model")
     engine.add_argument("--api-key", default="")
     engine.add_argument("--loading-ms", type=int, default=0)
+    engine.add_argument("--max-requests", type=int, default=defaults.max_requests)
     engine.add_argument("--faults", default="{}", help="JSON object, as POST /sim/faults takes it")
     if simulations:
         from orchqueue_sim.campaign import add_commands

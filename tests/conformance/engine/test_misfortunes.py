@@ -117,7 +117,7 @@ async def test_an_engine_that_is_not_deterministic_is_not_proven(simulate: Start
 async def test_several_slots_are_never_strict(simulate: StartSimulated) -> None:
     """An engine that batches is measured but not proven."""
     engine = await simulate("--slots", "4", "--tokens-per-s", "1000")
-    facts = await engine.replica().self_test()
+    facts = await engine.replica(slots=4).self_test()
     assert facts.slots_total == 4
     assert not facts.strict_proven
     assert facts.decode_us_per_token > 0
@@ -209,7 +209,7 @@ async def test_a_silent_engine_can_be_aborted(simulate: StartSimulated) -> None:
 async def test_an_ignored_schema_is_told(simulate: StartSimulated) -> None:
     """When the engine's text does not match the schema, the attempt fails instead of ending well."""
     engine = await simulate()
-    schema = '{"type":"object","required":["other"]}'
+    schema = '{"type":"object","properties":{"other":{}},"required":["other"]}'
     run = await decode(engine.replica(), TaskSpec(prompt="x", seed=1, sampling=Sampling(json_schema=schema)))
     assert run.completion is None
     assert run.failure is not None

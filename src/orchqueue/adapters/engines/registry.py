@@ -6,5 +6,6 @@ from collections.abc import Mapping
 
 from orchqueue.adapters.engines.llamacpp import LlamacppReplica
 from orchqueue.adapters.engines.replica import EngineReplica
+from orchqueue.adapters.engines.tgi import TgiReplica
 
-ENGINES: Mapping[str, type[EngineReplica]] = {kind.engine: kind for kind in (LlamacppReplica,)}
+ENGINES: Mapping[str, type[EngineReplica]] = {kind.engine: kind for kind in (LlamacppReplica, TgiReplica)}
