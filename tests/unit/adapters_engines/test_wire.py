@@ -60,6 +60,16 @@ def test_a_cut_at_every_line_and_every_byte(parts: list[bytes]) -> None:
     assert [event for part in parts for event in splitter.feed(part)] == EVENTS
 
 
+@pytest.mark.req("ORCH-4215")
+@given(st.lists(st.tuples(st.sampled_from([b"data:", b"data: ", b"data:  "]), st.binary(max_size=3)), max_size=4))
+def test_a_space_behind_the_colon_is_taken_off_once(written: list[tuple[bytes, bytes]]) -> None:
+    """With or without a space, mixed or not, a read of whole events gives what its bytes give one by one."""
+    body = b"".join(lead + text + b"\n\n" for lead, text in written)
+    at_once, by_byte = SseSplitter(), SseSplitter()
+    events = at_once.feed(body)
+    assert events == [event for i in range(len(body)) for event in by_byte.feed(body[i : i + 1])]
+
+
 @given(places)
 @pytest.mark.req("ORCH-4215")
 def test_any_cut_of_a_response_gives_the_same_events(at: list[int]) -> None:

@@ -133,12 +133,14 @@ class SseSplitter:
         Cost: one split for a read that holds whole single-line events with LF, as engines send them.
         """
         if not (self._rest or self._data or self._name or self._skip_lf) and body[-2:] == b"\n\n" and _CR not in body:
-            data = body[6:-2]
-            if body[:6] == b"data: " and _LF not in data:
+            # Some servers put a space behind the colon and some none; one does it always the same way.
+            lead = b"data: " if body[:6] == b"data: " else b"data:"
+            data = body[len(lead) : -2]
+            if body[:5] == b"data:" and _LF not in data:
                 return [SseEvent(data)]
             blocks = body[:-2].split(b"\n\n")
-            if all(block.startswith(b"data: ") and b"\n" not in block for block in blocks):
-                return [SseEvent(block[6:]) for block in blocks]
+            if all(_is_plain(block, lead) for block in blocks):
+                return [SseEvent(block[len(lead) :]) for block in blocks]
         return self._feed_lines(body)
 
     def _feed_lines(self, body: bytes) -> list[SseEvent]:
@@ -177,3 +179,7 @@ class SseSplitter:
         elif field == b"event":
             self._name = value
         self._held_bytes += len(line)
+
+
+def _is_plain(block: bytes, lead: bytes) -> bool:
+    return block.startswith(lead) and b"\n" not in block and (lead[-1:] == b" " or block[5:6] != b" ")
