@@ -269,6 +269,10 @@ async def test_a_router_that_answers_something_else(simulate: StartSimulated) ->
         await lost.health()
     with pytest.raises(EngineError, match="404"):
         await lost.properties()
+    old = await decode(lost, TaskSpec(messages=CHAT, seed=1))
+    assert old.failure is not None
+    assert old.failure[0] == "rejected"
+    assert "/chat_tokenize" in old.failure[1]
     await engine.set_faults(unhealthy=True)
     assert not await engine.replica().health()
 

@@ -129,7 +129,10 @@ def test_a_router_that_served_nothing_yet_is_idle() -> None:
     assert gauges.kv_usage_ratio is None
 
 
-@pytest.mark.parametrize("text", [b"<html></html>", b"vllm:num_requests_running 0", b"tgi_queue_size many"])
-def test_what_is_no_exposition_of_tgi_says_nothing(text: bytes) -> None:
-    """Another page in its place is not taken for an idle engine."""
+@pytest.mark.req("ORCH-4453")
+@pytest.mark.parametrize(
+    "text", [b"<html></html>", b"vllm:num_requests_running 0", b"tgi_queue_size many", b"tgi_request_success 3"]
+)
+def test_what_does_not_tell_of_work_says_nothing(text: bytes) -> None:
+    """Another page in its place, or a backend that served and counts no runs, is not taken for an idle engine."""
     assert read_gauges(text) is None

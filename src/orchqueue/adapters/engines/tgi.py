@@ -173,7 +173,8 @@ class TgiReplica(EngineReplica):
     async def _ask(self, path: str, body: bytes, kind: type[T]) -> T:
         answer = await request(self.endpoint, "POST", path, body, TOKENIZE_TIMEOUT_S)
         if answer.status != 200:
-            failure = failure_of_answer(answer.status, answer.body)
+            # An old router has no such route; asking another of its kind cannot help.
+            failure = "rejected" if answer.status == 404 else failure_of_answer(answer.status, answer.body)
             raise RefusedError(failure, f"{path}: {explain(answer.status, answer.body)}")
         return self._read(answer, kind)
 

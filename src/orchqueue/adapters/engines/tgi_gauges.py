@@ -13,7 +13,8 @@ _BEGUN = b"tgi_batch_inference_count"
 _ENDED = (b"tgi_batch_inference_success", b"tgi_batch_inference_failure")
 _RESERVED = b"tgi_batch_current_max_tokens"
 _ROOM = b"tgi_batch_total_tokens"
-_WANTED = (_QUEUED, _BATCHED, _BEGUN, *_ENDED, _RESERVED, _ROOM)
+_SERVED = b"tgi_request_success"
+_WANTED = (_QUEUED, _BATCHED, _BEGUN, *_ENDED, _RESERVED, _ROOM, _SERVED)
 
 
 class Gauges(msgspec.Struct, frozen=True):
@@ -44,9 +45,10 @@ class Gauges(msgspec.Struct, frozen=True):
 
 
 def read_gauges(text: bytes) -> Gauges | None:
-    """Read the figures; None where the text is no exposition of TGI.
+    """Read the figures; None where the text is no exposition of TGI, or of one that does not count its work.
 
-    What was never counted does not show, so a router that has served nothing yet tells next to nothing.
+    What was never counted does not show, so a router that has served nothing yet tells next to nothing. One that has, and shows no
+    run of a model, has a backend that keeps no figures.
 
     Cost: one look at each line; an exposition has some thousand of them.
 
@@ -66,7 +68,7 @@ def read_gauges(text: bytes) -> Gauges | None:
                 sums[name] += float(line.rpartition(b" ")[2])
             except ValueError:
                 return None
-    if not is_exposition:
+    if not is_exposition or (sums[_SERVED] and not sums[_BEGUN]):
         return None
     return Gauges(
         queued=int(sums[_QUEUED]),
