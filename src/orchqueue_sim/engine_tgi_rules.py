@@ -77,8 +77,8 @@ class PromptToken(NamedTuple):
 def tokenize(text: str, *, add_special: bool) -> list[PromptToken]:
     """Cut text into tokens; special ones are read out of it, and one is put before it where that is wanted.
 
-    >>> [token.text for token in tokenize("<s>Hello world", add_special=True)]
-    ['', '<s>', 'Hell', 'o', ' wor', 'ld']
+    >>> [token.text for token in tokenize("<s>Good morning", add_special=True)]
+    ['', '<s>', 'Good', ' morn', 'ing']
     """
     tokens = [PromptToken(_SPECIAL[BOS], "", 0, 0)] if add_special else []
     at = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -46,6 +46,7 @@ async def raw_stream(engine: SimulatedEngine, body: bytes) -> bytes:
     writer.write(head.encode() + body)
     answer = await reader.read()
     writer.close()
+    await writer.wait_closed()
     return answer
 
 
@@ -53,10 +54,24 @@ async def raw_stream(engine: SimulatedEngine, body: bytes) -> bytes:
 async def stub(
     answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[TgiReplica]:
-    """Connect to a server of this process that answers just so."""
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+    """Connect to a server of this process that answers just so; at the end each of its connections has been closed."""
+    at_work: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        at_work.add(task)
+        try:
+            await answer(reader, writer)
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         yield TgiReplica(parse_endpoint(f"http://127.0.0.1:{port}"))
+        await asyncio.gather(*at_work)
 
 
 @pytest.mark.req("ORCH-4450", "ORCH-4036")
@@ -105,7 +120,6 @@ async def test_whatever_template_and_tokenizer_begin_with(
         data = msgspec.json.encode(told)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
         await writer.drain()
-        writer.close()
 
     async with stub(answer) as replica:
         assert await replica.count_prompt(TaskSpec(messages=CHAT)) == count
@@ -249,12 +263,47 @@ async def test_one_quiet_look_is_not_enough() -> None:
             writer.write(b'data:{"index":1,"token":{"id":1,"text":"a","logprob":0,"special":false}}\n\n')
             await writer.drain()
             await reader.read()
-        writer.close()
 
     async with stub(answer) as replica:
         run = begin(replica, SPEC, on_first=lambda handle: handle.abort())
         await run.end()
     assert looks == []
+
+
+@pytest.mark.req("ORCH-4455")
+async def test_a_model_that_reads_a_long_prompt_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers no health poll meanwhile: it is well while it works and was well lately, and else it is not."""
+    figures = b"tgi_batch_current_size 1\n"
+    silent = False
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/health" in head and silent:
+            await reader.read()
+        else:
+            data = figures if b"/metrics" in head else b""
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+            await writer.drain()
+
+    monkeypatch.setattr("orchqueue.adapters.engines.replica.HEALTH_TIMEOUT_S", 0.05)
+    async with stub(answer) as replica:
+        silent = True
+        with pytest.raises(EngineError, match="no answer"):
+            await replica.health()
+        silent = False
+        # A slow machine may take longer than the short timeout to answer at all.
+        monkeypatch.setattr("orchqueue.adapters.engines.replica.HEALTH_TIMEOUT_S", 10.0)
+        assert await replica.health()
+        silent = True
+        monkeypatch.setattr("orchqueue.adapters.engines.replica.HEALTH_TIMEOUT_S", 0.05)
+        assert await replica.health()
+        figures = b"tgi_batch_current_size 0\n"
+        with pytest.raises(EngineError, match="no answer"):
+            await replica.health()
+        figures = b"tgi_batch_current_size 1\n"
+        monkeypatch.setattr("orchqueue.adapters.engines.tgi.WORKING_SILENTLY_S", 0.0)
+        with pytest.raises(EngineError, match="no answer"):
+            await replica.health()
 
 
 @pytest.mark.req("ORCH-4217")

@@ -10,6 +10,7 @@ Req: ORCH-3045, ORCH-3017, ORCH-4221
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import ClassVar, TypeVar
 
 import msgspec
@@ -39,6 +40,8 @@ T = TypeVar("T")
 
 TOKENIZE_TIMEOUT_S = 10.0
 METRICS_TIMEOUT_S = 2.0
+WORKING_SILENTLY_S = 60.0
+"""For so long since it was last seen well a model that works may leave health polls unanswered."""
 UNSEEN_S = 1.5
 """How long the router must be idle before we trust that it dropped a request that it never answered."""
 IDLE_LOOKS = 2
@@ -60,6 +63,7 @@ class TgiReplica(EngineReplica):
     _stops_max = STOP_SEQUENCES_MAX
     _added_id: int | None = None
     _knows_added = False
+    _well_at_s = -math.inf
 
     @staticmethod
     def sampler_words(spec: TaskSpec, profile: str) -> dict[str, JsonValue]:
@@ -67,10 +71,24 @@ class TgiReplica(EngineReplica):
         return generate_params(spec, profile)
 
     async def health(self) -> bool:
-        """Tell whether the model answers; the router listens only when it is loaded."""
-        status = await self.answers("/health")
+        """Tell whether the model answers; the router listens only when it is loaded.
+
+        The model answers between two of its runs, so that a long prompt keeps it silent for as long as it is read. Then the router's
+        figures are asked: at work, and well a moment ago, is well.
+
+        Req: ORCH-4455
+        """
+        try:
+            status = await self.answers("/health")
+        except EngineError as error:
+            lately = asyncio.get_running_loop().time() - self._well_at_s < WORKING_SILENTLY_S
+            if isinstance(error.__cause__, TimeoutError) and lately and await self.is_idle() is False:
+                return True
+            raise
         if status not in {200, 503}:
             raise EngineError(f"{self.endpoint.url}/health answered {status}")
+        if status == 200:
+            self._well_at_s = asyncio.get_running_loop().time()
         return status == 200
 
     async def properties(self) -> Properties:
