@@ -105,6 +105,10 @@ bench-setup: $(STAMP) ## Build the load harness, and .venv-bench with the peers 
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/bench.lock
 	@$(PY) -m benchmarks.harness
 
+.PHONY: engines-vllm
+engines-vllm: $(STAMP) ## Build .venv-vllm, the real vLLM on the CPU, and its weights: 2.7 GB, some minutes
+	@$(PY) -m tools.engine_vllm
+
 .PHONY: bench
 bench: $(STAMP) ## Measure everything, about 10 minutes (ONLY="core relay", QUICK=1)
 	@$(PY) -m benchmarks $(ONLY) $(if $(QUICK),--quick)
@@ -130,5 +134,5 @@ lock: $(STAMP) ## Recompile the locks (UPGRADE=1 lets pins rise)
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build results
-	rm -rf $(VENV) .venv-bench .venv-mutants build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench .venv-mutants .venv-vllm .engines build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -57,13 +57,14 @@ def strip_comments(text: str) -> str:
 
 
 def compile_all(into: Path, *, upgrade: bool) -> None:
-    """Write every lock into one folder; runtime and mutants repeat the pins of dev, bench stands alone."""
+    """Write every lock into one folder; runtime and mutants repeat the pins of dev, bench and vllm stand alone."""
     product = ("pyproject.toml", "--extra=llamacpp")
     dev = into / "dev.lock"
     compile_lock(dev, (*product, "--group=dev"), upgrade=upgrade)
     compile_lock(into / "runtime.lock", (*product, "--group=build"), upgrade=upgrade, pins_from=dev)
     compile_lock(into / "weights.lock", ("locks/weights.in", "--no-deps"), upgrade=upgrade)
     compile_lock(into / "bench.lock", ("--group=bench",), upgrade=upgrade)
+    compile_lock(into / "vllm.lock", ("locks/vllm.in", "--overrides=locks/vllm-overrides.in"), upgrade=upgrade)
     compile_lock(into / "mutants.lock", ("--group=mutation",), upgrade=upgrade, pins_from=dev)
 
 
