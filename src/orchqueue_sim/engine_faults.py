@@ -17,6 +17,7 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     `queue_ms`: a request takes that long to reach a slot, and is not cancelled on the way. `not_deterministic`: the same request
     gives other texts. `ignore_abort_ms`: a slot works on after its client has gone. `late_close_ms`: the response is completed that
     long after its last event. `double_close`: the last event comes twice. `keep_alives`: comments between the events.
+    `prefix_caching`: the server says that it reuses what it has read.
     """
 
     times: int = -1
@@ -38,6 +39,7 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     not_deterministic: bool = False
     unhealthy: bool = False
     hide_slots: bool = False
+    prefix_caching: bool = False
     template_fails: bool = False
     template_delay_ms: int = 0
 

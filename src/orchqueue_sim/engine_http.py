@@ -48,6 +48,10 @@ class Refused(Exception):
         self.status = status
 
 
+class LateRefusal(Refused):
+    """A request that is refused in a stream that began well, as some engines do."""
+
+
 class Slot:
     """One decode at a time. `marker`: what its request can be told by."""
 
@@ -127,6 +131,10 @@ class SimulatedEngine(ABC):
     def stream_error(self) -> bytes:
         """Give the frame of an error in the middle of a stream."""
         return self.frame(json.dumps(self.error(500, "simulated fault")).encode())
+
+    def late(self, error: object) -> list[dict[str, Any] | bytes]:
+        """Give the events of a stream that only refuses."""
+        return [json.dumps(error).encode()]
 
     def frame(self, data: bytes) -> bytes:
         """Make an event of data."""
@@ -226,6 +234,11 @@ class SimulatedEngine(ABC):
                 self.struck(STATUS_FAULTS.get(faults.status, "engine_500"))
                 raise Refused(faults.status, "simulated fault")
             script = self._script(path, body, faults)
+        except LateRefusal as refused:
+            stream = FaultyStream(self, writer, Faults(), self._cuts)
+            stream.begin()
+            await stream.last(self.late(self.error(refused.status, str(refused))))
+            return False
         except Refused as refused:
             self._answer(writer, refused.status, self.error(refused.status, str(refused)))
             return False

@@ -41,13 +41,27 @@ class GrammarError(ValueError):
     """The grammar cannot be parsed."""
 
 
+def split(text: str) -> list[str]:
+    """Cut text into tokens; put together they are the text.
+
+    >>> split("one, two")
+    ['one', ',', ' two']
+    """
+    return _TOKEN.findall(text)
+
+
+def is_grammar(text: str) -> bool:
+    """Tell whether this is the one form of grammar that we can write to."""
+    return _LITERAL_GRAMMAR.fullmatch(text) is not None
+
+
 def tokenize(text: str) -> list[int]:
     """Cut text into tokens, at most four letters each.
 
     >>> len(tokenize("Hello world"))
     4
     """
-    return [int.from_bytes(sha256(part.encode()).digest()[:3], "big") % 49152 for part in _TOKEN.findall(text)]
+    return [int.from_bytes(sha256(part.encode()).digest()[:3], "big") % 49152 for part in split(text)]
 
 
 def apply_template(messages: list[dict[str, str]]) -> str:

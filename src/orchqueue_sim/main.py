@@ -13,8 +13,13 @@ from orchqueue_sim.engine_faults import Faults
 from orchqueue_sim.engine_http import SimSettings, SimulatedEngine
 from orchqueue_sim.engine_llamacpp import SimulatedLlamacpp
 from orchqueue_sim.engine_tgi import SimulatedTgi
+from orchqueue_sim.engine_vllm import SimulatedVllm
 
-ENGINES: dict[str, type[SimulatedEngine]] = {"llamacpp": SimulatedLlamacpp, "tgi": SimulatedTgi}
+ENGINES: dict[str, type[SimulatedEngine]] = {
+    "llamacpp": SimulatedLlamacpp,
+    "vllm": SimulatedVllm,
+    "tgi": SimulatedTgi,
+}
 
 
 def build_parser(*, simulations: bool = True) -> argparse.ArgumentParser:
