@@ -1,11 +1,13 @@
 """Run the stages of `make test` in their order, stop at the first red one, and close with one total.
 
-`python -m tools.stages` runs all; `python -m tools.stages NAME…` only those named; `--list` names them; `--keep-going`
+`python -m tools.stages` runs all but those apart; `python -m tools.stages NAME…` only those named; `--list` names them; `--keep-going`
 does not stop. The stages marked as such run on a GPU host where `--gpu` says so: `elsewhere` leaves them out here, `only`
 runs nothing else there. The last line is always `N passed, M failed`, where a broken check of the precommit stage counts
 as one failed; the exit status is 0 only when something ran and nothing failed.
 
-Req: ORCH-4047
+A stage apart wants a real engine that `make setup` does not install; named without it, it is red and says what to run.
+
+Req: ORCH-4047, ORCH-4434
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Stage:
     """One step of the pipeline: a name and the test folders, or single files, that it runs.
 
     `without`: folders inside them that belong to another stage. `covered`: source folders of which these tests must reach
-    every line and branch. `gpu`: it is worth more where there is a GPU, and may be moved there.
+    every line and branch. `gpu`: it is worth more where there is a GPU, and may be moved there. `apart`: the module whose `--check`
+    tells whether what the stage wants was built; it is no part of `make test`, and runs where it is named.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Stage:
     gpu: bool = False
     without: tuple[str, ...] = ()
     covered: tuple[str, ...] = ()
+    apart: str = ""
 
 
 DOCTESTS = ("tools", *(f"src/orchqueue/{part}" for part in ("core", "runtime", "http", "config", "client", "stub")))
@@ -62,6 +66,7 @@ STAGES = (
     Stage("determinism", ("tests/determinism",), gpu=True),
     Stage("haiku", ("tests/haiku",), gpu=True),
     Stage("docs", ("tests/docs",)),
+    Stage("vllm", ("tests/engines/vllm",), apart="tools.engine_vllm"),
 )
 
 
@@ -146,7 +151,10 @@ def run_stage(stage: Stage, root: Path) -> StageRun:
     """Run one stage, announcing it."""
     print(f"== {stage.name}", flush=True)
     started = time.monotonic()
-    tally = run_pytest(stage, root) if stage.folders else Tally(failed=check.run_checks(root))
+    if stage.apart and subprocess.run([sys.executable, "-m", stage.apart, "--check"], cwd=root, check=False).returncode:
+        tally = Tally(failed=1)
+    else:
+        tally = run_pytest(stage, root) if stage.folders else Tally(failed=check.run_checks(root))
     return StageRun(stage, tally, time.monotonic() - started)
 
 
@@ -158,7 +166,7 @@ def choose(names: list[str], gpu: str) -> list[Stage]:
     if names:
         return [stage for stage in STAGES if stage.name in names]
     kept = {"here": (True, False), "elsewhere": (False,), "only": (True,)}[gpu]
-    return [stage for stage in STAGES if stage.gpu in kept]
+    return [stage for stage in STAGES if stage.gpu in kept and not stage.apart]
 
 
 def run_all(chosen: list[Stage], root: Path, *, keep_going: bool) -> list[StageRun]:

@@ -101,6 +101,14 @@ class SimulatedVllm(SimulatedEngine):
                 return 200, self._metrics().encode()
             case "POST", "/tokenize":
                 return 200, self._tokenize(json.loads(body))
+            case "POST", "/v1/embeddings":
+                request = json.loads(body)
+                self._check_model(request)
+                return 200, engine_text.embed(request["input"])
+            case "POST", "/v1/rerank":
+                request = json.loads(body)
+                self._check_model(request)
+                return 200, engine_text.rank(request["query"], request["documents"])
             case "POST", "/detokenize":
                 request = json.loads(body)
                 self._check_model(request)

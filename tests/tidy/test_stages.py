@@ -98,7 +98,30 @@ def test_one_switch_moves_the_gpu_stages(
 def test_keep_going_shows_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """With `--keep-going` a red stage stops nothing and the run still fails."""
     ran, status = runs_of(monkeypatch, "consumer", ["--keep-going"])
-    assert (len(ran), status) == (len(stages.STAGES), 1)
+    assert (len(ran), status) == (sum(not stage.apart for stage in stages.STAGES), 1)
+
+
+@pytest.mark.req("ORCH-4434")
+def test_a_stage_apart_runs_only_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test` leaves it out wherever its GPU stages run; by its name it is chosen."""
+    apart = {stage.name for stage in stages.STAGES if stage.apart}
+    assert "vllm" in apart
+    for gpu in ("here", "elsewhere", "only"):
+        assert not apart & {stage.name for stage in stages.choose([], gpu)}
+    ran, _ = runs_of(monkeypatch, "", ["vllm"])
+    assert ran == ["vllm"]
+
+
+@pytest.mark.req("ORCH-4434")
+def test_a_stage_apart_whose_engine_is_missing_is_red(tmp_path: Path) -> None:
+    """Nothing is skipped: without what it wants built, the stage counts as failed before any test runs."""
+    (tmp_path / "absent.py").write_text("import sys\nsys.exit('run: make engines-x')\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_it.py").write_text(PASSING)
+    run = stages.run_stage(stages.Stage("x", ("tests",), apart="absent"), tmp_path)
+    assert run.tally == stages.Tally(failed=1)
+    (tmp_path / "absent.py").write_text("")
+    assert stages.run_stage(stages.Stage("x", ("tests",), apart="absent"), tmp_path).tally == stages.Tally(1)
 
 
 def test_unreadable_report_is_a_failure(tmp_path: Path) -> None:

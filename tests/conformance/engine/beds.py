@@ -29,6 +29,7 @@ from orchqueue.adapters.processes.host import LlamacppSpawnHost
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.request import Workload
+from tests.real_vllm import CTX, server
 
 MODEL = "bundled:smollm2-135m-instruct-q4_1"
 MODEL_REF = "repo:test/sim"
@@ -114,6 +115,17 @@ async def _real_llamacpp(workload: Workload) -> AsyncIterator[EngineReplica]:
             await running.stop()
 
 
+@asynccontextmanager
+async def _real_vllm() -> AsyncIterator[EngineReplica]:
+    running = server(0)
+    running.wait_ready()
+    replica = ENGINES["vllm"](parse_endpoint(running.url), Description(ctx=CTX, model_ref=MODEL_REF))
+    try:
+        yield replica
+    finally:
+        await replica.close()
+
+
 BEDS: tuple[Bed, ...] = (
     *(
         simulated_bed(engine, workload)
@@ -123,6 +135,7 @@ BEDS: tuple[Bed, ...] = (
     ),
     Bed("llamacpp", "real", partial(_real_llamacpp, "completion")),
     Bed("llamacpp", "real", partial(_real_llamacpp, "embedding"), workload="embedding"),
+    Bed("vllm", "real", _real_vllm, everywhere=False),
 )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
 import pytest
 
@@ -18,7 +16,7 @@ from orchqueue.core.request import Message, Sampling, TaskSpec
 from orchqueue.ports.engine import Completion
 from orchqueue.ports.errors import EngineError
 from tests.conformance.engine.conftest import StartSimulated
-from tests.conformance.engine.recorded_vllm import SPECIAL, Recorded, ask, load, names
+from tests.conformance.engine.recorded_vllm import SPECIAL, Recorded, ask, form_of, load, names
 
 SPEC = TaskSpec(prompt="Tell me", seed=3, max_tokens=60, sampling=Sampling(ignore_eos=True))
 LONG = TaskSpec(prompt="Tell me", seed=3, max_tokens=2000, sampling=Sampling(ignore_eos=True))
@@ -118,23 +116,6 @@ def test_recorded_metrics() -> None:
     assert (unknown.held, unknown.kv_usage_ratio, unknown.prefix_caching) == (None, None, None)
 
 
-def form(value: Any) -> Any:
-    """Reduce a value to the names of its members; nobody reads a model's permissions."""
-    if isinstance(value, dict):
-        return {name: form(member) for name, member in value.items() if name != "permission"}
-    return [form(value[0])] if isinstance(value, list) and value and isinstance(value[0], dict) else None
-
-
-def told(one: Recorded) -> Any:
-    """Reduce an answer to what the simulated engine has to say alike."""
-    if not one.body:
-        return None
-    kind = (one.content_type or "").partition(";")[0]
-    if kind == "text/event-stream":
-        return kind, [event if event == "[DONE]" else form(event) for event in (one.events[0], *one.events[-2:])]
-    return kind, form(json.loads(one.body)) if kind == "application/json" else one.body
-
-
 @pytest.mark.req("ORCH-4442")
 @pytest.mark.parametrize("name", [name for name in names() if name not in NOT_SIMULATED])
 async def test_the_simulated_engine_answers_as_the_real_one(simulate: StartSimulated, name: str) -> None:
@@ -142,7 +123,7 @@ async def test_the_simulated_engine_answers_as_the_real_one(simulate: StartSimul
     running = await simulate("--model", "smollm2-135m-instruct")
     recorded = load(name)
     simulated = await ask(running.url, recorded)
-    assert (simulated.status, told(simulated)) == (recorded.status, told(recorded))
+    assert (simulated.status, form_of(simulated)) == (recorded.status, form_of(recorded))
 
 
 @pytest.mark.req("ORCH-4442")

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import cached_property
 from pathlib import PurePath
 from typing import ClassVar, TypeVar
+from weakref import WeakSet
 
 import msgspec
 
@@ -23,6 +25,7 @@ from orchqueue.adapters.engines.attempt import Prepared, RefusedError
 from orchqueue.adapters.engines.connection import Answer, request
 from orchqueue.adapters.engines.reading import failure_of
 from orchqueue.adapters.engines.replica import Course, EngineReplica
+from orchqueue.adapters.engines.results import result_request
 from orchqueue.adapters.engines.sampling import Feature, JsonValue
 from orchqueue.adapters.engines.schema_guard import guard_of
 from orchqueue.adapters.engines.selftest import Properties, digest_of
@@ -84,7 +87,11 @@ class VllmReplica(EngineReplica):
 
     _card: Card | None = None
     _caching: bool | None = None
-    _courses: tuple[_Course, ...] = ()
+
+    @cached_property
+    def _courses(self) -> WeakSet[_Course]:
+        """Know every attempt as long as somebody holds it."""
+        return WeakSet()
 
     @staticmethod
     def sampler_words(spec: TaskSpec, profile: str) -> dict[str, JsonValue]:
@@ -179,10 +186,16 @@ class VllmReplica(EngineReplica):
         used = (await self.gauges()).kv_usage_ratio
         return Scrape(None if used is None else min(1.0, max(0.0, used)))
 
+    def result(self, spec: TaskSpec) -> Prepared:
+        """Ask for vectors or ranks; a server does one of the three that it was started for."""
+        path = "/v1/embeddings" if spec.workload == "embedding" else "/v1/rerank"
+        named = {} if self._card is None else {"model": self._card.id}
+        return result_request(spec, path, VllmReader(asyncio.get_running_loop().time), **named)
+
     def course(self, spec: TaskSpec, profile: str, cache_prompt: bool, said: str) -> Course:
         """Say how an attempt is made and ended. To go on from a text is to have it at the end of the prompt."""
         course = _Course()
-        self._courses = (*(one for one in self._courses if not one.over), course)
+        self._courses.add(course)
 
         async def prepare() -> Prepared:
             return await self._prepare(spec, profile, cache_prompt, said, course)
@@ -191,7 +204,6 @@ class VllmReplica(EngineReplica):
             del answered  # the head comes before the first step, so it tells nothing of the engine
             course.leaving = True
             await self._until_gone(course)
-            self._courses = tuple(one for one in self._courses if one is not course)
 
         return Course(prepare, settle)
 
