@@ -115,13 +115,14 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
 
         replicas_dir = Path(data.subdirectory("replicas"))
         leftovers = await _leftovers(config, replicas_dir, telemetry, stack)
+        models = ModelStore(Path(config.model_dir) if config.model_dir else None, telemetry.log, clock.now_ms)
         runtime = Runtime(
             to_settings(config),
             Resources(
                 clock=clock,
                 journal=_journal(config, data, telemetry),
                 telemetry=telemetry,
-                make_supervisor=_supervisor_maker(config, replicas_dir, leftovers),
+                make_supervisor=_supervisor_maker(config, replicas_dir, models, leftovers),
                 settings_source=ConfigInForce(config, read_config),
                 on_bug=on_bug,
                 stall_ms=config.journal.stall_ms,
@@ -133,14 +134,8 @@ async def _serve(config: Config, read_config: ReadConfig, data_dir: str) -> int:
             ),
         )
         stack.push_async_callback(runtime.stop)
-        gate = runtime.gate
-        app = build_app(
-            gate,
-            access,
-            limits := _edge_limits(config),
-            telemetry.render,
-            telemetry.log,
-        )
+        limits = _edge_limits(config)
+        app = build_app(runtime.gate, access, limits, telemetry.render, telemetry.log, models)
         server = EdgeServer(app, runtime.streams, limits, tls)
         await server.start(sockets)
         stack.push_async_callback(server.stop)
@@ -226,9 +221,8 @@ async def _leftovers(
 
 
 def _supervisor_maker(
-    config: Config, replicas_dir: Path, leftovers: Leftovers
+    config: Config, replicas_dir: Path, models: ModelStore, leftovers: Leftovers
 ) -> Callable[[Callable[[AnyEvent], None]], Supervision]:
-    models = ModelStore(Path(config.model_dir) if config.model_dir else None)
     probe = DeviceProbe()
     hosts = {PoolId(pool.id): _host(pool, replicas_dir, models, probe, leftovers) for pool in config.pools}
     pool_of = {name: PoolId(pool.id) for pool in config.pools for name in replica_ids(pool)}

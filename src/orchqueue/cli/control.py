@@ -1,4 +1,4 @@
-"""`orchq pools`, `replicasets`, `models`, `capabilities`, `drain`, `reload`, `rollback`: look at pools and steer them."""
+"""`orchq pools`, `replicasets`, `capabilities`, `drain`, `reload`, `rollback`: look at pools and steer them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ POOLS_DETAILS = """examples:
 SETS_DETAILS = """examples:
   orchq replicasets
   orchq replicasets --json | jq .slo"""
-
-MODELS_DETAILS = """examples:
-  orchq models
-  orchq models --json | jq -r .digest"""
 
 CAPABILITIES_DETAILS = """examples:
   orchq capabilities
@@ -149,19 +145,6 @@ async def execute_replica_sets(context: Context, _: Namespace) -> int:
     return 0
 
 
-async def execute_models(context: Context, _: Namespace) -> int:
-    """Print every model and where it is used."""
-    async with context.client() as client:
-        models = await client.models()
-    if context.as_json:
-        for model in models:
-            context.output.record(model)
-        return 0
-    rows = [(model.ref, model.digest or "-", ",".join(model.pool_ids)) for model in models]
-    context.output.table(("MODEL", "DIGEST", "POOLS"), rows)
-    return 0
-
-
 async def execute_capabilities(context: Context, _: Namespace) -> int:
     """Print what the deployment can do.
 
@@ -283,7 +266,6 @@ def _show_health(health: PoolHealth, context: Context) -> None:
 COMMANDS = (
     ("pools", "show the pools, or one with its replicas", POOLS_DETAILS, add_pools_arguments, execute_pools),
     ("replicasets", "show the sets of interchangeable replicas", SETS_DETAILS, add_nothing, execute_replica_sets),
-    ("models", "show the models and where they are used", MODELS_DETAILS, add_nothing, execute_models),
     ("capabilities", "show what the server can do", CAPABILITIES_DETAILS, add_nothing, execute_capabilities),
     ("drain", "empty a pool", DRAIN_DETAILS, add_drain_arguments, execute_drain),
     ("reload", "let a pool serve another model", RELOAD_DETAILS, add_reload_arguments, execute_reload),

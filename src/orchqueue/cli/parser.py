@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from orchqueue import __version__
-from orchqueue.cli import completion, control, ops, run, session, stream, submit, tasks, usage
+from orchqueue.cli import completion, control, models, ops, run, session, stream, submit, tasks, usage
 from orchqueue.cli.context import Context
 
 Execute = Callable[[Context, Namespace], Awaitable[int]]
@@ -51,6 +51,7 @@ COMMANDS: tuple[Command, ...] = (
     *(Command(*parts) for parts in session.COMMANDS),
     *(Command(*parts) for parts in usage.COMMANDS),
     *(Command(*parts) for parts in control.COMMANDS),
+    *(Command(*parts) for parts in models.COMMANDS),
     *(Command(*parts) for parts in ops.COMMANDS),
     Command("completion", completion.SUMMARY, completion.DETAILS, completion.add_arguments, completion.execute),
 )

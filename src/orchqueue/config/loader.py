@@ -10,7 +10,7 @@ import msgspec
 
 from orchqueue.config.document import SIZE_LIMIT_BYTES, Document, Value, read_document
 from orchqueue.config.problems import ConfigError, Path, Problem
-from orchqueue.config.rules import Rules
+from orchqueue.config.rules import LookAtModel, Rules
 from orchqueue.config.shape import Shape
 from orchqueue.config.types import Config
 
@@ -19,13 +19,14 @@ EMBEDDED_SOURCE = "embedded default"
 Warn = Callable[[Problem], None]
 
 
-def load(path: str | os.PathLike[str], warn: Warn | None = None) -> Config:
+def load(path: str | os.PathLike[str], warn: Warn | None = None, look_at_model: LookAtModel | None = None) -> Config:
     """Read and check a file. Relative paths in it count from its own directory.
 
-    `warn` is told of what `compat: true` lets pass.
+    `warn` is told of what `compat: true` lets pass. `look_at_model` says what is wrong with model files; not asked, they may be
+    any.
 
     Errors: ConfigError with every problem at once.
-    Req: ORCH-3030
+    Req: ORCH-3030, ORCH-4427
     """
     source = os.fspath(path)
     try:
@@ -35,10 +36,12 @@ def load(path: str | os.PathLike[str], warn: Warn | None = None) -> Config:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         problem = Problem("", 0, 0, f"the file cannot be read: {reason}", "check the path and its permissions")
         raise ConfigError(source, (problem,)) from None
-    return parse(data, source, os.path.dirname(os.path.abspath(source)), warn)
+    return parse(data, source, os.path.dirname(os.path.abspath(source)), warn, look_at_model)
 
 
-def parse(data: bytes, source: str, base_dir: str, warn: Warn | None = None) -> Config:
+def parse(
+    data: bytes, source: str, base_dir: str, warn: Warn | None = None, look_at_model: LookAtModel | None = None
+) -> Config:
     """Check YAML text that is at hand already.
 
     Errors: ConfigError with every problem at once.
@@ -59,7 +62,7 @@ def parse(data: bytes, source: str, base_dir: str, warn: Warn | None = None) -> 
     config = None
     if isinstance(known, dict):
         config = with_absolute_paths(msgspec.convert(known, Config, strict=True), base_dir)
-        problems += Rules(config, document, shape.faulty).check()
+        problems += Rules(config, document, shape.faulty, look_at_model).check()
     if problems or config is None:
         raise ConfigError(source, tuple(sorted(problems, key=lambda problem: (problem.line, problem.column))))
     if warn is not None and compat:

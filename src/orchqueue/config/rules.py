@@ -9,6 +9,7 @@ import ipaddress
 import math
 import os
 import re
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from pathlib import Path as FilePath
 from urllib.parse import urlsplit
@@ -39,6 +40,9 @@ _KINDS: dict[type, str] = {str: "text", int: "a whole number", float: "a number"
 
 _KEYS_FILE: Path = ("auth", "keys_file")
 
+LookAtModel = Callable[[Pool, str | None], tuple[str, str] | None]
+"""Looks for a pool's model, perhaps in the `model_dir`: what is wrong with it and what to do, or None."""
+
 
 def is_loopback(host: str) -> bool:
     """Tell whether only this machine can reach the address.
@@ -63,10 +67,13 @@ class Rules:
     Req: ORCH-1101, ORCH-3052, ORCH-4195, ORCH-4202
     """
 
-    def __init__(self, config: Config, document: Document, faulty: AbstractSet[Path]) -> None:
+    def __init__(
+        self, config: Config, document: Document, faulty: AbstractSet[Path], look_at_model: LookAtModel | None = None
+    ) -> None:
         self._config = config
         self._document = document
         self._faulty = faulty
+        self._look_at_model = look_at_model
         self._problems: list[Problem] = []
 
     def check(self) -> list[Problem]:
@@ -107,21 +114,32 @@ class Rules:
         scheme, _, rest = pool.model.partition(":")
         external = pool.launch.mode == "external"
         if scheme == "file" and rest:
-            if not external:
-                self._check_readable(rest, where, "model file", mode)
+            self._check_model_file(pool, where)
         elif scheme == "sha256" and _SHA256.fullmatch(rest):
             if self._config.model_dir is None and not external:
                 message = "sha256: models are looked up in model_dir, and there is none"
                 self._say(where, message, "add 'model_dir: …'", mode, ("model_dir",))
+            else:
+                self._check_model_file(pool, where)
             if pool.model_sha256 not in (None, rest):
                 self._say((*path, "model_sha256"), "differs from the digest in `model`", "keep one of them", where)
         elif scheme == "repo" and _REPO.fullmatch(rest):
             if not external:
                 fix = "use file:PATH, or an external engine"
                 self._say(where, f"{pool.engine} does not fetch repo: models", fix, mode)
-        elif not (scheme == "bundled" and _BUNDLED.fullmatch(rest)):
+        elif scheme == "bundled" and _BUNDLED.fullmatch(rest):
+            self._check_model_file(pool, where)
+        else:
             fix = "write file:PATH, sha256:64 lower-case hex digits, bundled:NAME or repo:ORG/NAME"
             self._say(where, f"is no model reference, got '{pool.model[:40]}'", fix)
+
+    def _check_model_file(self, pool: Pool, where: Path) -> None:
+        """Look at the file only where somebody asked for that: a start must not fail for one pool's file."""
+        if self._look_at_model is None or pool.launch.mode == "external" or pool.engine not in ENGINE_ARGS:
+            return
+        found = self._look_at_model(pool, self._config.model_dir)
+        if found is not None:
+            self._say(where, *found, (*where[:-1], "launch", "mode"))
 
     def _check_launch(self, pool: Pool, path: Path) -> None:
         launch, where = pool.launch, (*path, "launch")

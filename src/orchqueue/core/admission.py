@@ -20,6 +20,7 @@ from orchqueue.core.state import Pool, State
 BYTES_PER_TOKEN_GUESS = 3
 COUNT_TIMEOUT_MS = 500
 RATE_TOKEN_MICRO = 1_000_000
+MODEL_REFUSED = {"checksum", "model_file"}
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -213,7 +214,7 @@ def not_serving(pools: tuple[Pool, ...], now_ms: int) -> Refusal | None:
     comes_up = any(r.state in (ReplicaState.STARTING, ReplicaState.DOWN) for r in pool.replicas.values())
     failed = pool.serving and not comes_up and any(r.last_error and r.restarts for r in pool.replicas.values())
     outcome = Outcome.POOL_UNAVAILABLE if failed else Outcome.POOL_UNREADY
-    doing = "has no live replica" if failed else f"is {'loading' if pool.serving else pool.mode}"
+    doing = _what_failed(pool) if failed else f"is {'loading' if pool.serving else pool.mode}"
     return Refusal(
         outcome,
         f"pool {pool.pool_id} {doing}; try again later",
@@ -221,6 +222,12 @@ def not_serving(pools: tuple[Pool, ...], now_ms: int) -> Refusal | None:
         engine=pool.settings.engine,
         pool_id=pool.pool_id,
     )
+
+
+def _what_failed(pool: Pool) -> str:
+    """Name the kind of failure; files and addresses are the operator's, whose `orchq pools` tells the rest."""
+    causes = {(r.last_error or "").partition(":")[0] for r in pool.replicas.values()}
+    return "has no live replica" + (": its model file is refused" if causes & MODEL_REFUSED else "")
 
 
 def model_replaced(pool: Pool, spec: TaskSpec) -> Refusal | None:

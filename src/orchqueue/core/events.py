@@ -16,8 +16,8 @@ from orchqueue.core.settings import Settings
 
 AttemptFailure = Literal["lost", "hung", "rejected", "overloaded", "engine_error"]
 CrashCause = Literal[
-    "exit", "signal", "host_oom", "vram_oom", "cuda", "health", "never_ready", "cannot_fit", "checksum", "selftest"
-]
+    "exit", "signal", "host_oom", "vram_oom", "cuda", "health", "never_ready", "cannot_fit", "checksum", "selftest", "model_file",
+]  # fmt: skip
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):

@@ -80,6 +80,7 @@ class CanaryPicture(msgspec.Struct, frozen=True):
 class PoolPicture(msgspec.Struct, frozen=True):
     """One pool. `depths`, `running` and `capacities` are keyed by priority; `mode`: serving, draining, drained or reloading.
 
+    `previous_model_ref`: what a rollback would bring back. `wanted_model_ref`: what a reload is about to bring.
     `first_tokens_in_time` of the latest `first_tokens_seen` interactive tasks had their first token within the objective.
     """
 
@@ -107,3 +108,5 @@ class PoolPicture(msgspec.Struct, frozen=True):
     first_tokens_seen: int = 0
     capacities: dict[str, int] = {}
     canary: CanaryPicture | None = None
+    previous_model_ref: str | None = None
+    wanted_model_ref: str | None = None

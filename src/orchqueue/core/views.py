@@ -127,6 +127,8 @@ def _pool(state: State, pool: Pool) -> PoolPicture:
         first_tokens_seen=len(pool.interactive_first_tokens_ms),
         capacities={name: min(c.capacity, pool.queue.capacity) for name, c in pool.queue.classes.items()},
         canary=_canary(pool),
+        previous_model_ref=pool.previous_model_ref,
+        wanted_model_ref=pool.wanted_model_ref,
     )
 
 

@@ -39,6 +39,9 @@ _CHECK = """\
 Read a configuration file as `serve` would, and print every problem with its line, column and path:
 
   orchestratord check orchqueue.yaml && systemctl reload orchestratord
+  orchestratord check orchqueue.yaml --checksums       model files byte for byte, which takes as long as the disk
+
+Model files are looked at as far as that is quick: that they are there, are models and are not cut off.
 """
 _CONFIG = """\
 Print the configuration in effect, every default filled in, as YAML. Environment values and whatever is named like a
@@ -99,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     check = _add(commands, "check", "print every problem of a configuration file", _CHECK)
     check.add_argument("file", metavar="FILE")
     check.add_argument("--json", action="store_true", help="print the problems as one JSON array")
+    check.add_argument("--checksums", action="store_true", help="read model files whole and compare their checksums")
     config = _add(commands, "config", "print the configuration in effect, secrets masked", _CONFIG)
     config.add_argument("--config", metavar="FILE")
     config.add_argument("--json", action="store_true", help="print JSON instead of YAML")
@@ -144,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "check":
             from orchqueue.daemon.check import check
 
-            return check(arguments.file, as_json=arguments.json)
+            return check(arguments.file, as_json=arguments.json, checksums=arguments.checksums)
         case "config":
             from orchqueue.daemon.config_command import show_config
 

@@ -22,6 +22,7 @@ from orchqueue.http.routes_tasks import TaskRoutes
 from orchqueue.http.routes_usage import UsageRoutes
 from orchqueue.http.routing import Handler, Router, read_parameters
 from orchqueue.http.sse import StreamAnswer
+from orchqueue.ports.models import ModelCatalog, NoModels
 from orchqueue.ports.telemetry import LogValue
 
 PROBES = ("getLiveness", "getReadiness", "getMetrics")
@@ -132,11 +133,14 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__} at {where}"
 
 
-def build_app(gateway: Gateway, access: Access, limits: EdgeLimits, render_metrics: RenderMetrics, log: Log) -> App:
+def build_app(
+    gateway: Gateway, access: Access, limits: EdgeLimits, render_metrics: RenderMetrics, log: Log,
+    catalog: ModelCatalog | None = None,
+) -> App:  # fmt: skip
     """Join the contract's operations to their handlers."""
     tasks, sessions = TaskRoutes(gateway, limits), SessionRoutes(gateway)
     usage = UsageRoutes(gateway)
-    control, ops = ControlRoutes(gateway, limits), OpsRoutes(gateway, render_metrics)
+    control, ops = ControlRoutes(gateway, limits, catalog or NoModels()), OpsRoutes(gateway, render_metrics)
     handlers: dict[str, Handler] = {
         "createTask": tasks.create,
         "listTasks": tasks.list,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -10,6 +11,8 @@ from orchqueue.core.outcome import MEANINGS, ErrorCode, Fault, Refusal
 from orchqueue.core.records import Ended
 from orchqueue.http.messages import Header, Response
 from orchqueue.schema import data
+
+T = TypeVar("T")
 
 DEFAULT_BACKOFF_MS = 1_000
 MAX_BACKOFF_MS = 86_400_000
@@ -108,7 +111,7 @@ def problem_of_ended(ended: Ended) -> Problem:
     return problem
 
 
-def unset(value: str | None) -> str | msgspec.UnsetType:
+def unset(value: T | None) -> T | msgspec.UnsetType:
     """Leave an absent value out of the answer."""
     return msgspec.UNSET if value is None else value
 

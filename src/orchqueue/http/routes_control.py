@@ -21,6 +21,8 @@ from orchqueue.http.messages import Request, Response
 from orchqueue.http.problems import not_found, problem_of
 from orchqueue.http.request import read_object
 from orchqueue.http.views import encode
+from orchqueue.http.views_models import models, told_while_verified
+from orchqueue.ports.models import ModelCatalog
 from orchqueue.schema import control
 
 DEFAULT_DRAIN_MS = control.DrainRequest().deadline_ms
@@ -30,9 +32,10 @@ WHOLE_PERCENT = 100
 class ControlRoutes:
     """Handlers of the control plane."""
 
-    def __init__(self, gateway: Gateway, limits: EdgeLimits) -> None:
+    def __init__(self, gateway: Gateway, limits: EdgeLimits, catalog: ModelCatalog) -> None:
         self._gateway = gateway
         self._limits = limits
+        self._catalog = catalog
 
     async def pools(self, _request: Request) -> Response:
         """List all pools."""
@@ -40,7 +43,7 @@ class ControlRoutes:
 
     async def pool_health(self, request: Request) -> Response:
         """Tell of one pool in full."""
-        return Response(200, encode(views.pool_health(self._pool(request))))
+        return Response(200, encode(views.pool_health(told_while_verified(self._pool(request), self._catalog))))
 
     async def replica_sets(self, _request: Request) -> Response:
         """List replica sets with their load."""
@@ -48,7 +51,7 @@ class ControlRoutes:
 
     async def models(self, _request: Request) -> Response:
         """List models and where they are used."""
-        return Response(200, encode(views.models(self._gateway.pools())))
+        return Response(200, encode(models(self._gateway.pools(), self._catalog)))
 
     async def capabilities(self, _request: Request) -> Response:
         """Tell what this deployment can do."""

@@ -136,23 +136,6 @@ def pool_capabilities(pool: PoolPicture) -> control.PoolCapabilities:
     )
 
 
-def models(pools: Sequence[PoolPicture]) -> control.ModelList:
-    """List the models that pools serve.
-
-    Req: ORCH-4030
-    """
-    users: dict[str, dict[str, str | None]] = {}
-    for pool in pools:
-        tried = [] if pool.canary is None else [pool.canary.model_ref]
-        for ref in (pool.model_ref, *tried):
-            users.setdefault(ref, {})[pool.pool_id] = _digest(pool, ref)
-    found = [
-        control.ModelInfo(ref=ref, digest=next(filter(None, using.values()), None), pool_ids=list(using))
-        for ref, using in sorted(users.items())
-    ]
-    return control.ModelList(models=found)
-
-
 def _replica_health(replica: ReplicaPicture) -> control.ReplicaHealth:
     facts = replica.facts
     return control.ReplicaHealth(
@@ -222,11 +205,6 @@ def _slots_free(pool: PoolPicture) -> int:
 
 def _engine_version(pool: PoolPicture) -> str | None:
     return next((replica.facts.engine_version for replica in pool.replicas if replica.facts is not None), None)
-
-
-def _digest(pool: PoolPicture, model_ref: str) -> str | None:
-    ready = (r for r in pool.replicas if (r.model_ref or pool.model_ref) == model_ref)
-    return next((replica.facts.model_digest for replica in ready if replica.facts is not None), None)
 
 
 def _some(value: int | None) -> int | UnsetType:

@@ -157,12 +157,74 @@ class ModelInfo(Wire, frozen=True, kw_only=True, omit_defaults=True):
         ]
         | None
     )
-    pool_ids: Annotated[list[Name], Meta(description="The pools that serve it.", max_length=256)]
+    state: Annotated[
+        Literal["verified", "verifying", "refused", "unknown", "external"],
+        Meta(
+            description="Whether its checksum was right when its file was last looked at, is being computed, or was wrong or not reached; unknown: nobody has looked yet; external: its engines run elsewhere, and their word is all that there is."
+        ),
+    ]
+    detail: (
+        Annotated[
+            str,
+            Meta(
+                description="How far the checksum has come, or why the file is refused and what to do; else null.",
+                max_length=8192,
+            ),
+        ]
+        | None
+    )
+    pool_ids: Annotated[list[Name], Meta(description="The pools that serve or try it.", max_length=256)]
+    uses: Annotated[
+        list[ModelUse],
+        Meta(
+            description="What each pool does with it, in the order of the configuration.",
+            max_length=1024,
+        ),
+    ]
     size_bytes: (
         Annotated[
             int,
             Meta(
                 description="The size of its weights, where known.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    architecture: (
+        Annotated[
+            str,
+            Meta(description="The architecture that its file names.", max_length=256),
+        ]
+        | UnsetType
+    ) = UNSET
+    quant: (
+        Annotated[
+            str,
+            Meta(
+                description="How its file says that the weights are stored.",
+                max_length=64,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    ctx_tokens: (
+        Annotated[
+            int,
+            Meta(
+                description="The context that it was trained for, as its file says.",
+                ge=0,
+                le=9007199254740991,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    verified_at_ms: (
+        Annotated[
+            int,
+            Meta(
+                description="When the checksum was computed that still holds for the file.",
                 ge=0,
                 le=9007199254740991,
             ),
@@ -179,6 +241,24 @@ class ModelList(Wire, frozen=True, kw_only=True, omit_defaults=True):
     models: Annotated[
         list[ModelInfo],
         Meta(description="In the order of their refs.", max_length=1024),
+    ]
+
+
+class ModelUse(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """
+    What one pool does with a model.
+    """
+
+    pool_id: Name
+    role: Annotated[
+        Literal["serving", "canary", "next", "previous"],
+        Meta(
+            description="Whether the pool serves it, tries it, is about to get it by a reload, or would get it back by a rollback."
+        ),
+    ]
+    replica_ids: Annotated[
+        list[Name],
+        Meta(description="The replicas that are ready with it.", max_length=4096),
     ]
 
 
@@ -231,7 +311,7 @@ class PoolHealth(Wire, frozen=True, kw_only=True, omit_defaults=True):
         Annotated[
             str,
             Meta(
-                description="The last failure of a replica or a reload, or what a drained pool waits for; else null.",
+                description="The last failure of a replica or a reload, or what a drained pool or a start waits for; else null.",
                 max_length=8192,
             ),
         ]
@@ -448,7 +528,16 @@ class ReplicaHealth(Wire, frozen=True, kw_only=True, omit_defaults=True):
             le=2147483647,
         ),
     ]
-    last_error: Annotated[str, Meta(description="Why it last failed, or null.", max_length=8192)] | None
+    last_error: (
+        Annotated[
+            str,
+            Meta(
+                description="Why it last failed, or how far the checksum has come that its start waits for; else null.",
+                max_length=8192,
+            ),
+        ]
+        | None
+    )
     url: (
         Annotated[
             str,

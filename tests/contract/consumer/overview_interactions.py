@@ -29,6 +29,7 @@ async def _capabilities(client: AsyncClient) -> None:
 async def _models(client: AsyncClient) -> None:
     [model] = await client.models()
     assert model.pool_ids == [POOL_ID]
+    assert (model.state, model.uses[0].role) == ("external", "serving")
 
 
 async def _replica_sets(client: AsyncClient) -> None:
@@ -134,11 +135,26 @@ OVERVIEWS: tuple[Interaction, ...] = (
         "/v1/models",
         200,
         _models,
-        req=("ORCH-4030",),
+        req=("ORCH-4030", "ORCH-4426"),
+        any_of={"$.models[*].detail": ("null", "string")},
         headers=CORRELATION,
         body={
             "models": [
-                {"ref": _MODEL, "digest": match.like("sha256:ab"), "pool_ids": match.each_like(_POOL_NAME, min=1)}
+                {
+                    "ref": _MODEL,
+                    "digest": match.like("sha256:ab"),
+                    "detail": None,
+                    "state": one_of("external", "verified", "verifying", "refused", "unknown"),
+                    "pool_ids": match.each_like(_POOL_NAME, min=1),
+                    "uses": match.each_like(
+                        {
+                            "pool_id": _POOL_NAME,
+                            "role": one_of("serving", "canary", "next", "previous"),
+                            "replica_ids": match.each_like(match.like("default-0"), min=1),
+                        },
+                        min=1,
+                    ),
+                }
             ]
         },
     ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest_asyncio
 
 from orchqueue.adapters.engines.conformance.listening import begin
 from orchqueue.adapters.engines.selftest import Description
-from orchqueue.adapters.models import ModelStore
+from orchqueue.adapters.model_file import look_at_file
+from orchqueue.adapters.models import Look, ModelFile, ModelStore
 from orchqueue.adapters.processes import external, fit, host, launched, polled
 from orchqueue.adapters.processes.external import ExternalHost
 from orchqueue.adapters.processes.host import LlamacppSpawnHost, SpawnedReplica
@@ -23,6 +25,7 @@ from orchqueue.ports.errors import EngineError, ProcessError
 from orchqueue.ports.process import OnExit
 from tests.conformance.engine.beds import MODEL
 from tests.conformance.engine.conftest import StartSimulated
+from tests.model_files import copy_of_bundled, small
 from tests.waiting import until_async
 
 REPLICA = ReplicaId("pool-0")
@@ -122,19 +125,49 @@ async def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_engine
-async def test_an_engine_that_ends_while_it_starts_is_told(tmp_path: Path) -> None:
-    """A model with a good head and no tensors ends the engine, and its last words are the reason."""
-    whole = (await ModelStore().verify(MODEL)).path
-    model = tmp_path / "cut.gguf"
+@pytest.mark.req("ORCH-4429")
+async def test_a_model_that_the_engine_refuses_is_told_in_its_words(tmp_path: Path) -> None:
+    """A whole file of an architecture that llama.cpp does not know, or without its tensors, ends with the engine's reason."""
+    model = tmp_path / "m.gguf"
+    for data, said in (
+        (small(general__architecture="lllma"), "unknown model architecture: 'lllma'; use a newer engine"),
+        (small(), "make or fetch it again"),
+    ):
+        await asyncio.to_thread(model.write_bytes, data)
+        with pytest.raises(ProcessError) as caught:
+            await spawn_host(tmp_path, SpawnSettings("pool", 256, allow_cpu=True)).launch(
+                REPLICA, f"file:{model}", Exits()
+            )
+        assert caught.value.cause == "model_file"
+        assert f"model file {model} is refused by the engine: " in str(caught.value)
+        assert said in str(caught.value)
+    assert not await asyncio.to_thread(lambda: list((tmp_path / "replicas").glob("*.sock")))
 
-    def cut() -> None:
-        with whole.open("rb") as file:
-            model.write_bytes(file.read(8 << 20))
 
-    await asyncio.to_thread(cut)
-    with pytest.raises(ProcessError, match="while it started") as caught:
-        await spawn_host(tmp_path, SpawnSettings("pool", 256, allow_cpu=True)).launch(REPLICA, f"file:{model}", Exits())
-    assert caught.value.cause in {"exit", "signal"}
+class Swapped(ModelStore):
+    """Replaces a model's file as soon as its checksum was compared, by one with the same bytes."""
+
+    async def verify(self, model_ref: str, expected_sha256: str | None = None, look: Look = look_at_file) -> ModelFile:
+        """Verify, then replace."""
+        found = await super().verify(model_ref, expected_sha256, look)
+        await asyncio.to_thread(shutil.copy, found.path, f"{found.path}.new")
+        os.replace(f"{found.path}.new", found.path)
+        return found
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(60)
+@pytest.mark.req("ORCH-4423")
+async def test_a_file_that_is_replaced_between_checksum_and_load_serves_nobody(tmp_path: Path) -> None:
+    """The engine came up with a file that nobody had verified, and is ended."""
+    model = tmp_path / "m.gguf"
+    await asyncio.to_thread(copy_of_bundled, model)
+    swapping = LlamacppSpawnHost(
+        SpawnSettings("pool", 256, allow_cpu=True), tmp_path / "replicas", Swapped(), orphan_grace_s=1.0
+    )
+    with pytest.raises(ProcessError, match="changed while the engine loaded it") as caught:
+        await swapping.launch(REPLICA, f"file:{model}", Exits())
+    assert caught.value.cause == "checksum"
     assert not await asyncio.to_thread(lambda: list((tmp_path / "replicas").glob("*.sock")))
 
 
@@ -311,7 +344,7 @@ async def test_a_reloads_model_is_looked_at_before_anything_stops(tmp_path: Path
     pinned = spawn_host(
         tmp_path, SpawnSettings("pool", 512, allow_cpu=True, model_ref="file:/old", model_sha256="0" * 64)
     )
-    with pytest.raises(ProcessError, match="cannot load this model"):
+    with pytest.raises(ProcessError, match="is not a GGUF file"):
         await pinned.verify_model(f"file:{rubbish}")
     assert len(await pinned.verify_model(MODEL)) == 64
     strict = spawn_host(tmp_path, SpawnSettings("pool", 512, allow_cpu=True, model_ref=MODEL, model_sha256="0" * 64))

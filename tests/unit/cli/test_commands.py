@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.running import Ran, on_terminal, orchq
+from tests.unit.cli.test_models import MODEL
 from tests.unit.client.scripted_server import (
     SESSION_ID,
     TASK_ID,
@@ -113,7 +114,6 @@ CAPABILITIES = {
 }
 SESSION = {"ttl_ms_remaining": 421000, "turns": 3, "kv_bytes": 7340032, "kv_warmth": True}
 LINKS = {"health": "/v1/pools/default/health"}
-MODEL = {"ref": "bundled:m", "digest": "sha256:ab", "pool_ids": ["default"]}
 
 
 async def against(reply: Reply, *argv: str) -> tuple[Ran, Asked]:
@@ -368,9 +368,11 @@ async def test_health_tells_ready_living_and_gone_apart() -> None:
 async def test_tables_have_a_header_only_on_a_terminal() -> None:
     """A pipe gets rows alone, so that cut and awk work."""
     async with serving(lambda _: json_reply(200, {"models": [MODEL]})) as server:
-        assert (await orchq("models", url=server.url)).out == "bundled:m  sha256:ab  default\n"
+        assert (await orchq("models", url=server.url)).out == (
+            "bundled:m  verified  sha256:ab  -  -  -  -  default serving on default-0\n"
+        )
         _, shown, _ = await on_terminal("models", url=server.url)
-    assert shown.splitlines()[0].split() == ["MODEL", "DIGEST", "POOLS"]
+    assert shown.splitlines()[0].split()[:4] == ["MODEL", "STATE", "DIGEST", "SIZE"]
 
 
 @pytest.mark.req("ORCH-4282")

@@ -61,7 +61,6 @@ sevrer: 3
     assert told(text) == [
         "3:5 pools[0].id: the field is there twice, first on line 2",
         "4:13 pools[0].engine: must be one of llamacpp, tgi, triton, vllm, got 'lamacpp'",
-        "5:12 pools[0].model: there is no model file /nonexistent/m.gguf",
         "6:5 pools[0].mo_del: unknown field",
         "7:15 pools[0].replicas: must be a whole number, got '2'",
         "9:18 pools[0].determinism: strict cannot be kept with 3 slots",
@@ -318,16 +317,15 @@ def test_decisions_need_a_file_of_their_own(other: str) -> None:
 
 
 def test_files_that_cannot_be_read_are_problems(tmp_path: Path) -> None:
-    """Certificates, keys and models must be there before anything starts."""
+    """Certificates and keys must be there before anything starts; a model's file costs its own pool only."""
     os.mkfifo(tmp_path / "pipe")
     text = f"""\
 pools: [{{id: a, engine: llamacpp, model: 'file:{tmp_path}/pipe', allow_cpu: true}}]
 server: {{tls: {{cert: {tmp_path}/no.pem, key: {tmp_path}}}}}
-auth: {{keys_file: {tmp_path}/no.json}}
+auth: {{keys_file: {tmp_path}/pipe}}
 model_dir: {tmp_path}/no
 """
     assert [problem.path for problem in problems_of(text)] == [
-        "pools[0].model",
         "server.tls.cert",
         "server.tls.key",
         "auth.keys_file",

@@ -272,3 +272,15 @@ def test_a_pool_that_is_almost_up_is_worth_another_try_at_once() -> None:
     core.handle(ev.TimerFired(("restart", "pr0")))
     core.submit("t", after_ms=39_999)
     assert core.refusal().refusal.retry_after_ms == 1
+
+
+@pytest.mark.req("ORCH-4420")
+@pytest.mark.parametrize("cause", ["checksum", "model_file"])
+def test_a_refused_model_is_named_as_the_reason_without_its_path(cause: ev.CrashCause) -> None:
+    """A client learns that the model is refused; where its file lies is the operator's."""
+    core = Driver(up=False)
+    core.handle(ev.ReplicaLost(ReplicaId("pr0"), cause, "model file /secret/m.gguf is empty"))
+    core.submit("t")
+    refusal = core.refusal().refusal
+    assert refusal.message == "pool p has no live replica: its model file is refused; try again later"
+    assert refusal.outcome is Outcome.POOL_UNAVAILABLE

@@ -17,7 +17,7 @@ from orchqueue.adapters.system import DataDirectory
 from orchqueue.daemon.exit_codes import ExitCode
 
 ROOT = Path(__file__).resolve().parents[3]
-GOOD = "pools: [{id: a, engine: llamacpp, model: 'bundled:m', allow_cpu: true}]\n"
+GOOD = "pools: [{id: a, engine: llamacpp, model: 'bundled:smollm2-135m-instruct-q4_1', allow_cpu: true}]\n"
 
 
 def run(*arguments: str, cwd: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:

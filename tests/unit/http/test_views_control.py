@@ -6,7 +6,9 @@ import pytest
 from orchqueue.core import events as ev
 from orchqueue.core import views
 from orchqueue.core.ids import PoolId, ReplicaId
-from orchqueue.http.views_control import models, pool_health, pool_info, replica_sets
+from orchqueue.http.views_control import pool_health, pool_info, replica_sets
+from orchqueue.http.views_models import models
+from orchqueue.ports.models import NoModels
 from tests.unit.core.driving import Driver, pool_settings
 from tests.unit.core.trying import one_after_another, trial
 
@@ -89,5 +91,5 @@ def test_a_canary_shows_in_health_sets_and_models() -> None:
     pools = views.pools(core.core.state)
     sets = {one.model: one.replica_ids for one in replica_sets(pools).replica_sets}
     assert sets == {"m": ["pr0"], "new": ["pr1"]}
-    found = [(one.ref, one.digest, one.pool_ids) for one in models(pools).models]
+    found = [(one.ref, one.digest, one.pool_ids) for one in models(pools, NoModels()).models]
     assert found == [("m", "digest-m", ["p"]), ("new", "digest-new", ["p"])]

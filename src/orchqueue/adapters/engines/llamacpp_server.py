@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from orchqueue.adapters.gguf import read_metadata
+from orchqueue.adapters.gguf import read_head
 from orchqueue.adapters.processes.launcher import READY_VARIABLE
 
 SETTINGS_VARIABLE = "ORCHQUEUE_LLAMACPP"
@@ -110,7 +110,7 @@ def _pooling(settings: ServerSettings) -> str:
     """Name how one result is made of all tokens: a model made for embeddings says it in its file, for others the mean is usual."""
     if settings.workload == "rerank":
         return "RANK"
-    metadata = read_metadata(Path(settings.model_path))
+    metadata = read_head(Path(settings.model_path)).metadata
     told = f"{metadata.get('general.architecture')}.pooling_type" in metadata
     return (settings.pooling or ("unspecified" if told else "mean")).upper()
 

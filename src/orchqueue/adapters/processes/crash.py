@@ -20,6 +20,7 @@ _HOST_OOM = re.compile(
     r"bad_alloc|Cannot allocate memory|failed to allocate (?:CPU )?buffer|MemoryError", re.IGNORECASE
 )
 _CUDA = re.compile(r"CUDA error|CUDA_ERROR|ggml_cuda\w* error|Xid", re.IGNORECASE)
+_REFUSED_MODEL = re.compile(r"error loading model: (.+)")
 # Of an engine that lives only lines that the runtime itself begins count: what a client sent must not end a replica.
 _BROKEN_DEVICE = re.compile(
     r"^(?:CUDA error\b|CUDA_ERROR_|ggml_cuda\w*:? .*\b(?:error|failed)\b|cudaMalloc failed\b).*", re.MULTILINE
@@ -62,6 +63,22 @@ def broken_device(tail: str) -> tuple[CrashCause, str] | None:
         return None
     line = said[0].strip()[:300]
     return ("vram_oom" if _VRAM_OOM.search(line) else "cuda"), f"the device failed: {line}"
+
+
+def refused_model(tail: str) -> str | None:
+    r"""Find why an engine that ended would not have its model, with what to do; None where that was not the reason.
+
+    Req: ORCH-4429
+
+    >>> refused_model("E llama_model_load: error loading model: unknown model architecture: 'x'\ncleaning up")
+    "unknown model architecture: 'x'; use a newer engine, or a model of an architecture that it knows"
+    """
+    said = _REFUSED_MODEL.search(tail)
+    if said is None:
+        return None
+    foreign = "architecture" in said[1]
+    advice = "use a newer engine, or a model of an architecture that it knows" if foreign else "make or fetch it again"
+    return f"{said[1].strip()[:300]}; {advice}"
 
 
 def classify(returncode: int, tail: str, oom_kills: int) -> tuple[CrashCause, str]:

@@ -20,10 +20,11 @@ from orchqueue.adapters.engines.llamacpp import LlamacppReplica
 from orchqueue.adapters.engines.llamacpp_server import SETTINGS_VARIABLE
 from orchqueue.adapters.engines.replica import ReadDevices
 from orchqueue.adapters.engines.selftest import Description
-from orchqueue.adapters.gguf import GgufError, kv_bytes_per_token, read_metadata
+from orchqueue.adapters.gguf import kv_bytes_per_token
+from orchqueue.adapters.model_file import look_at_gguf
 from orchqueue.adapters.models import ModelFile, ModelStore
 from orchqueue.adapters.processes.adoption import AdoptedReplica, while_alive
-from orchqueue.adapters.processes.crash import broken_device, classify, count_oom_kills
+from orchqueue.adapters.processes.crash import broken_device, classify, count_oom_kills, refused_model
 from orchqueue.adapters.processes.devices import DeviceProbe
 from orchqueue.adapters.processes.fit import check_fit, device_free_bytes, host_available_bytes
 from orchqueue.adapters.processes.healthy import await_healthy
@@ -120,9 +121,10 @@ class LlamacppSpawnHost:
 
     async def verify_model(self, model_ref: str) -> str:
         """Compare the model's checksum, and look whether it is a model at all."""
-        model = await self._models.verify(model_ref, self._settings.expected_sha256(model_ref))
-        await self._kv_bytes_per_token(model)
-        return model.sha256
+        return (await self._verified(model_ref)).sha256
+
+    async def _verified(self, model_ref: str) -> ModelFile:
+        return await self._models.verify(model_ref, self._settings.expected_sha256(model_ref), look_at_gguf)
 
     async def launch(self, replica_id: ReplicaId, model_ref: str, on_exit: OnExit) -> SpawnedReplica:
         """Adopt what an earlier life left of a replica, or start it.
@@ -130,7 +132,7 @@ class LlamacppSpawnHost:
         1. The device mask must allow it, and the model's checksum must be right.
         2. An engine that was launched just so, and proves itself, is adopted; any other ends before a new one begins.
         3. A new one must fit. The launcher starts the server, which tells its port when the model is loaded.
-        4. It must answer healthy, with our key.
+        4. It must answer healthy, with our key, and have loaded the file whose checksum was right.
         """
         left = await self._leftovers.take(replica_id)
         try:
@@ -153,6 +155,7 @@ class LlamacppSpawnHost:
         try:
             replica = LlamacppReplica(*await self._reach(process, plan, oom_kills), read_devices=self._reader(plan))
             await await_healthy(replica, CONNECT_TIMEOUT_S)
+            await self._models.check_unchanged(plan.model)
         except BaseException:
             await asyncio.shield(process.stop())
             raise
@@ -191,15 +194,15 @@ class LlamacppSpawnHost:
 
     async def _plan(self, replica_id: ReplicaId, model_ref: str) -> _Plan:
         gpus = check_device(self._settings, self._settings.devices.get(replica_id, ()))
-        model = await self._models.verify(model_ref, self._settings.expected_sha256(model_ref))
+        model = await self._verified(model_ref)
         versions = {"orchqueue": __version__, "engine": _engine_version(), "model": model.sha256}
         server = server_settings(self._settings, "", "", len(gpus))
         fingerprint = fingerprint_of(self._settings, server, gpus, versions, SERVER_ARGV)
-        return _Plan(model, gpus, await self._kv_bytes_per_token(model), fingerprint)
+        return _Plan(model, gpus, kv_bytes_per_token(model.head.metadata), fingerprint)
 
     async def _reach(self, process: LaunchedProcess, plan: _Plan, oom_kills: int) -> tuple[Endpoint, Description]:
         """Say where the engine listens, as soon as it does, and what we know of it."""
-        port = await self._await_port(process, oom_kills)
+        port = await self._await_port(process, plan.model.path, oom_kills)
         settings = self._settings
         description = Description(
             _engine_version(), plan.model.sha256, plan.kv_bytes_per_token, process.engine_pid, settings.strict, settings.ctx,
@@ -210,7 +213,7 @@ class LlamacppSpawnHost:
     def _reader(self, plan: _Plan) -> ReadDevices:
         return partial(self._probe.read, plan.gpus)
 
-    async def _await_port(self, process: LaunchedProcess, oom_kills: int) -> int:
+    async def _await_port(self, process: LaunchedProcess, path: Path, oom_kills: int) -> int:
         try:
             async with asyncio.timeout(self._args.start_timeout_s):
                 port = await asyncio.shield(process.port)
@@ -221,6 +224,8 @@ class LlamacppSpawnHost:
             ) from None
         if port is None:
             cause, detail = explain_exit(process, await process.exited, oom_kills)
+            if cause == "exit" and (said := refused_model(process.tail())):
+                raise ProcessError("model_file", f"model file {path} is refused by the engine: {said}")
             raise ProcessError(cause, f"the engine ended while it started: {detail}")
         return port
 
@@ -232,13 +237,6 @@ class LlamacppSpawnHost:
             check_fit(size_bytes, kv_bytes, await device_free_bytes(gpus), shares, "device memory")
         else:
             check_fit(size_bytes, kv_bytes, [host_available_bytes()], [1.0], "host memory")
-
-    @staticmethod
-    async def _kv_bytes_per_token(model: ModelFile) -> int:
-        try:
-            return kv_bytes_per_token(await asyncio.to_thread(read_metadata, model.path))
-        except (GgufError, OSError) as error:
-            raise ProcessError("never_ready", f"llama.cpp cannot load this model: {error}") from error
 
 
 def _engine_version() -> str:
