@@ -101,7 +101,7 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
         state.emit(_started(task, replica.replica_id, facts, now_ms))
     cache = not task.strict and task.spec.kv_hint == "reuse"
     task.kv_warm = cache and task.session is not None and task.session in replica.resident
-    replica.resident = [*replica.resident, task.session if cache else None][-state.slots.total(replica.replica_id) :]
+    _take_place(state, task, replica, cache, now_ms)
     spec = pool.engine_spec(task.spec)
     if said:
         spec = msgspec.structs.replace(spec, max_tokens=spec.max_tokens - task.base_tokens)
@@ -110,6 +110,18 @@ def _bind(state: State, match: Match, now_ms: int) -> None:
     state.emit(SetTimer(("wall", task.key), task.wall_due_ms(timeouts.wall_ms)))
     if timeouts.first_token_ms is not None and not task.emitted_bytes:
         state.emit(SetTimer(("first_token", task.key), now_ms + timeouts.first_token_ms))
+
+
+def _take_place(state: State, task: Task, replica: Replica, cache: bool, now_ms: int) -> None:
+    """Note whose context a start puts into a slot, and count the live sessions whose context gives way to it.
+
+    Req: ORCH-4256, ORCH-4257
+    """
+    before = replica.resident
+    replica.resident = [*before, task.session if cache else None][-state.slots.total(replica.replica_id) :]
+    for key in before:
+        if key is not None and key not in replica.resident and state.sessions.find(key, now_ms) is not None:
+            task.evictions += 1
 
 
 def _started(task: Task, replica_id: ReplicaId, facts: ReplicaFacts, now_ms: int) -> EmitStarted:

@@ -212,6 +212,7 @@ def task_fields(state: State, task: Task) -> dict[str, str | int | float | bool 
         "queue_time_ms": queue_ms,
         "kv_warmth": task.kv_warm,
         "kv_migrated": False,
+        "eviction_events": task.evictions,
         "tensor_split": ",".join(f"{share:g}" for share in pool.settings.tensor_split) or None,
     }
 

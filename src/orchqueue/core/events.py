@@ -173,11 +173,15 @@ class DeviceFigures(msgspec.Struct, frozen=True):
 
 
 class ReplicaScraped(Event, frozen=True):
-    """Figures from the replica's own metrics and of its devices; None where there are none."""
+    """Figures from the replica's own metrics and of its devices; None where there are none.
+
+    `cached_tokens`: what the only slot of a replica that has one holds.
+    """
 
     replica_id: ReplicaId
     kv_usage_ratio: float | None = None
     devices: tuple[DeviceFigures, ...] = ()
+    cached_tokens: int | None = None
 
 
 class TimerFired(Event, frozen=True):

@@ -126,7 +126,7 @@ class Orchestrator:
             case ev.ReplicaHealthy():
                 replica_flow.on_healthy(state, event, now_ms)
             case ev.ReplicaScraped():
-                replica_flow.on_scraped(state, event)
+                replica_flow.on_scraped(state, event, now_ms)
             case ev.DrainRequested():
                 pool_flow.on_drain(state, event, now_ms)
             case ev.ReloadRequested():

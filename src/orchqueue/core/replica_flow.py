@@ -208,11 +208,17 @@ def on_healthy(state: State, event: ReplicaHealthy, now_ms: int) -> None:
         state.dirty = True
 
 
-def on_scraped(state: State, event: ReplicaScraped) -> None:
-    """Keep the replica's own figures."""
+def on_scraped(state: State, event: ReplicaScraped, now_ms: int) -> None:
+    """Keep the replica's own figures; what its only slot holds is the context of who ran there last, unless somebody runs now.
+
+    Req: ORCH-4255
+    """
     replica = state.replicas[event.replica_id]
     replica.kv_usage_ratio = event.kv_usage_ratio
     replica.devices = event.devices
+    whose = replica.resident[-1] if replica.resident else None
+    if event.cached_tokens is not None and whose is not None and not state.slots.holders(replica.replica_id):
+        state.sessions.measure(whose, replica.replica_id, event.cached_tokens, now_ms)
 
 
 def _note(level: str, name: str, pool: Pool, replica: Replica, cause: str | None = None) -> Note:

@@ -96,6 +96,15 @@ class Sessions:
         if session is not None:
             session.warm_on, session.cached_tokens = replica_id, cached_tokens
 
+    def measure(self, key: SessionKey, replica_id: ReplicaId, cached_tokens: int, now_ms: int) -> None:
+        """Take the engine's own figure for what a session left there.
+
+        Req: ORCH-4255
+        """
+        session = self.find(key, now_ms)
+        if session is not None and session.warm_on == replica_id:
+            session.cached_tokens = cached_tokens
+
     def chill(self, replica_id: ReplicaId) -> None:
         """Note that a replica's KV is gone.
 

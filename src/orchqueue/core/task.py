@@ -82,6 +82,7 @@ class Task(msgspec.Struct, gc=False):
     warm_wait_begun: bool = False
     warm_wait_over: bool = False
     kv_warm: bool | None = None
+    evictions: int = 0
     ended: Ended | None = None
     model_ref: str = ""
     ran_model_ref: str = ""

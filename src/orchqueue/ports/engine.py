@@ -57,10 +57,14 @@ class AttemptHandle(Protocol):
 
 
 class Scrape(msgspec.Struct, frozen=True):
-    """The engine's own figures, and those of its devices; None where there are none."""
+    """The engine's own figures, and those of its devices; None where there are none.
+
+    `cached_tokens`: what the only slot of an engine that has one holds; with more slots nobody knows whose context is where.
+    """
 
     kv_usage_ratio: float | None = None
     devices: tuple[DeviceFigures, ...] = ()
+    cached_tokens: int | None = None
 
 
 class Replica(Protocol):

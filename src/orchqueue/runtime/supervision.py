@@ -176,7 +176,7 @@ class Supervision:
                 said = await replica.scrape()
             except EngineError:
                 continue
-            self._post(ReplicaScraped(replica_id, said.kv_usage_ratio, said.devices))
+            self._post(ReplicaScraped(replica_id, said.kv_usage_ratio, said.devices, said.cached_tokens))
 
     def _lose(self, replica_id: ReplicaId, life: _Life, cause: CrashCause, detail: str) -> None:
         if life.over:

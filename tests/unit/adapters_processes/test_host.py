@@ -311,7 +311,7 @@ async def test_a_loading_engine_is_waited_for(simulate: StartSimulated, monkeypa
 @pytest.mark.timeout(60)
 async def test_a_real_engine_with_two_slots(bring_up: BringUp) -> None:
     """Two slots have the whole ctx each, decode at once, and are not strict."""
-    running = await bring_up(SpawnSettings("pool", 512, slots=2, strict=False, allow_cpu=True))
+    running = await bring_up(SpawnSettings("pool", 512, slots=2, strict=False, allow_cpu=True, args={"threads": 1}))
     facts = await running.replica.self_test()
     assert (facts.slots_total, facts.ctx, facts.strict_proven) == (2, 512, False)
     runs = [
@@ -320,11 +320,24 @@ async def test_a_real_engine_with_two_slots(bring_up: BringUp) -> None:
     ]
     for run in runs:
         await run.first_text.wait()
+    assert (await running.replica.scrape()).cached_tokens is None
     assert not any(run.closed_event.is_set() for run in runs)
     for run in runs:
         assert run.handle is not None
         run.handle.abort()
         await run.closed_event.wait()
+
+
+@pytest.mark.real_engine
+@pytest.mark.req("ORCH-4255")
+async def test_the_only_slot_tells_what_it_holds(bring_up: BringUp) -> None:
+    """The engine's figure is prompt and text, less the last token, which it never had to read."""
+    running = await bring_up(SpawnSettings("pool", 256, strict=False, allow_cpu=True, args={"threads": 1}))
+    run = begin(running.replica, TaskSpec(prompt="Once upon a time", seed=1, max_tokens=6, sampling=ENDLESS))
+    await run.closed_event.wait()
+    assert run.completion is not None
+    held = run.completion.tokens_in + run.completion.tokens_out - 1
+    assert (await running.replica.scrape()).cached_tokens == held
 
 
 @pytest.mark.real_engine

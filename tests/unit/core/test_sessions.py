@@ -121,3 +121,64 @@ def test_a_tenant_s_live_sessions_are_its_own_until_they_end() -> None:
     for key in ((TENANT, "x"), (TENANT, "z"), (other, "x"), (other, "never")):
         sessions.evict(key)
     assert (len(sessions), sessions._by_tenant) == (0, {})
+
+
+@pytest.mark.req("ORCH-4255", "ORCH-4254")
+def test_the_engine_s_own_count_replaces_ours_where_it_is_the_session_s() -> None:
+    """Of an idle replica with one slot the engine's figure counts; while somebody runs there, or without one, ours stays."""
+    core = warm_core(kv_bytes_per_token=1_000)
+    replica = ReplicaId("pr0")
+    assert picture(core).kv_bytes == 7_000
+    core.handle(ev.ReplicaScraped(replica))
+    assert picture(core).kv_bytes == 7_000
+    core.handle(ev.ReplicaScraped(replica, cached_tokens=6))
+    assert picture(core).kv_bytes == 6_000
+    core.submit("second", session_id=SESSION)
+    core.handle(ev.ReplicaScraped(replica, cached_tokens=90))
+    assert picture(core).kv_bytes == 6_000
+
+
+@pytest.mark.req("ORCH-4255")
+def test_a_figure_of_nobodys_context_is_nobodys() -> None:
+    """What an engine holds before a session's first turn, for a task without one, or after a loss, changes no session."""
+    core = Driver(pool_settings(strict=False), up=False)
+    core.ready("pr0", kv_bytes_per_token=1_000)
+    core.handle(ev.ReplicaScraped(ReplicaId("pr0"), cached_tokens=5))
+    core.submit("first", session_id=SESSION)
+    core.complete(1, tokens_out=5)
+    core.submit("stranger")
+    core.complete(2)
+    core.handle(ev.ReplicaScraped(ReplicaId("pr0"), cached_tokens=99))
+    sessions = core.core.state.sessions
+    found = sessions.find((TENANT, SESSION), core.now_ms)
+    assert found is not None
+    assert found.cached_tokens == 7
+    sessions.measure((TENANT, SESSION), ReplicaId("pr9"), 1, core.now_ms)
+    sessions.measure((TENANT, "never"), ReplicaId("pr0"), 1, core.now_ms)
+    assert found.cached_tokens == 7
+
+
+def evictions(core: Driver) -> list[object]:
+    """List what each ended task's log line counts."""
+    return [note.fields["eviction_events"] for note in core.wanted(fx.Note) if note.event == "task_ended"]
+
+
+@pytest.mark.req("ORCH-4257")
+def test_a_log_line_counts_the_sessions_that_gave_way() -> None:
+    """Another context in the only slot evicts the session that was there; its own next turn and a dead session do not count."""
+    core = warm_core()
+    core.submit("own", session_id=SESSION)
+    core.complete(2)
+    core.submit("another", session_id="t")
+    core.complete(3)
+    core.submit("none")
+    core.complete(4)
+    core.submit("nothing left to lose")
+    core.complete(5)
+    assert evictions(core) == [0, 0, 1, 1, 0]
+    core.submit("again", session_id=SESSION)
+    core.complete(6)
+    core.core.state.sessions.evict((TENANT, SESSION))
+    core.submit("after it ended")
+    core.complete(7)
+    assert evictions(core) == [0, 0, 1, 1, 0, 0, 0]

@@ -129,12 +129,16 @@ class LlamacppReplica(EngineReplica):
         return len((await self.apply_template(messages)).encode())
 
     async def figures(self) -> Scrape:
-        """Read how full the KV memory is, from the slots."""
+        """Read how full the KV memory is, from the slots.
+
+        Req: ORCH-4255
+        """
         slots = await self.slots()
         room = sum(slot.n_ctx for slot in slots or ())
         if not slots or not room:
             return Scrape()
-        return Scrape(min(1.0, sum(slot.n_prompt_tokens for slot in slots) / room))
+        held = sum(slot.n_prompt_tokens for slot in slots)
+        return Scrape(min(1.0, held / room), cached_tokens=held if len(slots) == 1 else None)
 
     def result(self, spec: TaskSpec) -> Prepared:
         """Ask for vectors or ranks; the server does what it was launched for."""
