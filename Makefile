@@ -88,6 +88,10 @@ chaos: $(STAMP) ## Kill everything for a while and check every byte (MINUTES=2 S
 	  $(if $(DAEMON),--kills-daemon $(DAEMON)) $(if $(REPLICAS),--kills-replicas $(REPLICAS)) --out $(CHAOS_OUT) \
 	  $(if $(DOCUMENT),--document $(DOCUMENT))
 
+.PHONY: determinism
+determinism: $(STAMP) ## Run the determinism suite with all 64 seeds in every adversity, about 10 minutes
+	@DETERMINISM_SEEDS=all $(PY) -m pytest -q tests/determinism
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz the contract for longer than the gate does (EXAMPLES=200 SEED=n)
 	@seed="$(or $(SEED),$$RANDOM)"; echo "fuzz: seed $$seed; SEED=$$seed repeats this run"; \
@@ -110,7 +114,7 @@ engines-vllm: $(STAMP) ## Build .venv-vllm, the real vLLM on the CPU, and its we
 	@$(PY) -m tools.engine_vllm
 
 .PHONY: bench
-bench: $(STAMP) ## Measure everything, about 10 minutes (ONLY="core relay", QUICK=1)
+bench: $(STAMP) ## Measure everything, about 25 minutes (ONLY="core relay", QUICK=1)
 	@$(PY) -m benchmarks $(ONLY) $(if $(QUICK),--quick)
 
 .PHONY: bench-scheduling

@@ -22,8 +22,9 @@ MODULES = {
     "prediction": "prediction",
     "recovery": "recovery",
     "failover": "failover",
+    "determinism": "determinism",
 }
-WITHOUT_HARNESS = {"core", "core-scale", "cancel", "prediction", "recovery", "failover"}
+WITHOUT_HARNESS = {"core", "core-scale", "cancel", "prediction", "recovery", "failover", "determinism"}
 
 
 def main() -> int:

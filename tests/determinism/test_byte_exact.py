@@ -1,129 +1,101 @@
-"""The same request gives the same bytes on two replicas, whatever ran on them before: through /v1/tasks alone."""
+"""The same request gives the same bytes on two llama.cpp processes, whatever happens around it: through /v1/tasks alone."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import Iterable
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 import pytest_asyncio
 
-from orchqueue.client import AsyncClient, Sampling, TaskRequest
-from orchqueue.client.types import Token
-from orchqueue.schema.data import Placement
-from tests.daemon import running
-from tests.determinism.snapshot import FIRST_TOKENS, Snapshot, difference, dump, parse
+from orchqueue.verify.determinism import Manner
+from orchqueue.verify.findings import Findings
+from orchqueue.verify.neighbours import Condition
+from orchqueue.verify.prompts import FIRST_TOKENS, SEEDS
+from tests.daemon import Daemon, metric, running
+from tests.determinism.suite import CONFIGS, SOME, assert_all_equal, assert_same_as, verify
+from tests.waiting import until
 
-pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
 
-CONFIG = Path(__file__).parent / "configs" / "llamacpp.yaml"
-SEEDS = range(1001, 1065)
-POOLS = ("first", "second")
-MAX_TOKENS = 40
-# Lengths are mixed on purpose: one prompt alone hides what a batch or a warm cache does to its neighbours.
-PROMPTS = (
-    "Once upon a time",
-    "The capital of France is",
-    "Write three short facts about the sea, each on a line of its own, without numbers and in plain words:",
-    "def fibonacci(n):",
-    "Deux et deux font",
-    "List: apples, pears, 🍒, ",
-    "A letter to a friend who lives far away and has not written for a year, begun on a rainy evening in late autumn: "
-    * 2,
-    "Q: Why is the sky blue?\nA:",
-)
-Streams = dict[str, dict[int, Snapshot]]
+CONFIG = CONFIGS / "llamacpp.yaml"
+ADVERSE = Manner(seeds=SOME)
 
 
-async def stream(client: AsyncClient, pool_id: str, seed: int) -> Snapshot:
-    """Run one seed in one pool."""
-    request = TaskRequest(
-        prompt=PROMPTS[seed % len(PROMPTS)],
-        seed=seed,
-        max_tokens=MAX_TOKENS,
-        determinism="strict",
-        sampling=Sampling(ignore_eos=True),
-        placement=Placement(mode="pin", pool_ids=[pool_id]),
-    )
-    following = await client.run(request)
-    texts = [event.t async for event in following if isinstance(event, Token)]
-    assert following.started is not None
-    assert following.end is not None
-    assert (following.started.pool_id, following.end.tokens_out) == (pool_id, MAX_TOKENS)
-    receipt = following.end.receipt
-    return Snapshot(
-        receipt.engine, receipt.engine_version, receipt.model_digest, receipt.seed,
-        tuple(texts[:FIRST_TOKENS]), receipt.digest, following.end.decode_ms,
-    )  # fmt: skip
-
-
-async def run_seeds(client: AsyncClient, pool_id: str, seeds: Iterable[int]) -> dict[int, Snapshot]:
-    """Run seeds one after another in one pool."""
-    return {seed: await stream(client, pool_id, seed) for seed in seeds}
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Run the committed configuration."""
+    with running(tmp_path_factory.mktemp("determinism"), CONFIG) as found:
+        found.wait_all_replicas()
+        yield found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def streams(tmp_path_factory: pytest.TempPathFactory) -> Streams:
-    """Run every seed on both replicas, on the second in another order, so that no two have the same neighbours."""
-    with running(tmp_path_factory.mktemp("determinism"), CONFIG) as daemon:
-        daemon.wait_all_replicas()
-        shuffled = random.Random(7).sample(SEEDS, len(SEEDS))
-        async with AsyncClient(daemon.url) as client:
-            found = await asyncio.gather(
-                run_seeds(client, "first", SEEDS), run_seeds(client, "second", shuffled)
-            )  # fmt: skip
-    return dict(zip(POOLS, found, strict=True))
+async def quiet(daemon: Daemon) -> Findings:
+    """Run every seed on both replicas while nothing else happens, on each in an order of its own."""
+    return await verify(daemon.url, Manner())
 
 
-@pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.req("ORCH-3045", "ORCH-4240")
-async def test_both_replicas_stream_the_same_bytes(streams: Streams, tmp_path: Path) -> None:
-    """First 32 tokens and whole streams are equal for every seed; a divergence names its token and leaves both runs."""
-    first, second = (streams[pool_id] for pool_id in POOLS)
-    for pool_id in POOLS:
-        (tmp_path / f"{pool_id}.jsonl").write_text(dump([streams[pool_id][seed] for seed in SEEDS]))
-    parted = [told for seed in SEEDS if (told := difference(first[seed], second[seed])) is not None]
-    assert parted == [], f"both runs are in {tmp_path}"
+@pytest.mark.req("ORCH-3045", "ORCH-4240", "ORCH-4288")
+async def test_both_replicas_stream_the_same_bytes(quiet: Findings, tmp_path: Path) -> None:
+    """First 32 tokens and whole streams are equal for all 64 seeds; a divergence names its token and leaves both runs."""
+    assert_all_equal(quiet, SEEDS, replicas=2, folder=tmp_path)
+    assert quiet.target.pool_ids == ("first", "second")
+    for first, *others in quiet.snapshots.values():
+        assert all(other.first_tokens == first.first_tokens for other in others)
 
 
-@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.req("ORCH-4240")
-async def test_exactly_the_64_seeds_were_compared(streams: Streams) -> None:
-    """No seed is left out or doubled, and different seeds give different texts: nothing answers from a constant."""
-    for snapshots in streams.values():
-        assert [one.seed for _, one in sorted(snapshots.items())] == [1001 + n for n in range(64)]
-        # A character of several tokens comes as one piece, so a few streams have less than 32 of them.
-        assert sum(len(one.first_tokens) == FIRST_TOKENS for one in snapshots.values()) >= 48
-        assert len({one.digest for one in snapshots.values()}) > 60
-    assert len({one.digest for snapshots in streams.values() for one in snapshots.values()}) <= 64
+async def test_nothing_answers_from_a_constant(quiet: Findings) -> None:
+    """Every stream is whole, and different seeds give different texts."""
+    runs = quiet.all_runs()
+    assert {run.tokens_out for run in runs} == {40}
+    # A character of several tokens comes as one piece, so a few streams have less than 32 of them.
+    assert sum(len(run.first_tokens) == FIRST_TOKENS for run in runs) >= len(runs) // 2
+    assert 60 < len({run.digest for run in runs}) <= 64
 
 
-SNAPSHOT = Snapshot("llamacpp", "1", "sha256:00", 1001, ("a", " b", " c"), "0" * 64, 12)
+@pytest.mark.req("ORCH-4403", "ORCH-4404")
+@pytest.mark.parametrize("under", ["load", "sessions", "cancels"])
+async def test_neighbours_change_nothing(daemon: Daemon, quiet: Findings, under: Condition, tmp_path: Path) -> None:
+    """The bytes are the same while other tasks run, in sessions and after cached turns, and after a canceled neighbour."""
+    canceled = metric(daemon.url, "tasks_canceled_total")
+    found = await verify(daemon.url, Manner(seeds=SOME, under=(under,)))
+    assert_all_equal(found, SOME, replicas=2, folder=tmp_path)
+    assert_same_as(quiet, found)
+    if under == "cancels":
+        assert metric(daemon.url, "tasks_canceled_total") - canceled >= 2 * len(SOME)
 
 
-@pytest.mark.req("ORCH-4287")
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({}, None),
-        ({"decode_ms": 99}, None),
-        ({"first_tokens": ("a", " b", " x")}, "seed 1001: token 2 differs after 'a b': ' c' and ' x'"),
-        ({"first_tokens": ("a", " b")}, "seed 1001: token 2 differs after 'a b': ' c' and None"),
-        ({"digest": "1" * 64}, f"seed 1001: equal for 3 tokens, then different: {'0' * 64} and {'1' * 64}"),
-        ({"engine_version": "2"}, "not comparable: engine_version is '1' and '2'"),
-    ],
-)
-def test_divergence_is_told_by_its_token(changes: dict[str, object], told: str | None) -> None:
-    """The report names the token where two streams part and what stood before it; time alone is no difference."""
-    assert difference(SNAPSHOT, msgspec.structs.replace(SNAPSHOT, **changes)) == told
+@pytest.mark.req("ORCH-4404")
+async def test_a_killed_replica_comes_back_with_the_same_bytes(daemon: Daemon, quiet: Findings, tmp_path: Path) -> None:
+    """Both engines are killed; what their next processes say is what the first said."""
+    before = {str(one["replica_id"]): one["pid"] for one in daemon.replicas()}
+    for pid in before.values():
+        os.kill(int(str(pid)), signal.SIGKILL)
+    until(
+        lambda: all(
+            one["state"] == "ready" and one["pid"] != before[str(one["replica_id"])] for one in daemon.replicas()
+        ),
+        deadline_s=120,
+        what="both replicas ready as new processes",
+    )
+    found = await verify(daemon.url, ADVERSE)
+    assert_all_equal(found, SOME, replicas=2, folder=tmp_path)
+    assert_same_as(quiet, found)
 
 
-@pytest.mark.req("ORCH-4287")
-def test_snapshots_are_read_as_they_were_written() -> None:
-    """One snapshot a line, and a broken line is named by its number."""
-    assert parse(dump([SNAPSHOT, SNAPSHOT])) == [SNAPSHOT, SNAPSHOT]
-    with pytest.raises(ValueError, match="line 2 is not a snapshot"):
-        parse(dump([SNAPSHOT]) + '{"seed":1}\n')
+@pytest.mark.req("ORCH-4404")
+async def test_the_number_of_threads_changes_nothing(quiet: Findings, tmp_path: Path) -> None:
+    """With two threads a replica says what it says with one; it is a replica set of its own all the same."""
+    one, _, _ = CONFIG.read_text().partition("  - id: second")
+    config = tmp_path / "two-threads.yaml"
+    config.write_text(one.replace("{threads: 1}", "{threads: 2}"))
+    assert "{threads: 2}" in config.read_text()
+    with running(tmp_path / "data", config) as daemon:
+        daemon.wait_all_replicas()
+        found = await verify(daemon.url, ADVERSE)
+    assert_all_equal(found, SOME, replicas=1, folder=tmp_path / "runs")
+    assert_same_as(quiet, found)

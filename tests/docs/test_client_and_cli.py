@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import argparse
 import asyncio
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,18 +47,22 @@ def test_every_call_and_error_is_documented() -> None:
     assert {name for name in calls | kinds if f"`{name}`" not in text and f".{name}`" not in text} == set()
 
 
+def subcommands(of: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """List every command under its name, those below another one too."""
+    for action in of._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, sub in action.choices.items():
+                yield f"{name} {word}".strip(), sub
+                yield from subcommands(sub, f"{name} {word}".strip())
+
+
 @pytest.mark.req("ORCH-4291")
 def test_every_command_and_option_is_documented() -> None:
     """docs/cli.md names each command with its options, and none that does not exist."""
     text = (DOCS / "cli.md").read_text()
     options = {"--help"}
-    for command in parser.COMMANDS:
-        assert re.search(rf"`orchq {command.name}\b|^\$.*\borchq {command.name}\b", text, re.MULTILINE), command.name
-        options |= {
-            name
-            for action in parser.build_parser()._subparsers._group_actions[0].choices[command.name]._actions  # type: ignore[union-attr, index]
-            for name in action.option_strings
-            if name.startswith("--")
-        }
+    for name, sub in subcommands(parser.build_parser()):
+        assert re.search(rf"`orchq {name}\b|^\$.*\borchq {name}\b", text, re.MULTILINE), name
+        options |= {word for action in sub._actions for word in action.option_strings if word.startswith("--")}
     documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert documented == options

@@ -34,6 +34,10 @@ PLANTS = [
     ("only daemon serves the stub", "http", "import orchqueue.stub"),
     ("client knows only the schema", "client", "import orchqueue.core"),
     ("cli knows only the client", "cli", "import orchqueue.http"),
+    ("verify knows only the client", "verify", "import orchqueue.core"),
+    ("verify knows only the client", "verify", "import orchqueue.cli"),
+    ("only http and client read the schema", "verify", "import orchqueue.schema"),
+    ("only cli verifies", "client", "import orchqueue.verify"),
     ("nobody imports the simulator", "daemon", "import orchqueue_sim"),
 ]
 

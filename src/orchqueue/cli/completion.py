@@ -60,7 +60,7 @@ def script(shell: str) -> str:
         command.add_arguments(sub)
         actions = _actions(sub)
         words = tuple(str(choice) for action in actions if not action.option_strings for choice in action.choices or ())
-        options = tuple(_option(action) for action in actions if action.option_strings)
+        options = tuple(_option(action) for action in _with_nested(actions) if action.option_strings)
         commands.append(Completable(command.name, _plain(command.summary), options, words))
     shared = tuple(_option(action) for action in _actions(build_parser()) if action.option_strings)
     makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
@@ -70,6 +70,21 @@ def script(shell: str) -> str:
 def _actions(parser: ArgumentParser) -> list[Action]:
     # argparse has no public way to list what it was given.
     return parser._actions  # noqa: SLF001
+
+
+def _with_nested(actions: list[Action]) -> list[Action]:
+    """Add the options of subcommands that those of every command do not have already."""
+    nested = [choice for action in actions for choice in _nested(action)]
+    from orchqueue.cli.parser import shared_options
+
+    shared = {tuple(action.option_strings) for action in _actions(shared_options())} | {("-h", "--help")}
+    added = {tuple(action.option_strings): action for sub in nested for action in _actions(sub)}
+    return [*actions, *(action for names, action in added.items() if names not in shared)]
+
+
+def _nested(action: Action) -> list[ArgumentParser]:
+    choices = action.choices if isinstance(action.choices, dict) else {}
+    return [choice for choice in choices.values() if isinstance(choice, ArgumentParser)]
 
 
 def _option(action: Action) -> Option:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from orchqueue import __version__
-from orchqueue.cli import completion, control, models, ops, run, session, stream, submit, tasks, usage
+from orchqueue.cli import completion, control, models, ops, run, session, stream, submit, tasks, usage, verify
 from orchqueue.cli.context import Context
 
 Execute = Callable[[Context, Namespace], Awaitable[int]]
@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   id=$(orchq submit "List three rivers:")     post and remember the id
   orchq stream "$id"                          follow it, as often as you like
   orchq pools                                 what serves, how loaded it is
+  orchq verify determinism                    see that equal requests give equal bytes
 
 exit status: 0 ok, 1 the task failed, 2 bad usage, 3 try later, 4 not found, 5 not allowed, 6 cannot connect,
   7 not verified, 8 server fault, 130 stopped by Ctrl-C"""
@@ -53,6 +54,7 @@ COMMANDS: tuple[Command, ...] = (
     *(Command(*parts) for parts in control.COMMANDS),
     *(Command(*parts) for parts in models.COMMANDS),
     *(Command(*parts) for parts in ops.COMMANDS),
+    Command("verify", verify.SUMMARY, verify.DETAILS, verify.add_arguments, verify.execute),
     Command("completion", completion.SUMMARY, completion.DETAILS, completion.add_arguments, completion.execute),
 )
 
@@ -62,7 +64,7 @@ def build_parser() -> ArgumentParser:
 
     Req: ORCH-4282
     """
-    shared = _shared_options()
+    shared = shared_options()
     parser = ArgumentParser(
         prog="orchq",
         parents=[shared],
@@ -87,7 +89,8 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _shared_options() -> ArgumentParser:
+def shared_options() -> ArgumentParser:
+    """Make the options that every command takes."""
     shared = ArgumentParser(add_help=False, argument_default=SUPPRESS)
     group = shared.add_argument_group("options of every command")
     group.add_argument("--url", metavar="URL", help="address of the server (ORCHQ_URL)")

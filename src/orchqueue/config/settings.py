@@ -65,7 +65,7 @@ def replica_ids(pool: Pool) -> tuple[ReplicaId, ...]:
 def is_strict(pool: Pool) -> bool:
     """Tell whether the pool promises equal streams: as the file says, else where one slot makes it possible.
 
-    Req: ORCH-3045, ORCH-4167
+    Req: ORCH-3045, ORCH-4167, ORCH-4405
     """
     return pool.determinism == "strict" if pool.determinism is not None else pool.slots == 1
 
@@ -76,7 +76,7 @@ def launch_digest(pool: Pool) -> str:
     Environment values are in it only by their digest.
 
     Shape: sha256 hex.
-    Req: ORCH-3047
+    Req: ORCH-3047, ORCH-4405
     """
     launch = pool.launch
     flags = (

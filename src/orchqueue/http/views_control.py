@@ -137,6 +137,10 @@ def pool_capabilities(pool: PoolPicture) -> control.PoolCapabilities:
 
 
 def _replica_health(replica: ReplicaPicture) -> control.ReplicaHealth:
+    """Tell of a replica, also what its self-test proved.
+
+    Req: ORCH-4132, ORCH-4400
+    """
     facts = replica.facts
     return control.ReplicaHealth(
         replica_id=replica.replica_id,
@@ -150,6 +154,8 @@ def _replica_health(replica: ReplicaPicture) -> control.ReplicaHealth:
         model=unset(replica.model_ref or None),
         engine_version=facts.engine_version if facts else UNSET,
         model_digest=facts.model_digest if facts else UNSET,
+        strict_proven=facts.strict_proven if facts else UNSET,
+        selftest_note=unset((facts.selftest_note if facts else "") or None),
     )
 
 

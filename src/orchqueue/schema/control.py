@@ -559,6 +559,26 @@ class ReplicaHealth(Wire, frozen=True, kw_only=True, omit_defaults=True):
     model: ModelRef | UnsetType = UNSET
     engine_version: EngineVersion | UnsetType = UNSET
     model_digest: ModelDigest | UnsetType = UNSET
+    strict_proven: (
+        Annotated[
+            bool,
+            Meta(
+                description="Whether its self-test proved that it repeats itself byte for byte, so that it takes strict tasks; absent before its first."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    selftest_note: (
+        Annotated[
+            str,
+            Meta(
+                description="Why the self-test could not prove that, where it was tried.",
+                max_length=8192,
+                min_length=1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class ReplicaSet(Wire, frozen=True, kw_only=True, omit_defaults=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from benchmarks import (
     cancel,
     core_events,
     core_scale,
+    determinism,
     failover,
     first_token,
     memory,
@@ -132,3 +134,21 @@ def test_failover() -> None:
     report = checked(failover.measure)
     assert len(report.figures) == 6
     assert report.value("daemon killed: reader's pause") > 0
+
+
+@pytest.mark.real_engine
+@pytest.mark.timeout(180)
+@pytest.mark.req("ORCH-4405")
+def test_determinism(tmp_path: Path) -> None:
+    """Ways that a strict replica may differ in give all texts, and the table takes the page's place between its marks."""
+    report = checked(determinism.measure)
+    assert {figure.unit for figure in report.figures} == {"of 3"}
+    assert all(figure.value == 3 for figure in report.figures if figure.note == "must be all")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{determinism.BEGIN}\nold\n{determinism.END}\nafter\n")
+    determinism.write_document(page, report)
+    told = page.read_text()
+    assert told.startswith("before\n")
+    assert told.endswith("after\n")
+    assert "old" not in told
+    assert told.count("of 3 |") == len(report.figures)

@@ -93,3 +93,18 @@ def test_a_canary_shows_in_health_sets_and_models() -> None:
     assert sets == {"m": ["pr0"], "new": ["pr1"]}
     found = [(one.ref, one.digest, one.pool_ids) for one in models(pools, NoModels()).models]
     assert found == [("m", "digest-m", ["p"]), ("new", "digest-new", ["p"])]
+
+
+@pytest.mark.req("ORCH-4400")
+def test_health_tells_what_the_self_test_proved() -> None:
+    """Before its first self-test a replica tells nothing, then whether it repeats itself, and why not."""
+    core = Driver(up=False)
+    replicas = health(core)["replicas"]
+    assert isinstance(replicas, list)
+    assert "strict_proven" not in replicas[0]
+    for strict_proven, note in ((True, ""), (False, "the same prompt and seed gave 2 different texts")):
+        core = Driver(up=False)
+        core.ready(ReplicaId("pr0"), strict_proven=strict_proven, selftest_note=note)
+        replicas = health(core)["replicas"]
+        assert isinstance(replicas, list)
+        assert [(one["strict_proven"], one.get("selftest_note", "")) for one in replicas] == [(strict_proven, note)]
