@@ -24,7 +24,7 @@ from orchqueue.verify.prompts import MAX_TOKENS, SEEDS, prompt_of
 from orchqueue.verify.snapshot import Snapshot, split
 from orchqueue.verify.target import Target
 
-TRIES_PER_RUN = 4
+TRIES_PER_RUN = 12
 CANCEL_WITHIN_S = 10.0
 OnProgress = Callable[[Findings], None]
 
@@ -57,7 +57,7 @@ class Verification:
         self._on_progress = on_progress
         self._retry = RetryPolicy(max_wait_ms=manner.patience_ms)
         self._ignore_eos: Literal[True] | msgspec.UnsetType = True
-        self._tries_left = TRIES_PER_RUN * self.findings.wanted_runs
+        self._tries_left = dict.fromkeys(manner.seeds, TRIES_PER_RUN * max(2, len(target.replica_ids)))
         self._begun_s = monotonic()
         self._stop = asyncio.Event()
 
@@ -101,13 +101,14 @@ class Verification:
 
         What waits in front of a busy replica goes to the one that frees: most likely that of this lane's last task.
         """
-        order = list(self._manner.seeds)
+        order, chance = list(self._manner.seeds), random.Random(number)
         if number:
-            random.Random(number).shuffle(order)
+            chance.shuffle(order)
         sessions = Sessions() if "sessions" in self._manner.under else None
         last: str | None = None
-        while self._tries_left > 0 and (seed := self._next(order, last)) is not None:
-            self._tries_left -= 1
+        expected: str | None = None
+        while (seed := self._next(order, expected, chance)) is not None:
+            self._tries_left[seed] -= 1
             try:
                 if "cancels" in self._manner.under:
                     await leave_in_the_middle(self._client, pool_id, seed)
@@ -116,22 +117,27 @@ class Verification:
                 self.findings.fail(f"seed {seed} in pool {pool_id}: {failure}")
                 continue
             if snapshot is not None:
+                # Where tasks do not go where they should, any order may be the wrong one for ever; chance is not.
+                expected = snapshot.replica_id if last in (None, snapshot.replica_id) else None
                 last = snapshot.replica_id
                 self.findings.add(snapshot)
             if self._on_progress is not None:
                 self._on_progress(self.findings)
 
-    def _next(self, order: list[int], last: str | None) -> int | None:
-        """Choose a seed that lacks where the task will likely go, else one that lacks anywhere.
+    def _next(self, order: list[int], expected: str | None, chance: random.Random) -> int | None:
+        """Choose a seed that lacks where the task will likely go, else any that lacks; None when none does.
 
         Also with nothing left for its own replica a lane goes on: an idle replica would take the others' tasks.
         """
-        expected = (seed for seed in order if last is not None and self.findings.lacks(seed, last))
-        anywhere = (seed for seed in order if self.findings.lacks(seed))
-        return next(expected, None) or next(anywhere, None)
+        lacking = [seed for seed in order if self._tries_left[seed] > 0 and self.findings.lacks(seed)]
+        if expected is not None:
+            for seed in lacking:
+                if self.findings.lacks(seed, expected):
+                    return seed
+        return chance.choice(lacking) if lacking else None
 
     async def _ask(self, pool_id: str, seed: int, sessions: Sessions | None) -> Snapshot | None:
-        """Run one seed; None where it has to be asked in another way."""
+        """Run one seed; None where it brought nothing and has to be asked again."""
         request = self._request(pool_id, seed)
         if sessions is not None:
             request = await sessions.join(self._client, request)
@@ -163,7 +169,7 @@ class Verification:
             on_disconnect="cancel",
         )
 
-    async def _stream(self, request: TaskRequest, seed: int) -> Snapshot:
+    async def _stream(self, request: TaskRequest, seed: int) -> Snapshot | None:
         stream = await self._client.run(request, retry=self._retry)
         async with stream:
             texts = [event.t async for event in stream if isinstance(event, Token)]
@@ -171,7 +177,8 @@ class Verification:
             raise TaskFailed(stream.error, stream.text)
         assert stream.end is not None, f"task {request.task_id} has neither an end nor an error"
         if stream.end.canceled or stream.started is None:
-            raise OrchQueueError(f"task {request.task_id} was canceled by somebody else")
+            self.findings.fail(f"seed {seed}: task {request.task_id} was canceled by somebody else")
+            return None
         receipt = stream.end.receipt
         first, later = split(texts)
         return Snapshot(

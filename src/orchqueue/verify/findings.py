@@ -69,8 +69,10 @@ class Findings:
         self.runs += 1
         if self.target.replica_ids and snapshot.replica_id not in self.target.replica_ids:
             return
-        earlier = self.snapshots[snapshot.seed]
-        if not earlier or self._is_comparable(earlier[0], snapshot):
+        earlier = self.snapshots.get(snapshot.seed)
+        if earlier is None:
+            self.fail(f"{snapshot.replica_id} used seed {snapshot.seed}, which nobody asked for")
+        elif not earlier or self._is_comparable(earlier[0], snapshot):
             earlier.append(snapshot)
 
     def fail(self, failure: str) -> None:

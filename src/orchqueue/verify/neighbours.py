@@ -12,7 +12,6 @@ from uuid import uuid4
 import msgspec
 
 from orchqueue.client import AsyncClient, Placement, Sampling, TaskRequest
-from orchqueue.client.errors import TaskFailed
 from orchqueue.client.types import Token
 from orchqueue.verify.prompts import prompt_of
 
@@ -33,12 +32,13 @@ async def load(client: AsyncClient, pool_id: str) -> None:
 
 async def leave_in_the_middle(client: AsyncClient, pool_id: str, seed: int) -> None:
     """Start a task beside, and cancel it at its first text."""
-    stream = await client.run(_neighbour(pool_id, seed + 7, LEFT_TOKENS))
-    async with stream:
-        async for event in stream:
-            if isinstance(event, Token):
-                break
-    await client.cancel(stream.task_id)
+    async with await client.run(_neighbour(pool_id, seed + 7, LEFT_TOKENS)) as stream:
+        try:
+            async for event in stream:
+                if isinstance(event, Token):
+                    break
+        finally:
+            await client.cancel(stream.task_id)
 
 
 class Sessions:
@@ -86,8 +86,6 @@ async def _run(client: AsyncClient, request: TaskRequest) -> None:
         async with await client.run(request) as stream:
             async for _ in stream:
                 pass
-    except TaskFailed:
-        return
     except BaseException:
         await client.cancel(str(request.task_id))
         raise
