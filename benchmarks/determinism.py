@@ -25,7 +25,10 @@ from orchqueue.verify.prompts import MAX_TOKENS, PROMPTS, SEEDS, prompt_of
 STORY = "The suite's 64 seeds on one real llama.cpp server each way, compared with the way of a strict replica."
 REFERENCE = "a strict replica: 1 slot, one request at a time, no prompt cache"
 BEGIN, END = "<!-- measured: llama.cpp -->", "<!-- end of measured: llama.cpp -->"
+WIDE = Launch(n_batch=2048, n_ubatch=512)
 FOUR = Launch(slots=4, cont_batching=True)
+FOUR_WIDE = Launch(slots=4, cont_batching=True, n_batch=2048, n_ubatch=512)
+FOUR_SHARED = Launch(slots=4, cont_batching=True, kv_unified=True)
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -61,16 +64,18 @@ WAYS = (
     Way("2 threads instead of 1", Launch(threads=2), shuffled=True, allowed=True),
     Way("context of 2048 tokens instead of 1024", Launch(ctx=2048), shuffled=True, keyed=True),
     Way("n_batch and n_ubatch 16 instead of 8", Launch(n_batch=16, n_ubatch=16), shuffled=True, keyed=True),
-    Way("n_batch 2048, n_ubatch 512", Launch(n_batch=2048, n_ubatch=512), shuffled=True, keyed=True),
+    Way("n_batch 2048, n_ubatch 512", WIDE, shuffled=True, keyed=True),
     Way("flash attention on", Launch(flash_attention=True), shuffled=True, keyed=True),
     Way("flash attention off", Launch(flash_attention=False), shuffled=True, keyed=True),
     Way("4 slots, one request at a time", FOUR, shuffled=True),
     Way("4 slots, 4 requests at a time, continuous batching", FOUR, at_once=4, shuffled=True),
     Way("4 slots, 4 at a time, no continuous batching", Launch(slots=4), at_once=4, shuffled=True),
-    Way("4 slots, 4 at a time, one shared KV memory", msgspec.structs.replace(FOUR, kv_unified=True), 4, shuffled=True),
+    Way("4 slots, 4 at a time, n_batch 2048, n_ubatch 512", FOUR_WIDE, at_once=4, shuffled=True),
+    Way("4 slots, 4 at a time, one shared KV memory", FOUR_SHARED, at_once=4, shuffled=True),
     Way("4 slots, 4 at a time, the same prompt for all", FOUR, at_once=4, same_prompt=True),
     Way("prompt cache on, another prompt before", cache_prompt=True, shuffled=True),
     Way("prompt cache on, the same prompt before", cache_prompt=True, cached_between=True, shuffled=True),
+    Way("the same, n_batch 2048, n_ubatch 512", WIDE, cache_prompt=True, cached_between=True, shuffled=True),
 )
 
 

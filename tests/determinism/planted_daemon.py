@@ -1,4 +1,4 @@
-"""`orchestratord` that calls every pool strict, whatever its slots: the rule, and the self-test's verdict, are gone.
+"""`orchestratord` that calls every pool strict, whatever its slots: the rule, the self-test's verdict and a flag are gone.
 
 Req: ORCH-4404
 """
@@ -6,17 +6,21 @@ Req: ORCH-4404
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import msgspec
 
 from orchqueue.adapters.engines.replica import EngineReplica
+from orchqueue.adapters.processes import host
 from orchqueue.config import settings
 from orchqueue.config.types import Pool
 from orchqueue.core.events import ReplicaFacts
 
+SERVER = Path(__file__).with_name("planted_server.py")
+
 
 def call_every_pool_strict() -> None:
-    """Let the configuration promise it, and each replica have proven it."""
+    """Let the configuration promise it and each replica have proven it, on a server whose slots share their memory."""
     self_test = EngineReplica.self_test
 
     def always(pool: Pool) -> bool:
@@ -27,6 +31,7 @@ def call_every_pool_strict() -> None:
 
     settings.is_strict = always
     EngineReplica.self_test = proven  # type: ignore[method-assign]
+    host.SERVER_ARGV[:] = [sys.executable, "-P", str(SERVER)]
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from orchqueue.cli import verify_determinism
 from orchqueue.verify.prompts import FIRST_TOKENS, MAX_TOKENS, PROMPTS, SEEDS, prompt_of
@@ -51,10 +54,36 @@ def test_prompts_are_of_mixed_lengths_and_scripts() -> None:
     assert MAX_TOKENS > FIRST_TOKENS == 32
 
 
-@pytest.mark.req("ORCH-4240")
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_engine_has_a_configuration_of_two_strict_replicas(config: object) -> None:
+def fault_of_config(config: dict[str, Any]) -> str:
+    """Say why a configuration does not describe two strict replicas that could be of one set; empty when it does."""
+    pools = config["pools"]
+    replicas = sum(pool.get("replicas") or len(pool.get("launch", {}).get("urls", ())) or 1 for pool in pools)
+    if replicas != 2:
+        return f"{replicas} replicas"
+    if any((pool.get("determinism"), pool.get("slots")) != ("strict", 1) for pool in pools):
+        return "the promise is not written out for each pool: determinism: strict and slots: 1"
+    if any(pool[name] != pools[0][name] for pool in pools for name in ("engine", "model", "ctx")):
+        return "the pools differ"
+    return ""
+
+
+@pytest.mark.req("ORCH-4240", "ORCH-4288")
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_engine_has_a_configuration_of_two_strict_replicas(path: Path) -> None:
     """Two replicas, one slot each, the promise written out."""
-    text = str(config.read_text())  # type: ignore[attr-defined]
-    assert text.count("determinism: strict") * max(1, text.count("replicas: 2")) * max(1, text.count("urls:")) >= 1
-    assert len(re.findall(r"^ +slots: 1$", text, re.MULTILINE)) == text.count("- id:")
+    assert fault_of_config(YAML(typ="safe").load(path.read_text())) == ""
+
+
+@pytest.mark.req("ORCH-4240")
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("    replicas: 1\n", "    replicas: 2\n", "4 replicas"),
+        ("    slots: 1\n", "    slots: 2\n", "the promise is not written out"),
+        ("    determinism: strict\n", "", "the promise is not written out"),
+    ],
+)
+def test_the_guard_refuses_other_configurations(old: str, new: str, told: str) -> None:
+    """More replicas, more slots, or a promise that is only implied: each is caught."""
+    text = (CONFIGS / "llamacpp.yaml").read_text().replace(old, new)
+    assert fault_of_config(YAML(typ="safe").load(text)).startswith(told)

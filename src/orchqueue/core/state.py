@@ -135,6 +135,17 @@ class Pool:
         return ""
 
     @property
+    def known_answer(self) -> str:
+        """Tell what the self-test's fixed request gives here, empty where nothing was proven.
+
+        Equal engines and flags on unlike processors may differ in it; then they differ in all texts.
+        """
+        for replica in self.replicas.values():
+            if replica.facts is not None and replica.model_ref == self.model_ref:
+                return replica.facts.known_answer
+        return ""
+
+    @property
     def wakes(self) -> bool:
         """Tell whether a task brings the pool up, or did so and its first start is under way: tasks may wait for that.
 
@@ -164,9 +175,9 @@ class Pool:
     def set_key(self) -> tuple[str, ...]:
         """Identify the replica set: pools with equal keys give equal outputs. What a canary tries is not of it.
 
-        Req: ORCH-3047
+        Req: ORCH-3047, ORCH-4406
         """
-        return self._key(self.model_ref, self.model_digest, self.engine_version)
+        return self._key(self.model_ref, self.model_digest, self.engine_version, self.known_answer)
 
     def key_of(self, replica: Replica) -> tuple[str, ...]:
         """Identify the set of one replica.
@@ -176,9 +187,10 @@ class Pool:
         if replica.model_ref == self.model_ref:
             return self.set_key
         facts = replica.facts
-        return self._key(replica.model_ref, facts.model_digest if facts else "", facts.engine_version if facts else "")
+        told = (facts.model_digest, facts.engine_version, facts.known_answer) if facts else ("", "", "")
+        return self._key(replica.model_ref, *told)
 
-    def _key(self, model_ref: str, model_digest: str, engine_version: str) -> tuple[str, ...]:
+    def _key(self, model_ref: str, model_digest: str, engine_version: str, known_answer: str) -> tuple[str, ...]:
         """Put a key together.
 
         The name counts beside the digest: of an engine that runs elsewhere the digest is only what the engine says.
@@ -195,6 +207,7 @@ class Pool:
             s.prompt_form,
             s.launch_digest,
             s.device_class,
+            known_answer,
         )
 
     def engine_spec(self, spec: TaskSpec) -> TaskSpec:

@@ -47,7 +47,7 @@ def test_share_of_busy_slots_then_free_memory_then_few_active_then_id_decide() -
 ALIKE = pool_settings("p")
 
 
-@pytest.mark.req("ORCH-3047")
+@pytest.mark.req("ORCH-3047", "ORCH-4406")
 @pytest.mark.parametrize(
     ("other", "facts"),
     [
@@ -60,6 +60,7 @@ ALIKE = pool_settings("p")
         (pool_settings("q", model_ref="n"), {"model_digest": "digest-m"}),
         (pool_settings("q"), {"engine_version": "v2"}),
         (pool_settings("q"), {"model_digest": "other"}),
+        (pool_settings("q"), {"known_answer": "other"}),
     ],
 )
 def test_pools_that_could_differ_in_output_are_no_siblings(other: PoolSettings, facts: dict[str, object]) -> None:
