@@ -21,12 +21,12 @@ SEEDS_AT_MOST = 64
 
 SUMMARY = "run the determinism suite: the same request, the same bytes, on every replica"
 DETAILS = """examples:
-  orchq verify determinism                               every strict replica set, seeds 1001 to 1064
-  orchq verify determinism --pool default --seeds 8      a quick look at one pool
-  orchq verify determinism --replicas first-0,second-0   these two only
-  orchq verify determinism --under load --under cancels  while other tasks run and are canceled
-  orchq verify determinism --out runs                    keep every run, and the diffs, as files
-  orchq verify determinism --best-effort --pool fast     count how often an unpromised text differs
+  orchq verify determinism                                every strict replica set, seeds 1001 to 1064
+  orchq verify determinism --pool default --seeds 8       a quick look at one pool
+  orchq verify determinism --replicas first-0,second-0    these two only
+  orchq verify determinism --under load --under cancels   while other tasks run and are canceled
+  orchq verify determinism --out runs                     keep every run, and the diffs, as files
+  orchq verify determinism --best-effort --pool fast      count how often an unpromised text differs
   orchq verify determinism --json | jq .verdict
 
 Each replica gets one task at a time. Streams are compared byte by byte; where two part, the token, what stood before it and what

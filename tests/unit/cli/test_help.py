@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchqueue.cli import exit_codes, parser
+from orchqueue.cli import exit_codes, parser, verify
 from orchqueue.cli.completion import script
 from orchqueue.client import errors
 from tests.unit.cli.running import orchq
@@ -22,11 +22,14 @@ DOCS = Path(__file__).parents[3] / "docs"
 pytestmark = pytest.mark.req("ORCH-4226")
 
 
-@pytest.mark.parametrize("command", [command.name for command in parser.COMMANDS])
+@pytest.mark.parametrize(
+    "command",
+    [command.name for command in parser.COMMANDS] + [f"verify {subject.name}" for subject in verify.SUBJECTS],
+)
 def test_every_command_teaches_with_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each help has examples, and each example is a command line that the parser takes."""
     with pytest.raises(SystemExit) as left:
-        parser.build_parser().parse_args([command, "--help"])
+        parser.build_parser().parse_args([*command.split(), "--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
     lines = [
@@ -36,7 +39,7 @@ def test_every_command_teaches_with_examples_that_parse(command: str, capsys: py
     for line in lines:
         argv = arguments_of(line)
         if "--help" not in argv:
-            assert parser.build_parser().parse_args(argv).command == command
+            assert parser.build_parser().parse_args(argv).command == command.split(maxsplit=1)[0]
 
 
 def arguments_of(line: str) -> Sequence[str]:
@@ -152,6 +155,8 @@ def test_completions_know_every_command_and_option(shell: str) -> None:
         (("orchq", "run", "--priority", "b"), {"batch"}),
         (("orchq", "--json", "completion", "z"), {"zsh"}),
         (("orchq", "drain", "--dea"), {"--deadline-ms"}),
+        (("orchq", "verify", "determinism", "--und"), {"--under"}),
+        (("orchq", "verify", "determinism", "--under", "ca"), {"cancels"}),
     ],
 )
 def test_bash_completes_as_typed(words: tuple[str, ...], expected: set[str]) -> None:
