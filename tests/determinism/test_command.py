@@ -111,7 +111,7 @@ async def test_one_replica_alone_is_compared_with_itself(one_pool: Daemon) -> No
 @pytest.mark.parametrize(
     ("options", "status", "told"),
     [
-        (("--pool", "nowhere"), 4, "there is no pool nowhere; pools here: sim"),
+        (("--pool", "nowhere"), 4, "there is no pool nowhere that completes texts; those here: sim"),
         (("--replicas", "sim-7"), 4, "replica sim-7 cannot be compared"),
         (("--replicas", ","), 2, "--replicas names no replica"),
         (("--seeds", "65"), 2, "--seeds takes 1 to 64"),

@@ -13,7 +13,7 @@ import msgspec
 
 from orchqueue.client import AsyncClient
 from orchqueue.client.errors import Forbidden
-from orchqueue.client.types import PoolHealth, PoolInfo, ReplicaHealth, ReplicaSet
+from orchqueue.client.types import Capabilities, PoolHealth, ReplicaHealth, ReplicaSet
 
 Reason = Literal["unknown", "not_strict", "not_ready"]
 UNSEEN_LANES = 2
@@ -65,11 +65,11 @@ async def find_targets(client: AsyncClient, wish: Wish) -> list[Target]:
     Req: ORCH-4231, ORCH-4402
     """
     try:
-        pools = await client.pools()
+        capabilities = await client.capabilities()
     except Forbidden as error:
         return [_unseen(wish, error)]
-    chosen = await _choose(client, pools, wish)
-    healths = {pool.id: await client.pool_health(pool.id) for pool in chosen}
+    chosen = await _choose(client, capabilities, wish)
+    healths = {pool_id: await client.pool_health(pool_id) for pool_id in chosen}
     sets = [
         _target(one, [healths[pool_id] for pool_id in one.pool_ids if pool_id in healths], wish)
         for one in await client.replica_sets()
@@ -77,7 +77,7 @@ async def find_targets(client: AsyncClient, wish: Wish) -> list[Target]:
     targets = [target for target in sets if target.replica_ids]
     _check_names(targets, [note for target in sets for note in target.notes], wish)
     if not targets:
-        raise CannotVerify("not_ready", f"no replica of {_names(pool.id for pool in chosen)} is ready; try again later")
+        raise CannotVerify("not_ready", f"no replica of {_names(chosen)} is ready; try again later")
     return targets
 
 
@@ -92,21 +92,23 @@ def _unseen(wish: Wish, error: Forbidden) -> Target:
     )
 
 
-async def _choose(client: AsyncClient, pools: Sequence[PoolInfo], wish: Wish) -> list[PoolInfo]:
-    known = {pool.id: pool for pool in pools}
+async def _choose(client: AsyncClient, capabilities: Capabilities, wish: Wish) -> list[str]:
+    known = {pool.id: pool for pool in capabilities.pools if "completion" in pool.workloads}
     strangers = [pool_id for pool_id in wish.pool_ids if pool_id not in known]
-    if strangers:
-        raise CannotVerify("unknown", f"there is no pool {_names(strangers)}; pools here: {_names(known)}")
-    named = [known[pool_id] for pool_id in dict.fromkeys(wish.pool_ids)] or list(pools)
-    fitting = [pool for pool in named if pool.determinism == "strict" or not wish.strict]
+    if strangers or not known:
+        raise CannotVerify(
+            "unknown",
+            f"there is no pool {_names(strangers)} that completes texts; those here: {_names(known) or 'none'}",
+        )
+    named = list(dict.fromkeys(wish.pool_ids)) or list(known)
+    fitting = [pool_id for pool_id in named if known[pool_id].determinism == "strict" or not wish.strict]
     if len(fitting) < len(named) and (wish.pool_ids or not fitting):
-        lacking = [pool for pool in named if pool not in fitting]
-        reasons = [f"{pool.id}: {why_not_strict(await client.pool_health(pool.id))}" for pool in lacking]
+        lacking = [pool_id for pool_id in named if pool_id not in fitting]
+        reasons = [f"{pool_id}: {why_not_strict(await client.pool_health(pool_id))}" for pool_id in lacking]
         raise CannotVerify(
             "not_strict",
-            f"no strict determinism is promised by {_names(pool.id for pool in lacking)}, so there is nothing to verify; "
-            + "; ".join(reasons)
-            + ". --best-effort measures how often it differs",
+            f"no strict determinism is promised by {_names(lacking)}, so there is nothing to verify; {'; '.join(reasons)}."
+            " --best-effort measures how often it differs",
         )
     return fitting
 

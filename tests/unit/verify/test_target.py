@@ -9,7 +9,7 @@ import pytest
 
 from orchqueue.client import AsyncClient
 from orchqueue.client.errors import Forbidden
-from orchqueue.client.types import PoolHealth, PoolInfo, ReplicaHealth, ReplicaSet
+from orchqueue.client.types import PoolHealth, ReplicaHealth, ReplicaSet
 from orchqueue.schema import control, data
 from orchqueue.verify.target import CannotVerify, Target, Wish, find_targets
 
@@ -36,19 +36,21 @@ class Deployment:
         self._may_look = may_look
         self._pools = pools
 
-    async def pools(self) -> list[PoolInfo]:
-        """List the pools."""
+    async def capabilities(self) -> control.Capabilities:
+        """Tell what the pools can do; one whose name ends with `e` makes embeddings only."""
         if not self._may_look:
             raise Forbidden(403, "not allowed")
-        return [
-            PoolInfo(
-                id=name, engine="llamacpp", model=f"repo:x/{name[0]}", ready=True, draining=False, mode="serving",
-                allow_cpu=True, ctx_tokens=64, determinism=cast("data.Determinism", self._determinism),
-                sampler_profile_version="v1", replicas_total=1, replicas_ready=1, slots_total=1, slots_free=1,
-                queue_depth=control.QueueDepth(interactive=0, batch=0), queue_capacity=1,
+        pools = [
+            control.PoolCapabilities(
+                id=name, engine="llamacpp", model=f"repo:x/{name[0]}", engine_version="1", ctx_tokens_max=64, slots=1,
+                workloads=["embedding" if name.endswith("e") else "completion"],
+                determinism=cast("data.Determinism", self._determinism), prompt_form="raw", sampler_profile_versions=["v1"],
+                limits=control.PoolLimits(max_tokens=64, queue_capacity=1),
             )
             for name in self._pools
         ]  # fmt: skip
+        limits = control.DaemonLimits(body_bytes_max=1, header_bytes_max=1, readers_per_task_max=1)
+        return control.Capabilities(api_version="v1", version="1", limits=limits, pools=pools)
 
     async def pool_health(self, pool_id: str) -> PoolHealth:
         """Show one."""
@@ -142,7 +144,8 @@ async def test_a_pool_without_the_promise_is_refused_with_the_reason(replicas: l
 @pytest.mark.parametrize(
     ("pools", "replicas", "reason", "told"),
     [
-        (("x",), (), "unknown", "there is no pool x; pools here: a, b"),
+        (("x",), (), "unknown", "there is no pool x that completes texts; those here: a, b"),
+        (("be",), (), "unknown", "there is no pool be that completes texts"),
         ((), ("a-9",), "unknown", "replica a-9 cannot be compared: no chosen pool has it"),
         ((), ("a-1",), "not_ready", "a-1 is not compared: it is broken"),
         ((), ("a-0", "b-0"), "unknown", "different replica sets, which promise nothing to each other: a-0 and b-0"),
@@ -152,7 +155,8 @@ async def test_wrong_names_are_refused(
     pools: tuple[str, ...], replicas: tuple[str, ...], reason: str, told: str
 ) -> None:
     """A name that is nowhere, a replica that is down and a pair that promises nothing are each told as what they are."""
-    deployment = Deployment(a=[replica("a-0"), replica("a-1", state="broken", last_error="x")], b=[replica("b-0")])
+    broken = replica("a-1", state="broken", last_error="x")
+    deployment = Deployment(a=[replica("a-0"), broken], b=[replica("b-0")], be=[replica("be-0")])
     with pytest.raises(CannotVerify) as refusal:
         await find(deployment, *pools, replica_ids=replicas)
     assert refusal.value.reason == reason
