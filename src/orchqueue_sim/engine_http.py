@@ -146,6 +146,11 @@ class SimulatedEngine(ABC):
     # figures that each kind tells in its own words
 
     @property
+    def url_suffix(self) -> str:
+        """Give what its URL must say beside host and port."""
+        return ""
+
+    @property
     def busy(self) -> int:
         """Count the slots at work."""
         return sum(slot.busy for slot in self._slots)

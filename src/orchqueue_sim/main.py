@@ -13,12 +13,14 @@ from orchqueue_sim.engine_faults import Faults
 from orchqueue_sim.engine_http import SimSettings, SimulatedEngine
 from orchqueue_sim.engine_llamacpp import SimulatedLlamacpp
 from orchqueue_sim.engine_tgi import SimulatedTgi
+from orchqueue_sim.engine_triton import SimulatedTriton
 from orchqueue_sim.engine_vllm import SimulatedVllm
 
 ENGINES: dict[str, type[SimulatedEngine]] = {
     "llamacpp": SimulatedLlamacpp,
     "vllm": SimulatedVllm,
     "tgi": SimulatedTgi,
+    "triton": SimulatedTriton,
 }
 
 
@@ -60,7 +62,7 @@ async def serve_engine(args: argparse.Namespace) -> None:
     engine = ENGINES[args.kind](settings, msgspec.json.decode(args.faults, type=Faults))
     server = await engine.serve(args.host, args.port)
     host, port = server.sockets[0].getsockname()[:2]
-    sys.stdout.write(f"listening on http://{host}:{port}\n")
+    sys.stdout.write(f"listening on http://{host}:{port}{engine.url_suffix}\n")
     sys.stdout.flush()
     await server.serve_forever()
 

@@ -23,6 +23,8 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _KEY = re.compile(r"[!-~]+")
 _BUNDLED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+# Behind a Triton server's port its model and the port of its metrics may stand: nothing that it answers tells them.
+_TRITON_TAIL = re.compile(r"(/v2/models/[A-Za-z0-9_.-]+)?/?(\?metrics_port=[0-9]{1,5})?")
 
 # What each engine that the daemon launches takes in `launch.args`, and of which kind.
 ENGINE_ARGS: dict[str, dict[str, type]] = {
@@ -188,7 +190,7 @@ class Rules:
     def _check_urls(self, pool: Pool, where: Path) -> None:
         seen: set[str] = set()
         for index, url in enumerate(pool.launch.urls):
-            fault = url_fault(url)
+            fault = url_fault(url, pool.engine)
             if fault:
                 self._say((*where, index), fault, "write http://HOST:PORT or https://HOST:PORT")
             elif url.rstrip("/").lower() in seen:
@@ -314,11 +316,13 @@ class Rules:
             self._say(where, f"the {what} {name} cannot be read: {reason}", fix, *reads)
 
 
-def url_fault(url: str) -> str:
+def url_fault(url: str, engine: str = "") -> str:
     """Say what is wrong with an engine's base URL; empty when nothing is.
 
     >>> url_fault("http://127.0.0.1:8081"), url_fault("ftp://x")
     ('', 'must begin with http:// or https://')
+    >>> url_fault("http://gpu:8000/v2/models/ensemble?metrics_port=8002", "triton")
+    ''
     """
     try:
         parts = urlsplit(url)
@@ -331,6 +335,8 @@ def url_fault(url: str) -> str:
         return "is no URL"
     if parts.username is not None or parts.password is not None:
         return "holds a user or password, which would show in logs"
+    if engine == "triton" and _TRITON_TAIL.fullmatch(url.partition(parts.netloc)[2]):
+        return ""
     if parts.query or parts.fragment or parts.path not in ("", "/"):
-        return "must end after the port"
+        return "must end after the port" + (", its /v2/models/NAME or ?metrics_port=N" if engine == "triton" else "")
     return ""

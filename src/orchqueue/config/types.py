@@ -30,7 +30,9 @@ class Launch(Section, frozen=True):
     ] = "spawn"
     urls: Annotated[
         tuple[Annotated[str, Meta(max_length=2048)], ...],
-        Meta(description="One base URL for each replica of an external pool."),
+        Meta(
+            description="One base URL for each replica of an external pool; triton's may add /v2/models/NAME?metrics_port=N."
+        ),
     ] = ()
     args: Annotated[
         dict[Annotated[str, Meta(pattern=_NAME)], Scalar],

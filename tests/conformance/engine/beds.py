@@ -30,6 +30,8 @@ from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.request import Workload
 from tests.real_vllm import CTX, server
+from tools.triton_repository import BLS
+from tools.triton_serve import StackSettings, running
 
 MODEL = "bundled:smollm2-135m-instruct-q4_1"
 MODEL_REF = "repo:test/sim"
@@ -126,6 +128,16 @@ async def _real_vllm() -> AsyncIterator[EngineReplica]:
         await replica.close()
 
 
+@asynccontextmanager
+async def _real_triton() -> AsyncIterator[EngineReplica]:
+    with tempfile.TemporaryDirectory() as directory, running(StackSettings(), Path(directory)) as stack:
+        replica = ENGINES["triton"](parse_endpoint(stack.model_url(BLS)), Description(model_ref=MODEL_REF))
+        try:
+            yield replica
+        finally:
+            await replica.close()
+
+
 BEDS: tuple[Bed, ...] = (
     *(
         simulated_bed(engine, workload)
@@ -136,6 +148,7 @@ BEDS: tuple[Bed, ...] = (
     Bed("llamacpp", "real", partial(_real_llamacpp, "completion")),
     Bed("llamacpp", "real", partial(_real_llamacpp, "embedding"), workload="embedding"),
     Bed("vllm", "real", _real_vllm, everywhere=False),
+    Bed("triton", "real", _real_triton, everywhere=False),
 )
 
 

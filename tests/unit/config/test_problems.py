@@ -212,6 +212,7 @@ pools:
         (", launch: {mode: external, urls: ['https://']}", "is no URL"),
         (", launch: {mode: external, urls: ['http://u:p@h:1']}", "user or password"),
         (", launch: {mode: external, urls: ['http://h:1/v1']}", "must end after the port"),
+        (", launch: {mode: external, urls: ['http://h:1/v2/models/ensemble']}", "must end after the port"),
         (", launch: {mode: external, urls: ['http://h:x1']}", "is no URL"),
         (", launch: {mode: external, urls: ['http://h:1'], env: {A: b}}", "has no effect"),
         (", replicas: 3, launch: {mode: external, urls: ['http://h:1']}", "is 3, but there are 1 urls"),

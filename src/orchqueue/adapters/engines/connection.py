@@ -21,13 +21,14 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where an engine listens."""
+    """Where an engine listens. `query`: what the URL says beyond that, for an adapter that reads it; it is never sent."""
 
     host: str
     port: int
     prefix: str = ""
     secure: bool = False
     api_key: str = ""
+    query: str = ""
 
     @property
     def url(self) -> str:
@@ -48,7 +49,9 @@ def parse_endpoint(url: str, api_key: str = "") -> Endpoint:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise EngineError(f"engine URL {url!r} is not http://HOST:PORT or https://HOST:PORT")
     secure = parts.scheme == "https"
-    return Endpoint(parts.hostname, parts.port or (443 if secure else 80), parts.path.rstrip("/"), secure, api_key)
+    return Endpoint(
+        parts.hostname, parts.port or (443 if secure else 80), parts.path.rstrip("/"), secure, api_key, parts.query
+    )
 
 
 class Answer(msgspec.Struct, frozen=True):
