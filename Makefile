@@ -92,6 +92,10 @@ chaos: $(STAMP) ## Kill everything for a while and check every byte (MINUTES=2 S
 determinism: $(STAMP) ## Run the determinism suite with all 64 seeds in every adversity, about 10 minutes
 	@DETERMINISM_SEEDS=all $(PY) -m pytest -q tests/determinism
 
+.PHONY: haiku
+haiku: $(STAMP) ## Let the embedded model write poems and count those that keep every rule (RUNS=100 MODE=plain DOCUMENT=page)
+	@$(PY) -m tests.haiku --runs $(or $(RUNS),100) $(if $(MODE),--mode $(MODE)) $(if $(DOCUMENT),--document $(DOCUMENT))
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## Fuzz the contract for longer than the gate does (EXAMPLES=200 SEED=n)
 	@seed="$(or $(SEED),$$RANDOM)"; echo "fuzz: seed $$seed; SEED=$$seed repeats this run"; \

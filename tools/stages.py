@@ -44,7 +44,10 @@ class Stage:
     apart: str = ""
 
 
-DOCTESTS = ("tools", *(f"src/orchqueue/{part}" for part in ("core", "runtime", "http", "config", "client", "stub")))
+DOCTESTS = (
+    "tools",
+    *(f"src/orchqueue/{part}" for part in ("core", "runtime", "http", "config", "client", "stub", "verify")),
+)
 STAGES = (
     Stage("precommit"),
     Stage("tidy", ("tests/tidy",)),

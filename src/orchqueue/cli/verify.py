@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from orchqueue.cli import verify_determinism
+from orchqueue.cli import verify_determinism, verify_haiku
 from orchqueue.cli.context import Context
 
 SUMMARY = "check that a running deployment keeps its promises"
@@ -14,6 +14,8 @@ DETAILS = """examples:
   orchq verify determinism
   orchq verify determinism --pool first --pool second --out runs
   orchq verify determinism --help
+  orchq verify haiku
+  orchq verify haiku --help
 
 Each check goes through tasks and streams as any client does. Status 0 only where all of it was seen to hold, 7 where it
 was not."""
@@ -36,6 +38,13 @@ SUBJECTS = (
         verify_determinism.DETAILS,
         verify_determinism.add_arguments,
         verify_determinism.execute,
+    ),
+    Subject(
+        "haiku",
+        verify_haiku.SUMMARY,
+        verify_haiku.DETAILS,
+        verify_haiku.add_arguments,
+        verify_haiku.execute,
     ),
 )
 

@@ -157,6 +157,8 @@ def test_completions_know_every_command_and_option(shell: str) -> None:
         (("orchq", "drain", "--dea"), {"--deadline-ms"}),
         (("orchq", "verify", "determinism", "--und"), {"--under"}),
         (("orchq", "verify", "determinism", "--under", "ca"), {"cancels"}),
+        (("orchq", "verify", "haiku", "--no"), {"--no-metrics"}),
+        (("orchq", "verify", "haiku", "--mode", "pl"), {"plain"}),
     ],
 )
 def test_bash_completes_as_typed(words: tuple[str, ...], expected: set[str]) -> None:
