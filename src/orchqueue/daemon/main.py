@@ -76,7 +76,7 @@ output, aborts that are confirmed, and more. It sends some fifty short requests,
 
   orchestratord verify-engine --engine llamacpp --url http://127.0.0.1:8081
   orchestratord verify-engine --engine tgi --url https://tgi.example.com --api-key-env TGI_KEY
-  orchestratord verify-engine --engine triton --url http://127.0.0.1:8000 --model repo:nvidia/ensemble
+  orchestratord verify-engine --engine triton --url 'http://127.0.0.1:8000/v2/models/ensemble?metrics_port=8002'
   orchestratord verify-engine --list
 """
 
