@@ -32,6 +32,7 @@ FLAGS = [
     "--generation-config",
     "vllm",
 ]
+POOLING = ["--runner", "pooling", "--convert", "embed"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 """One thread each: with more threads than free cores every step waits for the slowest, and is ten times slower."""
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -46,13 +47,13 @@ def command(port: int) -> list[str]:
 class RealVllm:
     """One server, a process group of its own: it starts an engine and that a model runner."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = int(free.getsockname()[1])
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            command(port),
+            [*command(port), *more],
             cwd=ROOT,
             env={**os.environ, **ENVIRONMENT, **QUIET},
             stdout=subprocess.DEVNULL,
@@ -84,6 +85,15 @@ class RealVllm:
 def server(index: int) -> RealVllm:
     """Give one of the servers, started when it is first asked for."""
     del index
-    started = RealVllm()
+    return _kept(RealVllm())
+
+
+@cache
+def pooling_server() -> RealVllm:
+    """Give a server of vectors and ranks; the text model gives some, which is enough to see them come."""
+    return _kept(RealVllm(*POOLING))
+
+
+def _kept(started: RealVllm) -> RealVllm:
     atexit.register(started.stop)
     return started

@@ -29,7 +29,7 @@ from orchqueue.adapters.processes.host import LlamacppSpawnHost
 from orchqueue.adapters.processes.llamacpp_launch import SpawnSettings
 from orchqueue.core.ids import ReplicaId
 from orchqueue.core.request import Workload
-from tests.real_vllm import CTX, server
+from tests.real_vllm import CTX, pooling_server, server
 from tools.triton_repository import BLS
 from tools.triton_serve import StackSettings, running
 
@@ -118,10 +118,11 @@ async def _real_llamacpp(workload: Workload) -> AsyncIterator[EngineReplica]:
 
 
 @asynccontextmanager
-async def _real_vllm() -> AsyncIterator[EngineReplica]:
-    running = server(0)
+async def _real_vllm(workload: Workload) -> AsyncIterator[EngineReplica]:
+    running = server(0) if workload == "completion" else pooling_server()
     running.wait_ready()
-    replica = ENGINES["vllm"](parse_endpoint(running.url), Description(ctx=CTX, model_ref=MODEL_REF))
+    described = Description(ctx=CTX, model_ref=MODEL_REF, workloads=(workload,))
+    replica = ENGINES["vllm"](parse_endpoint(running.url), described)
     try:
         yield replica
     finally:
@@ -147,7 +148,10 @@ BEDS: tuple[Bed, ...] = (
     ),
     Bed("llamacpp", "real", partial(_real_llamacpp, "completion")),
     Bed("llamacpp", "real", partial(_real_llamacpp, "embedding"), workload="embedding"),
-    Bed("vllm", "real", _real_vllm, everywhere=False),
+    *(
+        Bed("vllm", "real", partial(_real_vllm, workload), everywhere=False, workload=workload)
+        for workload in WORKLOADS
+    ),
     Bed("triton", "real", _real_triton, everywhere=False),
 )
 

@@ -3,6 +3,7 @@
 import pytest
 
 from orchqueue.adapters.engines.conformance.items import ITEMS, Item
+from orchqueue.adapters.engines.registry import ENGINES
 from orchqueue.adapters.engines.replica import EngineReplica
 from tests.conformance.engine.beds import BEDS
 from tests.conformance.engine.conftest import replica
@@ -13,13 +14,20 @@ __all__ = ["replica"]  # a fixture
 
 pytestmark = [pytest.mark.real_engine, pytest.mark.timeout(1200)]
 
-(BED,) = (bed for bed in BEDS if (bed.engine, bed.kind) == ("vllm", "real"))
+REAL = [bed for bed in BEDS if (bed.engine, bed.kind) == ("vllm", "real")]
+PAIRS = [(bed, item) for bed in REAL for item in ITEMS if item.applies(ENGINES[bed.engine].offers, bed.workload)]
+TEXT = REAL[0]
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.req("ORCH-4212", "ORCH-4220", "ORCH-4213", "ORCH-4214", "ORCH-4441")
-@pytest.mark.parametrize("replica", [BED], indirect=True, scope="module", ids=[BED.name])
-@pytest.mark.parametrize("item", ITEMS, ids=[item.name for item in ITEMS])
+@pytest.mark.req("ORCH-4212", "ORCH-4220", "ORCH-4213", "ORCH-4214", "ORCH-4441", "ORCH-4470")
+@pytest.mark.parametrize(
+    ("replica", "item"),
+    PAIRS,
+    indirect=["replica"],
+    scope="module",
+    ids=[f"{bed.name}-{item.name}" for bed, item in PAIRS],
+)
 async def test_item(replica: EngineReplica, item: Item) -> None:
     """The real engine does what the item asks."""
     await item.check(replica)
@@ -27,7 +35,7 @@ async def test_item(replica: EngineReplica, item: Item) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.req("ORCH-4220", "ORCH-4441")
-@pytest.mark.parametrize("replica", [BED], indirect=True, scope="module", ids=[BED.name])
+@pytest.mark.parametrize("replica", [TEXT], indirect=True, scope="module", ids=[TEXT.name])
 async def test_it_is_strict(replica: EngineReplica) -> None:
     """Started with the flags of the committed configuration, it proves itself strict."""
     facts = await replica.self_test()
