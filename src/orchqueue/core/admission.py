@@ -18,6 +18,8 @@ from orchqueue.core.request import Determinism, TaskSpec
 from orchqueue.core.state import Pool, State
 
 BYTES_PER_TOKEN_GUESS = 3
+BYTES_PER_TOKEN_MOST = 16
+"""No text of a prompt is known to take fewer tokens than its bytes over this."""
 COUNT_TIMEOUT_MS = 500
 RATE_TOKEN_MICRO = 1_000_000
 MODEL_REFUSED = {"checksum", "model_file"}
@@ -180,11 +182,15 @@ def too_long(pool: Pool, spec: TaskSpec, counted: Counted) -> Refusal | None:
     return _invalid([Fault(field, text), Fault("/max_tokens", f"at most {max(0, room - counted.tokens)} would fit")])
 
 
-def misses_deadline(state: State, pool: Pool, spec: TaskSpec, prompt_tokens: int) -> Refusal | None:
+def misses_deadline(state: State, pool: Pool, spec: TaskSpec, counted: Counted) -> Refusal | None:
     """Refuse a deadline that even an empty queue would miss.
+
+    Certain is what follows from a count; where there is only a bound or an estimate from above, the fewest tokens that the
+    bytes can be.
 
     Req: ORCH-4149
     """
+    prompt_tokens = counted.tokens if counted.basis == "tokenizer" else spec.prompt_bytes // BYTES_PER_TOKEN_MOST
     if spec.deadline_ms is None:
         return None
     at_least = spec.max_tokens if spec.sampling.ignore_eos else 1

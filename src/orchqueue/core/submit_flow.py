@@ -174,7 +174,7 @@ def _settle(
         or admission.model_replaced(pool, task.spec)
         or admission.too_long(pool, task.spec, counted)
         or _no_turn(state, task.tenant, task.spec, now_ms)
-        or admission.misses_deadline(state, pool, task.spec, task.prefill_tokens)
+        or admission.misses_deadline(state, pool, task.spec, counted)
         or admission.over_rate(pool, task.spec.priority, now_ms)
         or quotas.over_quota(state, task, pool, now_ms)
     )

@@ -131,6 +131,18 @@ def test_only_a_certain_miss_of_the_deadline_is_refused() -> None:
     assert (refusal.outcome, refusal.retry_after_ms) == (Outcome.REJECTED_DEADLINE, 10)
 
 
+@pytest.mark.req("ORCH-4149")
+@pytest.mark.parametrize(("tokens", "refused"), [(200, True), (None, False), (90, False)])
+def test_a_bound_from_above_makes_no_miss_certain(tokens: int | None, refused: bool) -> None:
+    """Only what the tokenizer counted is certain: a bound by bytes, or an estimate, may be several times what it is."""
+    core = Driver(pool_settings(ctx=1_000))
+    core.submit("bound", prompt="x" * 200, deadline_ms=10)
+    assert core.wanted(fx.Accept, core.last)
+    core.submit("asked", prompt="x" * 1_200, deadline_ms=10)
+    core.handle(ev.PromptCounted(key("asked"), tokens))
+    assert bool(core.wanted(fx.Refuse, core.last)) is refused
+
+
 @pytest.mark.req("ORCH-4150")
 def test_a_rate_limit_refuses_with_the_time_to_the_next_token() -> None:
     """One second of burst, then one task for each interval."""
