@@ -199,10 +199,7 @@ class LlamacppReplica(EngineReplica):
     def _read(self, answer: Answer, kind: type[T]) -> T:
         if answer.status != 200:
             raise EngineError(f"{self.endpoint.url}: {explain(answer.status, answer.body)}")
-        try:
-            return msgspec.json.decode(answer.body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EngineError(f"{self.endpoint.url} answered something else than llama.cpp: {error}") from error
+        return self.decoded(answer, kind)
 
 
 def _works_on(slot: Slot, marker: int) -> bool:

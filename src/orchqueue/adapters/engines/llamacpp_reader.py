@@ -9,7 +9,7 @@ import msgspec
 
 from orchqueue.adapters.engines.connection import Answer
 from orchqueue.adapters.engines.llamacpp_messages import StreamEvent, error_status, explain, finish_reason_of
-from orchqueue.adapters.engines.reading import Broken, Ended, Reading, failure_of
+from orchqueue.adapters.engines.reading import Broken, Ended, Reading, failure_of, not_of_its_kind
 from orchqueue.adapters.engines.wire import SseEvent
 from orchqueue.ports.engine import Completion
 
@@ -30,7 +30,7 @@ class LlamacppReader:
             try:
                 event = _decode(sse.data)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                end = _told(500, f"the engine sent an event that is no JSON of its kind: {error}")
+                end = not_of_its_kind(error)
                 break
             self._tokens_out = max(self._tokens_out, event.tokens_predicted)
             if event.content:

@@ -63,6 +63,11 @@ class StreamReader(Protocol):
         ...
 
 
+def not_of_its_kind(error: Exception) -> Broken:
+    """Tell of an event that could not be read."""
+    return Broken("engine_error", f"the engine sent an event that is no JSON of its kind: {error}")
+
+
 def failure_of(status: int) -> AttemptFailure:
     """Say what an engine's status means for the attempt.
 

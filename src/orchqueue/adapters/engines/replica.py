@@ -9,12 +9,12 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
 from orchqueue.adapters.engines.attempt import EngineAttempt, Prepare, Prepared, Settle
-from orchqueue.adapters.engines.connection import Endpoint, request
+from orchqueue.adapters.engines.connection import Answer, Endpoint, request
 from orchqueue.adapters.engines.sampling import Feature, JsonValue, UnservableError
 from orchqueue.adapters.engines.selftest import Description, Properties, run_self_test
 from orchqueue.core.events import DeviceFigures, ReplicaFacts
@@ -22,6 +22,7 @@ from orchqueue.core.request import Message, TaskSpec
 from orchqueue.ports.engine import AttemptSink, Scrape
 from orchqueue.ports.errors import EngineError
 
+T = TypeVar("T")
 ReadDevices = Callable[[], Awaitable[tuple[DeviceFigures, ...]]]
 
 HEALTH_TIMEOUT_S = 3.0
@@ -141,6 +142,16 @@ class EngineReplica(ABC):
     async def answers(self, path: str) -> int:
         """Ask a health route for its status."""
         return (await request(self.endpoint, "GET", path, timeout_s=HEALTH_TIMEOUT_S)).status
+
+    def decoded(self, answer: Answer, kind: type[T]) -> T:
+        """Read the JSON of an answer.
+
+        Errors: EngineError where it is none of its kind.
+        """
+        try:
+            return msgspec.json.decode(answer.body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise EngineError(f"{self.endpoint.url} answered something else than {self.engine}: {error}") from error
 
     def refuse_simulated(self, simulated: bool) -> None:
         """Refuse a simulated engine, unless it is allowed.

@@ -11,7 +11,7 @@ from time import monotonic
 import msgspec
 
 from orchqueue.adapters.engines.connection import Answer
-from orchqueue.adapters.engines.reading import Broken, Ended, Reading
+from orchqueue.adapters.engines.reading import Broken, Ended, Reading, not_of_its_kind
 from orchqueue.adapters.engines.stop_filter import StopFilter
 from orchqueue.adapters.engines.tgi_messages import (
     Details,
@@ -52,7 +52,7 @@ class TgiReader:
             try:
                 event = _decode(sse.data)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                end = Broken("engine_error", f"the engine sent an event that is no JSON of its kind: {error}")
+                end = not_of_its_kind(error)
                 break
             if event.token is None or event.error is not None:
                 told = event.error if event.error is not None else "an event without a token"

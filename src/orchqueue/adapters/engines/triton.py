@@ -252,10 +252,7 @@ class TritonReplica(EngineReplica):
         if answer.status != 200:
             told = refused(answer)
             raise RefusedError(told.failure, f"{self.endpoint.url}: {told.detail}")
-        try:
-            return msgspec.json.decode(answer.body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EngineError(f"{self.endpoint.url} answered something else than Triton: {error}") from error
+        return self.decoded(answer, kind)
 
 
 def metrics_port(query: str) -> int:

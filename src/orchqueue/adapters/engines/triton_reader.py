@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from orchqueue.adapters.engines.connection import Answer
-from orchqueue.adapters.engines.reading import Broken, Ended, Reading
+from orchqueue.adapters.engines.reading import Broken, Ended, Reading, not_of_its_kind
 from orchqueue.adapters.engines.stop_filter import StopFilter
 from orchqueue.adapters.engines.triton_messages import StreamEvent, model_failed, refused
 from orchqueue.adapters.engines.wire import SseEvent
@@ -82,7 +82,7 @@ class TritonReader:
             try:
                 event = _decode(sse.data)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                end = Broken("engine_error", f"the engine sent an event that is no JSON of its kind: {error}")
+                end = not_of_its_kind(error)
                 break
             if event.error is not None:
                 end = model_failed(event.error)

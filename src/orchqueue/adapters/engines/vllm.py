@@ -264,10 +264,7 @@ class VllmReplica(EngineReplica):
         if answer.status != 200:
             detail = f"{self.endpoint.url}: {explain(answer.status, answer.body)}"
             raise RefusedError(failure_of(answer.status), detail)
-        try:
-            return msgspec.json.decode(answer.body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EngineError(f"{self.endpoint.url} answered something else than vLLM: {error}") from error
+        return self.decoded(answer, kind)
 
 
 def why_not_strict(figures: Figures) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from orchqueue.adapters.engines.connection import Answer
-from orchqueue.adapters.engines.reading import Broken, Ended, Reading, failure_of
+from orchqueue.adapters.engines.reading import Broken, Ended, Reading, failure_of, not_of_its_kind
 from orchqueue.adapters.engines.vllm_messages import (
     Choice,
     ErrorBody,
@@ -64,7 +64,7 @@ class VllmReader:
             try:
                 event = _decode(sse.data)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                end = Broken("engine_error", f"the engine sent an event that is no JSON of its kind: {error}")
+                end = not_of_its_kind(error)
                 break
             if event.error is not None:
                 end = _broken(event.error)
