@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+MODEL = Path(__file__).resolve().parent.parent / "scripts" / "triton_model.py"
 BLS = "tensorrt_llm_bls"
 ENSEMBLE = "ensemble"
 REQUIRED = ("text_input", "max_tokens")
@@ -51,7 +52,7 @@ def write_repository(
     """Make both models; their text comes from the llama.cpp server at the URL, whose KV memory has room for so many tokens."""
     for model in (BLS, ENSEMBLE):
         (into / model / "1").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(__file__).with_name("triton_model.py"), into / BLS / "1" / "model.py")
+    shutil.copyfile(MODEL, into / BLS / "1" / "model.py")
     parameters = {
         "upstream_url": upstream_url,
         "accumulate_tokens": str(accumulate_tokens).lower(),
