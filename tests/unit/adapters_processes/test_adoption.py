@@ -275,7 +275,7 @@ def test_every_part_of_a_launch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     server = server_settings(SETTINGS, "/a/model", "key", 0)
     usual = prints(server)
     assert difference(usual, prints(msgspec.structs.replace(server, api_key="other", model_path="/b"))) == ""
-    other = ServerSettings("", "", 1, 3, 2, (0.5, 0.5), 77, 99, 98, 97, True)
+    other = ServerSettings("", "", 1, 3, 2, (0.5, 0.5), 77, 99, 98, 97, True, 0, "rerank", "last")
     for name in ServerSettings.__struct_fields__:
         if name not in {"api_key", "model_path", "port"}:
             changed = msgspec.structs.replace(server, **{name: getattr(other, name)})
