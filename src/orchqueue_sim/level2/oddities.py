@@ -9,7 +9,7 @@ from orchqueue_sim.level2.caller import encode
 ODDITIES: tuple[dict[str, Any], ...] = (
     {"model_ref": "no-such-model"},
     {"engine": "triton"},
-    {"workload": "embedding"},
+    {"workload": "embedding", "inputs": ["a river", "a stone"]},
     {"placement": {"mode": "pin", "pool_ids": ["nowhere"]}},
     {"sampler_profile_version": "v9"},
     {"ctx": 100_000},

@@ -77,6 +77,8 @@ class Visitor:
             body["sampling"] = {"grammar": 'root ::= "one of few things"'}
         if self._odd:
             body |= rng.choice(ODDITIES)
+        if "inputs" in body:
+            body = {name: value for name, value in body.items() if name not in ("prompt", "messages")}
         if rng.random() < 0.3:
             body["on_disconnect"] = rng.choice(("cancel", "continue"))
         return body
