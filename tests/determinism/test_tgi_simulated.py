@@ -63,7 +63,7 @@ async def stream(client: AsyncClient, pool_id: str, seed: int) -> tuple[str, str
     return text, following.end.receipt.digest
 
 
-@pytest.mark.req("ORCH-4221", "ORCH-4240")
+@pytest.mark.req("ORCH-4221", "ORCH-4240", "ORCH-4288")
 async def test_64_seeds_stream_the_same_bytes(daemon: Daemon) -> None:
     """Both replicas are strict by their self-test, and each seed gives the same text on both, the second in another order."""
 

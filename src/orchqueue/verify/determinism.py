@@ -1,6 +1,6 @@
 """Runs the suite's seeds against a deployment, through tasks and streams only.
 
-Req: ORCH-4231, ORCH-4240
+Req: ORCH-4231, ORCH-4240, ORCH-4288
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from orchqueue_sim.level2.caller import encode
@@ -17,6 +18,13 @@ ODDITIES: tuple[dict[str, Any], ...] = (
     {"deadline_ms": 1},
 )
 """What no pool can do: unknown names, a workload that nobody serves, what cannot fit or be in time."""
+
+
+def make_odd(body: dict[str, Any], rng: Random) -> dict[str, Any]:
+    """Make a good request into one that no pool can do."""
+    odd = rng.choice(ODDITIES)
+    kept = {name: value for name, value in body.items() if "inputs" not in odd or name not in {"prompt", "messages"}}
+    return kept | odd
 
 
 def nonsense(tenant: str, request: bytes) -> list[bytes]:

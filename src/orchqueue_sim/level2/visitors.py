@@ -12,7 +12,7 @@ import msgspec
 from orchqueue.client.sse import SseParser
 from orchqueue_sim.level2.caller import WAITS, Answer, Call, Gone, ask, begin, encode, head_of
 from orchqueue_sim.level2.inspector import Inspector, StreamCheck, Track
-from orchqueue_sim.level2.oddities import ODDITIES, nonsense
+from orchqueue_sim.level2.oddities import make_odd, nonsense
 from orchqueue_sim.level2.plan import VANISHING, Plan
 from orchqueue_sim.level2.wires import Network
 from orchqueue_sim.marks import Chronicle
@@ -76,9 +76,7 @@ class Visitor:
         if rng.random() < 0.15:
             body["sampling"] = {"grammar": 'root ::= "one of few things"'}
         if self._odd:
-            body |= rng.choice(ODDITIES)
-        if "inputs" in body:
-            body = {name: value for name, value in body.items() if name not in ("prompt", "messages")}
+            body = make_odd(body, rng)
         if rng.random() < 0.3:
             body["on_disconnect"] = rng.choice(("cancel", "continue"))
         return body

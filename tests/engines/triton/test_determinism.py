@@ -37,7 +37,7 @@ def daemon(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
             yield found_daemon
 
 
-@pytest.mark.req("ORCH-3045", "ORCH-4222", "ORCH-4240")
+@pytest.mark.req("ORCH-3045", "ORCH-4222", "ORCH-4240", "ORCH-4288")
 async def test_both_servers_stream_the_same_bytes(daemon: Daemon, tmp_path: Path) -> None:
     """First 32 tokens and whole streams are equal for all 64 seeds, asked on each server in an order of its own."""
     findings = await verify(daemon.url, Manner(), "first", "second")

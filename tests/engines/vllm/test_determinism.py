@@ -27,7 +27,7 @@ def test_the_committed_flags_are_those_that_were_proven() -> None:
 
 @pytest.mark.real_engine
 @pytest.mark.timeout(1800)
-@pytest.mark.req("ORCH-3045", "ORCH-4220", "ORCH-4240")
+@pytest.mark.req("ORCH-3045", "ORCH-4220", "ORCH-4240", "ORCH-4288")
 async def test_two_processes_stream_the_same_bytes(tmp_path: Path) -> None:
     """All 64 seeds give one text on both processes, each of which had them in another order."""
     servers, text = [server(0), server(1)], CONFIG.read_text()
