@@ -261,6 +261,9 @@ def _show_health(health: PoolHealth, context: Context) -> None:
         for replica in health.replicas
     ]
     output.table(("REPLICA", "STATE", "SLOTS FREE", "RESTARTS", "VERSION", "PID", "URL", "LAST ERROR"), rows)
+    for replica in health.replicas:
+        if replica.selftest_note:
+            output.line(f"{replica.replica_id} takes no strict tasks: {replica.selftest_note}")
 
 
 COMMANDS = (

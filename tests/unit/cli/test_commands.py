@@ -210,6 +210,23 @@ async def test_a_share_of_the_tasks_is_asked_for() -> None:
     assert json.loads(asked.body) == {"new_model_ref": "bundled:n", "canary_percent": 10}
 
 
+@pytest.mark.req("ORCH-4400")
+async def test_a_pool_says_why_it_is_not_strict() -> None:
+    """The self-test's words stand under the replicas that it disproved."""
+    note = "the server does not show its slots, so an abort cannot be confirmed"
+    replica = {
+        "replica_id": "default-0",
+        "state": "ready",
+        "slots_total": 1,
+        "slots_free": 1,
+        "restarts": 0,
+        "last_error": None,
+    }
+    replicas = [replica | {"strict_proven": False, "selftest_note": note}]
+    shown, _ = await against(json_reply(200, HEALTH | {"replicas": replicas}), "pools", "default")
+    assert f"default-0 takes no strict tasks: {note}" in shown.out
+
+
 @pytest.mark.req("ORCH-4335")
 async def test_a_pool_shows_what_it_tries() -> None:
     """Which model, where, by which share, and how it goes."""
