@@ -108,8 +108,8 @@ def test_readers_see_one_stream_over_two_deaths_of_the_daemon(tmp_path: Path) ->
 
 
 def demo(*options: str) -> subprocess.Popen[str]:
-    """Start the demonstration of `make demo-failover`."""
-    command = [sys.executable, "examples/demo_failover.py", *options]
+    """Start the demonstration of `make demo-failover`; who runs the tests in the background has Ctrl-C ignored for all below."""
+    command = ["env", "--default-signal=INT", sys.executable, "examples/demo_failover.py", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
