@@ -107,6 +107,11 @@ mutants: $(STAMP) ## Plant small bugs into the core, list those no test notices,
 	@.venv-mutants/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/mutants.lock
 	@$(PY) -m tools.mutants $(if $(CHILDREN),--children $(CHILDREN)) $(MODULES)
 
+.PHONY: gpu
+gpu: $(STAMP) ## On a GPU: 64 seeds byte for byte and tokens/s through the daemon (MODEL=file:… DEVICE=cuda:0, CPU=1 rehearses, QUICK=1)
+	@$(PY) -m benchmarks.gpu $(if $(MODEL),--model "$(MODEL)") $(if $(DEVICE),--device $(DEVICE)) $(if $(CPU),--cpu) $(if $(QUICK),--quick) \
+	  $(if $(CPU),,--document docs/performance.md)
+
 .PHONY: bench-setup
 bench-setup: $(STAMP) ## Build the load harness, and .venv-bench with the peers to compare with
 	@test -x .venv-bench/bin/python || "$(PYTHON)" -m venv .venv-bench
