@@ -182,7 +182,7 @@ async def test_properties_are_what_the_server_says() -> None:
     [
         (b'"decoupled":true', b'"decoupled":false', "not decoupled"),
         (b'"name":"text_output"', b'"name":"OUTPUT_0"', "text_output"),
-        (b'{"name":"tensorrt_llm_bls"', b'{"nom":"tensorrt_llm_bls"', "something else than Triton"),
+        (b'{"name":"tensorrt_llm_bls"', b'{"nom":"tensorrt_llm_bls"', "something else than triton"),
     ],
 )
 @pytest.mark.req("ORCH-4464")
