@@ -28,7 +28,9 @@ FAULTY = Kind("faulty", launcher=Path(__file__).with_name("faulty_daemon.py"))
 SILENT = {"first_token_delay_ms": 86_400_000}
 # The simulated engine may hold text back for an event or two, never for so many.
 SOME_TOKENS = 40
-MANY_TOKENS = {"max_tokens": 400, "sampling": {"ignore_eos": True}}
+MANY_TOKENS: Params = {"max_tokens": 400, "sampling": {"ignore_eos": True}}
+# A text that no engine can go on with in its middle, so that losing the engine once is the end of it.
+BOUND_TEXT: Params = {"determinism": "best_effort", "sampling": {"grammar": f'root ::= "{"go on " * SOME_TOKENS}"'}}
 SMALL_BODY = {"prompt": "hi"}
 SPARE_MS = 1_000
 
@@ -244,21 +246,23 @@ class ProviderStates:
         if code == "POOL_UNAVAILABLE":
             self._spent = True
             at.control(f"/v1/pools/{POOL_ID}/drain", deadline_ms=0).raise_for_status()
-        assert "text" not in at.await_state(caller, task_id, "failed") or not at.task(caller, task_id)["text"]
+        assert not _text_of_failed(at, caller, task_id, code)
 
     def a_task_that_failed_after_some_text(self, params: Params) -> None:
-        """Let the engine die, or fall silent, in the middle, however often the task is tried."""
+        """Let the engine die under a text that nobody can go on with, or fall silent however often the task is tried."""
         code = str(params["code"])
         at, caller = self._with_policy("    timeouts: {idle_ms: 200}\n" if code == "DECODE_TIMEOUT" else "")
         match code:
             case "WORKER_RESET":
                 at.engine.set_faults(eof_after=SOME_TOKENS)
+                request = BOUND_TEXT
             case "DECODE_TIMEOUT":
                 at.engine.set_faults(silent_after=SOME_TOKENS)
+                request = MANY_TOKENS
             case _:
                 raise UnknownState(f"no way is known to let a task fail with {code} after some text")
-        task_id = at.post(caller, task_id=params["task_id"], prompt="begin", **MANY_TOKENS)
-        assert at.await_state(caller, task_id, "failed")["text"]
+        task_id = at.post(caller, task_id=params["task_id"], prompt="begin", **request)
+        assert _text_of_failed(at, caller, task_id, code)
 
     # sessions
 
@@ -305,6 +309,15 @@ def _await_replica(at: Deployment, state: str) -> None:
         return all(replica["state"] == state for replica in replicas)
 
     until(there, deadline_s=WAIT_S, what=f"every replica {state}")
+
+
+def _text_of_failed(at: Deployment, caller: Caller, task_id: str, code: str) -> str:
+    """Wait until a task has failed as it was meant to."""
+    task = at.await_state(caller, task_id, "failed")
+    error = task["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == code, task
+    return str(task.get("text", ""))
 
 
 def _queue_of_one(full_policy: str) -> str:
