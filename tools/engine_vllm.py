@@ -25,7 +25,14 @@ CONVERTER = Path("scripts/smollm2_to_hf.py")
 TORCH = "torch==2.13.0"
 """Pinned by its version alone: ADR 0002 says why it has no hash."""
 
-CUDA_FREE = "import sys, torch; sys.exit(torch.version.cuda is not None)"
+IS_CPU_BUILD = """
+import runpy, sys
+from importlib.util import find_spec
+[package] = find_spec("torch").submodule_search_locations
+version = runpy.run_path(f"{package}/version.py")
+sys.exit(any(version.get(backend) for backend in ("cuda", "hip", "xpu")))
+"""
+"""Reads the build off torch without importing it: what torch itself needs comes later, with the lock."""
 
 
 def told(*parts: str | bytes) -> str:
@@ -53,7 +60,7 @@ def say(text: str) -> None:
 def make_venv(root: Path) -> None:
     """Install the lock, and torch beside it.
 
-    Errors: SystemExit where torch is a CUDA build, CalledProcessError where pip fails.
+    Errors: SystemExit where torch is no CPU build, CalledProcessError where pip fails.
     """
     python = str(root / VENV / "bin/python")
     if not Path(python).exists():
@@ -62,9 +69,9 @@ def make_venv(root: Path) -> None:
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     say(f"installing {TORCH} as a CPU build")
     subprocess.run([*pip, TORCH], check=True)
-    if subprocess.run([python, "-c", CUDA_FREE], check=False).returncode:
+    if subprocess.run([python, "-c", IS_CPU_BUILD], check=False).returncode:
         raise SystemExit(
-            "engines-vllm: torch came as a CUDA build, which this vLLM cannot use. Take PyTorch's own index of CPU wheels, with"
+            "engines-vllm: torch came as a build for GPUs, which this vLLM cannot use. Take PyTorch's own index of CPU wheels, with"
             " PIP_INDEX_URL or PIP_EXTRA_INDEX_URL, remove .venv-vllm and run `make engines-vllm` again"
         )
     say(f"installing {LOCK}; the first time takes a minute or two and 2.4 GB")

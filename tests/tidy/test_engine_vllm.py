@@ -1,11 +1,14 @@
 """The real vLLM is built once, and again only when what it is made of has changed."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tools import engine_vllm
-from tools.engine_vllm import CONVERTER, LOCK, MODEL, VENV, main
+from tools.engine_vllm import CONVERTER, IS_CPU_BUILD, LOCK, MODEL, VENV, main
 
 
 @pytest.fixture
@@ -54,3 +57,24 @@ def test_check_names_what_is_missing(root: Path, capsys: pytest.CaptureFixture[s
     """Before anything was built, the check says what to run."""
     assert main(["--check"], root) == 1
     assert capsys.readouterr().err == ".venv-vllm is missing or stale: run `make engines-vllm`\n"
+
+
+@pytest.mark.req("ORCH-4440")
+@pytest.mark.parametrize(
+    ("backends", "refused"),
+    [
+        ("cuda: str | None = None; hip: str | None = None", False),
+        ("cuda = '13.0'; hip = None", True),
+        ("cuda = None; hip = '7.1'", True),
+    ],
+)
+def test_a_build_of_torch_for_gpus_is_told_before_torch_can_be_imported(
+    tmp_path: Path, backends: str, refused: bool
+) -> None:
+    """What torch needs is not there yet when it is asked for its build, so that asking must not import it."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import a_module_that_is_not_there_yet")
+    (tmp_path / "torch" / "version.py").write_text(f"{backends}\n")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    asked = subprocess.run([sys.executable, "-c", IS_CPU_BUILD], env=env, check=False)
+    assert asked.returncode == refused
