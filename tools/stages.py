@@ -73,6 +73,9 @@ STAGES = (
     Stage("triton", ("tests/engines/triton",), apart="tools.triton_install"),
 )
 
+SLOWEST = ("--durations=5", "--durations-min=5")
+"""Each stage names its slowest tests, so that the suite's time can be seen where it is spent."""
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -137,7 +140,7 @@ def run_pytest(stage: Stage, root: Path) -> Tally:
         traced = _coverage("run", data, f"--source={','.join(stage.covered)}") if stage.covered else [sys.executable]
         doctests = ["--doctest-modules"] if stage.doctests else []
         places = [*(f"--ignore={folder}" for folder in stage.without), *stage.folders, *stage.doctests]
-        command = [*traced, "-m", "pytest", "-q", f"--junitxml={report}", *doctests, *places]
+        command = [*traced, "-m", "pytest", "-q", *SLOWEST, f"--junitxml={report}", *doctests, *places]
         status = subprocess.run(command, cwd=root, check=False).returncode
         tally = read_tally(report)
         if stage.covered and status == 0:
