@@ -44,11 +44,12 @@ def stream(url: str, body: dict[str, object]) -> str:
 def test_a_live_scrape_and_a_live_log_keep_their_contracts(tmp_path: Path) -> None:
     """After tasks that ended well, were canceled and were refused: metrics by contract, log lines whole, no content."""
     contract = read_contract(CONTRACT_PATH.read_bytes())
-    with serving(tmp_path) as daemon:
+    with serving(tmp_path, "", "--tokens-per-s", "100") as daemon:
         text = stream(daemon.url, {"prompt": PROMPT, "max_tokens": 24, "seed": 5})
         assert len(text) > 20
-        waiting = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": PROMPT, "max_tokens": 1500}, timeout=10)
-        task_id = waiting.json()["task_id"]
+        # Without an end of its own and at this pace it still runs when the cancel comes.
+        endless = {"prompt": PROMPT, "max_tokens": 1500, "sampling": {"ignore_eos": True}}
+        task_id = httpx.post(f"{daemon.url}/v1/tasks", json=endless, timeout=10).json()["task_id"]
         httpx.post(f"{daemon.url}/v1/tasks/{task_id}/cancel", timeout=10).raise_for_status()
         refused = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": PROMPT, "ctx": 1 << 20}, timeout=10)
         assert refused.status_code == 400
