@@ -20,21 +20,23 @@ ENDLESS: dict[str, object] = {"max_tokens": 1500, "sampling": {"ignore_eos": Tru
 ONE_DAY_MS = 86_400_000
 GPU_BUSY_PERCENT, GPU_USED_MIB = 37, 1234
 
+# No silence ends a task where the script does not wish it: neither an engine's nor that of a machine that stalls.
+PATIENT = "timeouts: {idle_ms: 600000}"
 # Pools in front of simulated engines, with what is special about each; the n-th has the n-th engine of the park.
 SIMULATED: dict[str, str] = {
-    "steady": "admission: {priorities: [{name: batch, rate_limit_rps: 0.001}]}",
-    "reader": "timeouts: {idle_ms: 600000}",
+    "steady": f"admission: {{priorities: [{{name: batch, rate_limit_rps: 0.001}}]}}\n    {PATIENT}",
+    "reader": PATIENT,
     "walled": "timeouts: {wall_ms: 1500, idle_ms: 600000}",
     "idle": "timeouts: {idle_ms: 400}\n    retry: {max_attempts: 1}",
     "first": "timeouts: {first_token_ms: 500, idle_ms: 600000}",
-    "drained": "timeouts: {idle_ms: 600000}",
-    "narrow": "queue: {capacity: 1}\n    timeouts: {idle_ms: 600000}",
-    "lru": "queue: {capacity: 1, full_policy: drop-lru}\n    timeouts: {idle_ms: 600000}",
-    "shed": "queue: {capacity: 1, full_policy: shed-low-priority}\n    timeouts: {idle_ms: 600000}",
-    "fragile": "retry: {max_attempts: 4}",
-    "replayed": "timeouts: {idle_ms: 600000}",
-    "brittle": "retry: {max_attempts: 1}",
-    "gpu": "devices: ['cuda:0']",
+    "drained": PATIENT,
+    "narrow": f"queue: {{capacity: 1}}\n    {PATIENT}",
+    "lru": f"queue: {{capacity: 1, full_policy: drop-lru}}\n    {PATIENT}",
+    "shed": f"queue: {{capacity: 1, full_policy: shed-low-priority}}\n    {PATIENT}",
+    "fragile": f"retry: {{max_attempts: 4}}\n    {PATIENT}",
+    "replayed": PATIENT,
+    "brittle": f"retry: {{max_attempts: 1}}\n    {PATIENT}",
+    "gpu": f"devices: ['cuda:0']\n    {PATIENT}",
 }
 NUMBER = {name: index for index, name in enumerate(SIMULATED)}
 LOST_AT_START = ("gone", "huge")
@@ -90,7 +92,7 @@ class Script:
         with history.client.stream("POST", f"{history.url}/v1/tasks", json=body, headers=headers, timeout=60) as stream:
             history.accept("reader", body, "disconnect")
             assert any(line.startswith("event: token") for line in stream.iter_lines())
-        waiting = history.post("reader", cancel="deadline", deadline_ms=1500)
+            waiting = history.post("reader", cancel="deadline", deadline_ms=1500)
         assert history.until_ended(waiting) == "failed"
 
     def complete_and_refuse(self) -> None:
@@ -251,9 +253,11 @@ def config_text(park: Park, doomed: SimulatedEngine) -> str:
 
     text = "pools:\n" + "".join(external(name, park.urls[NUMBER[name]], more) for name, more in SIMULATED.items())
     # Nobody listens at port 1.
-    text += external("doomed", doomed.url) + external("gone", "http://127.0.0.1:1")
+    text += external("doomed", doomed.url, PATIENT) + external("gone", "http://127.0.0.1:1")
     # One thread and no proof of equal outputs: on a busy machine a real engine comes up slowly.
-    real = "allow_cpu: true\n    ctx: 256\n    determinism: best_effort\n    launch: {args: {threads: 1}}"
+    real = (
+        "allow_cpu: true\n    ctx: 256\n    determinism: best_effort\n    launch: {args: {threads: 1}}\n    " + PATIENT
+    )
     for name, more in (("real", real), ("huge", "devices: ['cuda:1']")):
         text += f"  - id: {name}\n    engine: llamacpp\n    model: {BUNDLED}\n    {rest}\n    {more}\n"
     return text
