@@ -17,6 +17,8 @@ import psutil
 from tests.waiting import until
 
 READY_DEADLINE_S = 60.0
+# Reached only when something is broken: a machine that stalls is not.
+ANSWER_TIMEOUT_S = 30.0
 ENTRY = (sys.executable, "-m", "orchqueue.daemon.main")
 
 
@@ -89,11 +91,13 @@ class Daemon:
 
     def replicas(self) -> list[dict[str, object]]:
         """List all replicas as health shows them."""
-        pools = httpx.get(f"{self.url}/v1/pools", timeout=10).json()["pools"]
+        pools = httpx.get(f"{self.url}/v1/pools", timeout=ANSWER_TIMEOUT_S).json()["pools"]
         return [
             replica
             for pool in pools
-            for replica in httpx.get(f"{self.url}/v1/pools/{pool['id']}/health", timeout=10).json()["replicas"]
+            for replica in httpx.get(f"{self.url}/v1/pools/{pool['id']}/health", timeout=ANSWER_TIMEOUT_S).json()[
+                "replicas"
+            ]
         ]
 
     def engines(self) -> list[psutil.Process]:
@@ -114,7 +118,7 @@ class Daemon:
     def kill(self) -> None:
         """End it the hard way."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(ANSWER_TIMEOUT_S)
         self._close()
 
     def _close(self) -> None:
@@ -142,7 +146,7 @@ def running(data_dir: Path, config: Path | None = None, *options: str) -> Iterat
 def metric(url: str, name: str) -> float:
     """Add up all samples of a metric."""
     total = 0.0
-    for line in httpx.get(f"{url}/metrics", timeout=10).text.splitlines():
+    for line in httpx.get(f"{url}/metrics", timeout=ANSWER_TIMEOUT_S).text.splitlines():
         if line.startswith((name + "{", name + " ")):
             total += float(line.rpartition(" ")[2])
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.daemon import Daemon, running
+from tests.daemon import ANSWER_TIMEOUT_S, Daemon, running
 
 
 class SimulatedEngine:
@@ -25,7 +26,15 @@ class SimulatedEngine:
     def set_faults(self, **faults: object) -> None:
         """Replace what goes wrong; none named: nothing."""
         # Without certificates, which take a tenth of a second to read and have no part in plain HTTP.
-        httpx.post(f"{self.url}/sim/faults", json=faults, timeout=10, verify=False).raise_for_status()
+        httpx.post(f"{self.url}/sim/faults", json=faults, timeout=ANSWER_TIMEOUT_S, verify=False).raise_for_status()
+
+    def pause(self) -> None:
+        """Stop it where it stands; who asks it something meanwhile waits."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on, where it was stopped."""
+        self.process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Kill it, as an engine that crashes goes."""

@@ -25,14 +25,14 @@ BROKEN = Kind(
 )
 FAULTY = Kind("faulty", launcher=Path(__file__).with_name("faulty_daemon.py"))
 
-SILENT = {"first_token_delay_ms": 86_400_000}
+A_DAY_MS = 86_400_000
+SILENT = {"first_token_delay_ms": A_DAY_MS}
 # The simulated engine may hold text back for an event or two, never for so many.
 SOME_TOKENS = 40
 MANY_TOKENS: Params = {"max_tokens": 400, "sampling": {"ignore_eos": True}}
 # A text that no engine can go on with in its middle, so that losing the engine once is the end of it.
 BOUND_TEXT: Params = {"determinism": "best_effort", "sampling": {"grammar": f'root ::= "{"go on " * SOME_TOKENS}"'}}
 SMALL_BODY = {"prompt": "hi"}
-SPARE_MS = 1_000
 
 
 class UnknownState(Exception):
@@ -70,8 +70,10 @@ class ProviderStates:
         """Bring the daemon back to its start, or give it up where that cannot be done."""
         at, caller = self._at, self._caller
         self._at, self._caller = None, None
+        self._proxy.heard = None
         if at is None or caller is None:
             return
+        at.engine.resume()
         operated = any(
             asked.method == "POST" and asked.target.startswith("/v1/pools/") and asked.answer.status == 202
             for asked in self._proxy.exchanges
@@ -194,14 +196,26 @@ class ProviderStates:
         at.cancel(caller, str(params["task_id"]))
 
     def a_task_that_is_running(self, params: Params) -> None:
-        """Have so many tokens written that it takes the wanted time, and wait for the first."""
-        at, caller = self._enter(SERVING)
+        """Have so many tokens written that it takes the wanted time; after the first ones wait for a reader who was told the figures.
+
+        Whoever reads late has missed those that were told before: only what stands still cannot end meanwhile.
+        """
+        at, caller = self._with_policy(f"    timeouts: {{idle_ms: {A_DAY_MS}}}\n")
         remaining_ms = params["remaining_ms"]
         assert isinstance(remaining_ms, int)
-        tokens = (remaining_ms + SPARE_MS) * TOKENS_PER_S // 1000
+        tokens = remaining_ms * TOKENS_PER_S // 1000
         sampling = {"ignore_eos": True}
         task_id = at.post(caller, task_id=params["task_id"], prompt="go on", max_tokens=tokens, sampling=sampling)
         until(lambda: at.task(caller, task_id).get("text"), deadline_s=WAIT_S, what="its first text")
+        at.engine.pause()
+        read = bytearray()
+
+        def heard(piece: bytes) -> None:
+            read.extend(piece)
+            if b"event: metrics\n" in read:
+                at.engine.resume()
+
+        self._proxy.heard = heard
 
     def a_task_that_succeeded(self, params: Params) -> None:
         """Have exactly this text written: a grammar that allows nothing else is one that the engine knows."""
@@ -251,7 +265,7 @@ class ProviderStates:
     def a_task_that_failed_after_some_text(self, params: Params) -> None:
         """Let the engine die under a text that nobody can go on with, or fall silent however often the task is tried."""
         code = str(params["code"])
-        at, caller = self._with_policy("    timeouts: {idle_ms: 200}\n" if code == "DECODE_TIMEOUT" else "")
+        at, caller = self._with_policy(f"    timeouts: {{idle_ms: {200 if code == 'DECODE_TIMEOUT' else A_DAY_MS}}}\n")
         match code:
             case "WORKER_RESET":
                 at.engine.set_faults(eof_after=SOME_TOKENS)

@@ -46,20 +46,22 @@ class Exchange:
 class RecordingProxy:
     """Forwards everything to `target_url`.
 
-    `keys` maps credentials that the pact names to real ones; `default_key` goes with requests that show none; `doctor`
-    changes answers on their way, as a daemon that breaks the contract would give them.
+    `keys` maps credentials that the pact names to real ones; `default_key` goes with requests that show none; `heard` is
+    told each piece of a body as it comes; `doctor` changes answers on their way, as a daemon that breaks the contract would
+    give them.
     """
 
     target_url: str = ""
     default_key: str | None = None
     keys: dict[str, str] = field(default_factory=dict)
+    heard: Callable[[bytes], None] | None = None
     doctor: Callable[[Answer], Answer] | None = None
     exchanges: list[Exchange] = field(default_factory=list)
     url: str = ""
 
     def forward(self, method: str, target: str, headers: Headers, body: bytes) -> Answer:
         """Ask the daemon and record what it answered."""
-        answer = _ask(self.target_url, method, target, self._with_real_key(headers), body)
+        answer = _ask(self.target_url, method, target, self._with_real_key(headers), body, self.heard)
         if self.doctor is not None:
             answer = self.doctor(answer)
         self.exchanges.append(Exchange(method, target, headers, answer))
@@ -79,7 +81,9 @@ class RecordingProxy:
         return f"Bearer {self.keys.get(token, token)}"
 
 
-def _ask(url: str, method: str, target: str, headers: Headers, body: bytes) -> Answer:
+def _ask(
+    url: str, method: str, target: str, headers: Headers, body: bytes, heard: Callable[[bytes], None] | None
+) -> Answer:
     parts = urlsplit(url)
     assert parts.hostname is not None, f"no daemon to ask: {url!r}"
     connection = HTTPConnection(parts.hostname, parts.port, timeout=ANSWER_TIMEOUT_S)
@@ -97,6 +101,8 @@ def _ask(url: str, method: str, target: str, headers: Headers, body: bytes) -> A
         try:
             while piece := response.read1(65_536):
                 pieces.append(piece)
+                if heard is not None:
+                    heard(piece)
         except (OSError, HTTPException):
             whole = False
         return Answer(response.status, tuple(response.getheaders()), b"".join(pieces), whole)
