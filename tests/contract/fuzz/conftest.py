@@ -32,7 +32,7 @@ class Guarded:
         key = make_key(self.directory, scope)
         headers = {"x-api-key": key}
         until(
-            lambda: httpx.get(f"{self.daemon.url}/v1/usage", headers=headers, timeout=10).status_code != 401,
+            lambda: httpx.get(f"{self.daemon.url}/v1/usage", headers=headers, timeout=30).status_code != 401,
             what="the new key's first day",
         )
         return key

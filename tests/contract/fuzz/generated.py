@@ -31,7 +31,7 @@ PHASES = ("examples", "coverage", "fuzzing", "stateful")
 NO_KEY_EITHER = "\n  - {}"
 GATE_SEED = 20_261
 GATE_EXAMPLES = 20
-REQUEST_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 30.0
 MAX_FAILURES_SHOWN = 5
 
 # A well-formed request may still ask for what this deployment does not have; then these places are named.

@@ -11,7 +11,7 @@ from random import Random
 
 from tests.contract.edge.hostile import head, post
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 UNKNOWN = "00000000-0000-4000-8000-00000000dead"
 TASK = b'{"prompt":"hi","max_tokens":4}'
 CHUNKED = b"1e\r\n" + TASK + b"\r\n0\r\n\r\n"

@@ -23,11 +23,12 @@ from tests.waiting import until
 PLAN = Plan.of_environment()
 LOTS = max(1_200, 60 * PLAN.examples)
 WARM_UP_LOTS = 200
-CLIENTS = 8
+CLIENTS = 16
 GROWTH_BYTES_MAX = 48 << 20
+# Some statuses are those of a few lots only: a machine that stalls for less than this costs none of them.
 HURRIED = (
-    "server: {limits: {header_bytes: 4096, body_bytes: 65536, header_timeout_ms: 300, body_timeout_ms: 300, "
-    "idle_timeout_ms: 300}}\n"
+    "server: {limits: {header_bytes: 4096, body_bytes: 65536, header_timeout_ms: 2000, body_timeout_ms: 2000, "
+    "idle_timeout_ms: 1000}}\n"
 )
 SUCCESSES = (200, 202, 204)
 # Beside those of the HTTP layer: a task that was posted again with another body.
@@ -87,7 +88,7 @@ def test_mutated_requests(hurried: Daemon) -> None:
     assert process.memory_info().rss - warm_bytes < GROWTH_BYTES_MAX
     until(lambda: len(process.net_connections("tcp")) <= 40, what="the daemon's sockets to be closed")
     body = {"prompt": "hi", "max_tokens": 8}
-    answer = httpx.post(f"{hurried.url}/v1/tasks", json=body, headers={"accept": STREAM}, timeout=10)
+    answer = httpx.post(f"{hurried.url}/v1/tasks", json=body, headers={"accept": STREAM}, timeout=30)
     assert transcript_faults(answer.content) == []
 
 

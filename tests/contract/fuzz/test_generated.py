@@ -50,7 +50,7 @@ def check_keys_were_wanted(harvest: Harvest) -> None:
 def check_normal_task(daemon: Daemon, key: str | None = None) -> None:
     """Demand that an ordinary client is served as if nothing had happened."""
     headers = {"accept": "text/event-stream"} | ({"x-api-key": key} if key else {})
-    answer = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": "hi", "max_tokens": 8}, headers=headers, timeout=10)
+    answer = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": "hi", "max_tokens": 8}, headers=headers, timeout=30)
     assert answer.status_code == 200, answer.text
     assert transcript_faults(answer.content) == []
 
@@ -59,7 +59,7 @@ def post_task_of_the_examples(daemon: Daemon, key: str | None = None) -> None:
     """Make the task that the contract's examples speak of, so that they lead somewhere."""
     headers = {"x-api-key": key} if key else {}
     task = {"prompt": "hi", "max_tokens": 4, "task_id": TASK_OF_THE_EXAMPLES}
-    assert httpx.post(f"{daemon.url}/v1/tasks", json=task, headers=headers, timeout=10).status_code == 202
+    assert httpx.post(f"{daemon.url}/v1/tasks", json=task, headers=headers, timeout=30).status_code == 202
 
 
 @pytest.mark.timeout(PLAN.patience_s)
@@ -87,7 +87,7 @@ def test_control_plane(guarded: Guarded) -> None:
 
     def is_back() -> bool:
         reload_url = f"{guarded.daemon.url}/v1/pools/{POOL}/reload"
-        status = httpx.post(reload_url, json=again, headers={"x-api-key": guarded.key}, timeout=10).status_code
+        status = httpx.post(reload_url, json=again, headers={"x-api-key": guarded.key}, timeout=30).status_code
         assert status in (202, 503), "503 while an earlier reload is under way"
         return status == 202
 
@@ -109,7 +109,7 @@ def test_data_plane_behind_keys(guarded: Guarded) -> None:
 @pytest.mark.req("ORCH-4045", "ORCH-2001", "ORCH-2002", "ORCH-2003", "ORCH-2004")
 def test_links_lead_from_the_post_to_the_end(open_daemon: Daemon) -> None:
     """What one client does in its life, call by call, each answered well and as declared."""
-    with httpx.Client(base_url=open_daemon.url, timeout=10) as client:
+    with httpx.Client(base_url=open_daemon.url, timeout=30) as client:
         session_id = str(uuid4())
         posted = client.post("/v1/tasks", json={"prompt": "hi", "max_tokens": 4, "session_id": session_id})
         assert answer_faults("createTask", posted.status_code, posted.headers, posted.content) == []

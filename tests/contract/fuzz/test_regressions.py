@@ -50,7 +50,7 @@ FOUND = (
 def test_once_found(open_daemon: Daemon, found: Found) -> None:
     """The request is answered as the contract declares it, with exactly these places named."""
     answer = httpx.request(
-        found.method, open_daemon.url + found.path, content=found.body or None, headers=found.headers, timeout=10
+        found.method, open_daemon.url + found.path, content=found.body or None, headers=found.headers, timeout=30
     )
     assert answer.status_code == found.status, answer.text
     assert answer_faults(found.operation_id, found.status, answer.headers, answer.content) == []
@@ -61,9 +61,9 @@ def test_once_found(open_daemon: Daemon, found: Found) -> None:
 @pytest.mark.req("ORCH-4045", "ORCH-2002")
 def test_empty_last_event_id_is_the_start(open_daemon: Daemon) -> None:
     """A reader that has seen no event yet says so with an empty id, as browsers do, and gets everything."""
-    posted = httpx.post(f"{open_daemon.url}/v1/tasks", json={"prompt": "hi", "max_tokens": 4}, timeout=10).json()
+    posted = httpx.post(f"{open_daemon.url}/v1/tasks", json={"prompt": "hi", "max_tokens": 4}, timeout=30).json()
     url = open_daemon.url + posted["links"]["stream"]
-    whole = httpx.get(url, headers={"Last-Event-ID": ""}, timeout=10)
+    whole = httpx.get(url, headers={"Last-Event-ID": ""}, timeout=30)
     assert transcript_faults(whole.content) == []
     kinds = [event["event"] for event in events_of(whole.content) if event["event"] != "metrics"]
     assert (kinds[0], kinds[-1]) == ("started", "end")
@@ -73,7 +73,7 @@ def test_empty_last_event_id_is_the_start(open_daemon: Daemon) -> None:
 def test_engine_that_refuses_first_is_no_fault_of_the_contract(open_daemon: Daemon) -> None:
     """A grammar that no engine can parse comes back as 400 when the engine was quicker than the reader; only that is excused."""
     body = {"prompt": "hi", "max_tokens": 4, "task_id": str(uuid4()), "sampling": {"grammar": "="}}
-    with httpx.Client(base_url=open_daemon.url, timeout=10) as client:
+    with httpx.Client(base_url=open_daemon.url, timeout=30) as client:
         task = client.post("/v1/tasks", json=body).json()["links"]["self"]
         until(lambda: client.get(task).json()["state"] == "failed", what="the engine's refusal")
         answer = client.post("/v1/tasks", json=body, headers={"accept": "text/event-stream"})

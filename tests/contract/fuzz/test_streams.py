@@ -66,7 +66,7 @@ def stalling(tmp_path: Path) -> Iterator[tuple[Daemon, SimulatedEngine]]:
 
 def post(daemon: Daemon, **fields: object) -> str:
     """Post a task and give its id."""
-    answer = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": "hi", **fields}, timeout=10)
+    answer = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": "hi", **fields}, timeout=30)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["task_id"])
 
@@ -94,7 +94,7 @@ def test_idle_streams_are_never_silent(stalling: tuple[Daemon, SimulatedEngine])
     assert ears["ahead"].content.startswith(b": ")
     assert not any(ear.over.is_set() for ear in ears.values())
     for task_id in (waiting, stalled):
-        assert httpx.post(f"{daemon.url}/v1/tasks/{task_id}/cancel", timeout=10).status_code == 204
+        assert httpx.post(f"{daemon.url}/v1/tasks/{task_id}/cancel", timeout=30).status_code == 204
     assert transcript_faults(ears["waiting"].wait()) == []
     assert transcript_faults(ears["stalled"].wait()) == []
     (error,) = events_of(ears["ahead"].wait())
@@ -119,7 +119,7 @@ def test_every_stream_ends_once(open_daemon: Daemon) -> None:
     ids = [post(open_daemon, **lot, on_disconnect="continue") for lot in lots]
     followed = [Ear(f"{open_daemon.url}/v1/tasks/{task_id}/stream") for task_id in ids]
     for task_id in ids[::3]:
-        assert httpx.post(f"{open_daemon.url}/v1/tasks/{task_id}/cancel", timeout=10).status_code == 204
+        assert httpx.post(f"{open_daemon.url}/v1/tasks/{task_id}/cancel", timeout=30).status_code == 204
     for ear in (*posted, *followed):
         content = ear.wait()
         assert ear.status == 200
@@ -132,7 +132,7 @@ def assert_resumable(url: str, whole: bytes) -> None:
     """Demand that what follows each event of an ended stream is given again, and nothing after the last."""
     ids = [str(event["id"]) for event in events_of(whole) if "id" in event]
     for at in (ids[0], ids[len(ids) // 2], ids[-1]):
-        answer = httpx.get(url, headers={"Last-Event-ID": at}, timeout=10)
+        answer = httpx.get(url, headers={"Last-Event-ID": at}, timeout=30)
         if at.endswith(":end"):
             assert (answer.status_code, answer.content) == (204, b"")
         else:
@@ -146,8 +146,8 @@ def test_reader_that_breaks_off_leaves_the_stream_whole(open_daemon: Daemon) -> 
     """A reader that is reset in the middle of a stream costs the others, and his own next try, nothing."""
     task_id = post(open_daemon, max_tokens=200, sampling={"ignore_eos": True}, on_disconnect="continue")
     ear = Ear(f"{open_daemon.url}/v1/tasks/{task_id}/stream")
-    with socket.create_connection(("127.0.0.1", open_daemon.port), timeout=10) as wire:
+    with socket.create_connection(("127.0.0.1", open_daemon.port), timeout=30) as wire:
         wire.sendall(f"GET /v1/tasks/{task_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert wire.recv(64).startswith(b"HTTP/1.1 200 OK")
     assert transcript_faults(ear.wait()) == []
-    assert transcript_faults(httpx.get(f"{open_daemon.url}/v1/tasks/{task_id}/stream", timeout=10).content) == []
+    assert transcript_faults(httpx.get(f"{open_daemon.url}/v1/tasks/{task_id}/stream", timeout=30).content) == []
