@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 
-PATIENCE_S = 8.0
+PATIENCE_S = 30.0
 UNKNOWN = "00000000-0000-4000-8000-00000000dead"
 MIB = 1 << 20
 INVALID = "INVALID_PARAMS"
@@ -223,15 +223,23 @@ SIZES = (
     Case("40 kB target", (head("GET", "/" + "a" * 40_000),), 431),
 )  # fmt: skip
 
-TIMES = (
+# These three groups are told apart for who has an edge for each: a limit that a case is not about must not be short, or a
+# machine that stalls for as long gives its answer instead.
+SLOW_HEADERS = (
     Case("slow headers", (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"X"), 408, drip=True),
     Case("half a request line", (b"GET /hea",), 408),
     Case("half the headers", (b"GET /healthz HTTP/1.1\r\nHost: loc",), 408),
+    Case("silence", (), None),
+    Case("blank lines only", (b"\r\n\r\n\r\n",), None),
+)  # fmt: skip
+
+SLOW_BODIES = (
     Case("half a body", (head("POST", "/v1/tasks", "Content-Length: 99", "Content-Type: application/json"), b"{"), 408),
     Case("slow body", (head("POST", "/v1/tasks", "Content-Length: 9999", "Content-Type: application/json"), b"{"), 408,
          drip=True),
-    Case("silence", (), None),
-    Case("blank lines only", (b"\r\n\r\n\r\n",), None),
+)  # fmt: skip
+
+ENDINGS = (
     Case("gone in the headers", (b"GET /healthz HTTP/1.1\r\nHost:",), 400, half_close=True),
     Case("gone in the body", (head("POST", "/v1/tasks", "Content-Length: 99", "Content-Type: application/json"), b"{"), 400,
          half_close=True),
@@ -299,4 +307,4 @@ PATHS = (
          pointers=frozenset({"/new_model_ref"})),
 )  # fmt: skip
 
-CASES = (*BODIES, *TYPES, *SIZES, *TIMES, *PROTOCOL, *PATHS)
+CASES = (*BODIES, *TYPES, *SIZES, *SLOW_HEADERS, *SLOW_BODIES, *ENDINGS, *PROTOCOL, *PATHS)

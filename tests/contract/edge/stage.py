@@ -31,6 +31,8 @@ NOW_MS = 1_764_000_000_000
 LOCAL = Tenant("local")
 POOL = PoolId("default")
 T = TypeVar("T")
+# Reached only when something is broken: a machine that stalls is not.
+PATIENCE_S = 30.0
 
 
 class Runtime:
@@ -215,11 +217,11 @@ class Stage:
         async def run() -> T:
             return action()
 
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE_S)
 
     def stop(self, grace_s: float = 1.0) -> None:
         """Stop as the daemon does."""
-        asyncio.run_coroutine_threadsafe(self.server.stop(grace_s), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.server.stop(grace_s), self.loop).result(PATIENCE_S)
 
 
 @contextmanager
@@ -259,12 +261,12 @@ def running(
     thread = threading.Thread(target=run, name="edge")
     thread.start()
     try:
-        assert ready.wait(10), "the edge did not start"
+        assert ready.wait(PATIENCE_S), "the edge did not start"
         yield stages[0]
     finally:
         if stages:
             stages[0].stop()
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE_S)
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()

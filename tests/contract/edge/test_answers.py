@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import httpx
 import pytest
@@ -14,10 +14,12 @@ from orchqueue.http.app import build_app
 from orchqueue.http.auth import Access
 from orchqueue.http.limits import EdgeLimits
 from orchqueue.http.routing import Router
+from orchqueue.ports.telemetry import LogValue
 from orchqueue.runtime.streams import Streams
 from orchqueue.schema.contract import DeclaredOperation, declared_operations
 from orchqueue.schema.validation import response_faults
 from tests.contract.edge.stage import LOCAL, Runtime, Stage
+from tests.waiting import until
 
 TASK = "0b9c6a3e-57c1-4b0f-9a6f-0a4d9c1f8e11"
 SESSION = "6d1f0c52-9a8e-4a53-8f9d-3a5d0e6b7c21"
@@ -328,10 +330,15 @@ def test_each_request_is_logged_once_under_its_id(stage: Stage) -> None:
     """One log line per request carries the correlation id, the tenant, the task and the status."""
     posted(stage)
     httpx.get(f"{stage.url}/v1/tasks/{TASK}", headers={"X-Correlation-Id": "look-1"})
-    lines = [fields for event, fields in stage.log if event == "request" and fields["correlation_id"] == "look-1"]
-    assert len(lines) == 1
-    assert lines[0]["job_id"] == TASK
-    assert (lines[0]["status"], lines[0]["tenant_id"]) == (200, "local")
+
+    def lines() -> list[Mapping[str, LogValue]]:
+        return [fields for event, fields in stage.log if event == "request" and fields["correlation_id"] == "look-1"]
+
+    # The line is written after the answer.
+    until(lines)
+    (line,) = lines()
+    assert line["job_id"] == TASK
+    assert (line["status"], line["tenant_id"]) == (200, "local")
 
 
 @pytest.mark.req("ORCH-4377")

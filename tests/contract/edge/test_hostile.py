@@ -1,22 +1,41 @@
 """Each hostile or clumsy request gets its documented answer, queues nothing and leaves the edge serving."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import httpx
 import pytest
 
 from orchqueue.http.limits import EdgeLimits
-from tests.contract.edge.hostile import CASES, Case, judge, provoke
+from tests.contract.edge.hostile import CASES, SLOW_BODIES, SLOW_HEADERS, Case, judge, provoke
 from tests.contract.edge.stage import Stage, running
 
-IMPATIENT = EdgeLimits(header_timeout_ms=400, body_timeout_ms=400, idle_timeout_ms=400)
+# The limit on headers runs from the connection on: what a case sends must come in time to be slow headers at all.
+IMPATIENT_WITH_HEADERS = EdgeLimits(header_timeout_ms=1_000)
+IMPATIENT_WITH_BODIES = EdgeLimits(body_timeout_ms=400)
+
+
+class Stages(NamedTuple):
+    """An edge in no hurry, and one for each kind of slowness."""
+
+    patient: Stage
+    for_headers: Stage
+    for_bodies: Stage
+
+    def of(self, case: Case) -> Stage:
+        """Choose the edge on which only what the case is about can happen."""
+        return self.for_headers if case in SLOW_HEADERS else self.for_bodies if case in SLOW_BODIES else self.patient
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    """Run one edge for the whole table, so that what a case breaks hits the next ones."""
-    with running(IMPATIENT) as running_stage:
-        yield running_stage
+def stages() -> Iterator[Stages]:
+    """Run the edges for the whole table, so that what a case breaks hits the next ones."""
+    with (
+        running() as patient,
+        running(IMPATIENT_WITH_HEADERS) as for_headers,
+        running(IMPATIENT_WITH_BODIES) as for_bodies,
+    ):
+        yield Stages(patient, for_headers, for_bodies)
 
 
 @pytest.mark.req(
@@ -34,8 +53,9 @@ def stage() -> Iterator[Stage]:
     "ORCH-4080",
 )
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_hostile_request(stage: Stage, case: Case) -> None:
+def test_hostile_request(stages: Stages, case: Case) -> None:
     """The case is answered as documented, nothing is queued, and the next client is served."""
+    stage = stages.of(case)
     reply = provoke(("127.0.0.1", stage.port), case)
     judge(case, reply)
     assert stage.runtime.submissions == 0

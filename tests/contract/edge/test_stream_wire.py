@@ -148,8 +148,8 @@ def test_leaving_is_noticed(stage: Stage) -> None:
         wire.sendall(head("GET", STREAM))
         read_until(wire, b"\r\n\r\n")
         assert stage.runtime.streams.readers == 1
-    until(lambda: stage.runtime.streams.readers == 0)
-    assert stage.runtime.reader_changes == [("attached", 1), ("detached", 0)]
+    until(lambda: stage.runtime.reader_changes == [("attached", 1), ("detached", 0)])
+    assert stage.runtime.streams.readers == 0
     say(stage, "nobody listens")
     finish(stage)
 

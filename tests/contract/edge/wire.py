@@ -20,19 +20,19 @@ def connect(stage: Stage, receive_buffer_bytes: int | None = None) -> socket.soc
     wire = socket.socket()
     if receive_buffer_bytes is not None:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-    wire.settimeout(10)
+    wire.settimeout(30)
     wire.connect(("127.0.0.1", stage.port))
     return wire
 
 
 def read_until(wire: socket.socket, mark: bytes) -> bytes:
     """Read until the bytes end with a mark."""
-    got = b""
+    got = bytearray()
     while not got.endswith(mark):
         piece = wire.recv(65_536)
-        assert piece, f"the connection ended after {got!r}"
+        assert piece, f"the connection ended after {bytes(got[-1_000:])!r}"
         got += piece
-    return got
+    return bytes(got)
 
 
 def read_to_end(wire: socket.socket) -> bytes:
