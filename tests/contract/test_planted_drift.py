@@ -15,7 +15,7 @@ from tests.contract.drift import DOCUMENT, DRIFTS, PYTEST, TABLE, Command, Drift
 
 Reds: TypeAlias = "dict[str, Future[Red]]"
 
-pytestmark = [pytest.mark.req("ORCH-4048"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.req("ORCH-4048"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="session")
