@@ -31,7 +31,7 @@ class StubProcess:
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal and wait; give the exit status and what was said on standard error."""
         self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=15)
+        _, said = self.process.communicate(timeout=45)
         return self.process.returncode, said
 
 

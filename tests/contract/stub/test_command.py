@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     command = [sys.executable, "-m", "orchqueue.daemon.main", "stub", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=15)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=45)
 
 
 def test_the_help_teaches() -> None:
