@@ -55,5 +55,7 @@ async def append_for_ever(path: str, stop_at: int) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 3:
         size = int(sys.argv[3])
+        # Python would leave a compiled module that hits the limit cut off, and whoever imports it after us would fail.
+        sys.dont_write_bytecode = True
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     asyncio.run(append_for_ever(sys.argv[1], int(sys.argv[2])))

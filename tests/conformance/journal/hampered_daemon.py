@@ -50,6 +50,8 @@ def hamper(hindrance: str) -> None:
     if kind == "plain":
         _give_up_power_over_modes()
     elif kind == "files":
+        # Python would leave the compiled module that hits the limit cut off, and whoever imports it after us would fail.
+        sys.dont_write_bytecode = True
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(value), int(value)))
     elif kind == "disk":
         _use_watched_disk(Path(value))
