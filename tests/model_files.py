@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from orchqueue.adapters.models import find_bundled
+from tests.waiting import until
 
 BUNDLED = "bundled:smollm2-135m-instruct-q4_1"
 U32, TEXT, U64 = 4, 8, 10
@@ -66,11 +68,31 @@ def copy_of_bundled(path: Path) -> str:
 
 def flip_a_byte(path: Path, at: int = -5) -> None:
     """Change one byte of a file, which stays as long as it was."""
+    before = path.stat()
     with path.open("r+b") as file:
         file.seek(at, 0 if at >= 0 else 2)
         (byte,) = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([byte ^ 0xFF]))
+    _let_it_show(path, before, path.stat().st_mtime_ns)
+
+
+def change_unseen(path: Path, data: bytes) -> None:
+    """Put other bytes of the same length into a file, and set its time of modification back."""
+    before = path.stat()
+    path.write_bytes(data)
+    assert path.stat().st_size == before.st_size
+    _let_it_show(path, before, before.st_mtime_ns)
+
+
+def _let_it_show(path: Path, before: os.stat_result, modified_at_ns: int) -> None:
+    """Return when a changed file has another time of change: on many kernels the clock of files goes on every few milliseconds."""
+
+    def shows() -> bool:
+        os.utime(path, ns=(before.st_atime_ns, modified_at_ns))
+        return path.stat().st_ctime_ns != before.st_ctime_ns
+
+    until(shows, what=f"a change of {path} to show")
 
 
 def digest_of(*parts: Path) -> str:

@@ -17,7 +17,7 @@ from orchqueue.adapters.model_file import look_at_file, look_at_gguf
 from orchqueue.adapters.models import ModelStore
 from orchqueue.ports.errors import ProcessError
 from orchqueue.ports.models import ModelRecord
-from tests.model_files import digest_of, flip_a_byte, small
+from tests.model_files import change_unseen, digest_of, flip_a_byte, small
 from tests.waiting import until_async
 
 DIGEST = sha256(b"weights").hexdigest()
@@ -79,9 +79,7 @@ async def test_a_file_is_hashed_once_for_all_who_ask(weights: Path, hashed: list
     await asyncio.gather(*(store.verify(ref) for ref in refs * 3))
     await store.verify(f"file:{weights}", DIGEST)
     assert len(hashed) == 1
-    times = await asyncio.to_thread(weights.stat)
-    await asyncio.to_thread(weights.write_bytes, b"weighty")
-    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    await asyncio.to_thread(change_unseen, weights, b"weighty")
     with pytest.raises(ProcessError, match="is demanded"):
         await store.verify(f"file:{weights}", DIGEST)
     other = weights.with_name("other.gguf")
