@@ -25,8 +25,7 @@ async def test_request_that_cannot_be_made_gives_its_slot_back() -> None:
 
     listener = Listener()
     EngineAttempt(parse_endpoint("http://127.0.0.1:9"), listener, prepare, settle, lambda _: None)
-    async with asyncio.timeout(5):
-        await listener.closed_event.wait()
+    await listener.closed_event.wait()
     assert listener.failure is not None
     assert listener.failure[0] == "rejected"
     assert "planted" in listener.failure[1]
@@ -74,8 +73,7 @@ async def test_an_engine_that_goes_on_behind_the_end_is_stopped() -> None:
         endpoint = parse_endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         listener = Listener()
         EngineAttempt(endpoint, listener, prepare, settle, lambda _: None)
-        async with asyncio.timeout(10):
-            await listener.end()
+        await listener.end()
     assert dropped.is_set()
     assert listener.completion is not None
     assert listener.text == "a"

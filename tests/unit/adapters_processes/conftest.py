@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -14,6 +17,7 @@ from orchqueue.adapters.processes.identity import ProcessId, read_identity, star
 from orchqueue.adapters.processes.launched import LaunchedProcess, LaunchSpec, connect, encode, launch_process
 from orchqueue.adapters.processes.leftovers import Leftovers
 from tests.conformance.engine.conftest import simulate
+from tests.waiting import until
 
 __all__ = ["simulate"]
 
@@ -64,6 +68,12 @@ def pin(pid: int | None) -> ProcessId:
     ticks = start_ticks_of(pid)
     assert ticks is not None
     return ProcessId(pid, ticks)
+
+
+def halt(pid: int) -> None:
+    """Let a process hang, and return when it does: what is said to it from then on is not heard."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, what=f"process {pid} to hang")
 
 
 OWNER = """

@@ -28,10 +28,10 @@ from orchqueue.core.ids import ReplicaId
 from orchqueue.core.request import Sampling, TaskSpec
 from orchqueue.ports.errors import EngineError, ProcessError
 from tests.conformance.engine.beds import MODEL
-from tests.unit.adapters_processes.conftest import glob, pin
+from tests.unit.adapters_processes.conftest import glob, halt, pin
 from tests.waiting import until_async
 
-pytestmark = [pytest.mark.req("ORCH-4140"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.req("ORCH-4140"), pytest.mark.timeout(180)]
 
 REPLICA = ReplicaId("pool-0")
 SETTINGS = SpawnSettings("pool", 512, allow_cpu=True, replicas=2)
@@ -83,7 +83,7 @@ class Life:
             assert isinstance(fields, dict)
             self.said.append((event, str(fields.get("detail", fields["pid"]))))
 
-        self.leftovers = Leftovers(directory, tell)
+        self.leftovers = Leftovers(directory, tell, answer_within_s=30.0)
         self.host = LlamacppSpawnHost(settings, directory, ModelStore(), orphan_grace_s=1.0, leftovers=self.leftovers)
 
     async def launch(self, model: str = MODEL) -> SpawnedReplica:
@@ -177,7 +177,7 @@ async def test_one_that_does_not_prove_itself_is_ended(
     told = {"hangs": "was not healthy", "fails its test": "lies", "ends meanwhile": "ended before"}
     if how == "hangs":
         monkeypatch.setattr(host, "CONNECT_TIMEOUT_S", 0.2)
-        os.kill(orphan.pid, signal.SIGSTOP)
+        halt(orphan.pid)
     else:
         monkeypatch.setattr(AdoptedReplica, "prove", die if how == "ends meanwhile" else fail)
     life = begin_life()

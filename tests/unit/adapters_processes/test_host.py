@@ -28,6 +28,8 @@ from tests.conformance.engine.conftest import StartSimulated
 from tests.model_files import copy_of_bundled, small
 from tests.waiting import until_async
 
+pytestmark = pytest.mark.timeout(180)
+
 REPLICA = ReplicaId("pool-0")
 ENDLESS = Sampling(ignore_eos=True)
 
@@ -62,7 +64,6 @@ def spawn_host(tmp_path: Path, settings: SpawnSettings) -> LlamacppSpawnHost:
 
 
 @pytest.mark.real_engine
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-3001", "ORCH-3038")
 async def test_a_real_engine_is_killed_under_load(bring_up: BringUp, tmp_path: Path) -> None:
     """A kill -9 of the real engine loses its attempt, is told with its cause, and leaves nothing behind."""
@@ -156,7 +157,6 @@ class Swapped(ModelStore):
 
 
 @pytest.mark.real_engine
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4423")
 async def test_a_file_that_is_replaced_between_checksum_and_load_serves_nobody(tmp_path: Path) -> None:
     """The engine came up with a file that nobody had verified, and is ended."""
@@ -216,8 +216,9 @@ class Killed:
 
 
 @pytest.mark.req("ORCH-4142")
-async def test_an_exit_says_more_than_failed_health_polls() -> None:
+async def test_an_exit_says_more_than_failed_health_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A spawned engine that was killed is lost by its signal, though health polls noticed first."""
+    monkeypatch.setattr(host, "EXIT_TOLD_WITHIN_S", 60.0)
     exits, killed = Exits(), Killed()
     running = SpawnedReplica(killed, killed, exits, 0.001, 0)  # type: ignore[arg-type]
     await until_async(lambda: killed.asked >= polled.HEALTH_FAILURES, what="the polls to fail")
@@ -308,14 +309,14 @@ async def test_a_loading_engine_is_waited_for(simulate: StartSimulated, monkeypa
 
 
 @pytest.mark.real_engine
-@pytest.mark.timeout(60)
 async def test_a_real_engine_with_two_slots(bring_up: BringUp) -> None:
     """Two slots have the whole ctx each, decode at once, and are not strict."""
-    running = await bring_up(SpawnSettings("pool", 512, slots=2, strict=False, allow_cpu=True, args={"threads": 1}))
+    running = await bring_up(SpawnSettings("pool", 2048, slots=2, strict=False, allow_cpu=True, args={"threads": 1}))
     facts = await running.replica.self_test()
-    assert (facts.slots_total, facts.ctx, facts.strict_proven) == (2, 512, False)
+    assert (facts.slots_total, facts.ctx, facts.strict_proven) == (2, 2048, False)
+    # Texts as long as a slot has room for, so that neither ends while the other is waited for.
     runs = [
-        begin(running.replica, TaskSpec(prompt="Tell me more", seed=seed, max_tokens=400, sampling=ENDLESS))
+        begin(running.replica, TaskSpec(prompt="Tell me more", seed=seed, max_tokens=2000, sampling=ENDLESS))
         for seed in (1, 2)
     ]
     for run in runs:

@@ -22,6 +22,8 @@ from tests.unit.adapters_processes.conftest import (
     Line,
     Own,
     glob,
+    halt,
+    kill,
     pin,
     spec_of,
 )
@@ -111,23 +113,26 @@ async def test_nothing_outlives_a_killed_owner(own: Own, tmp_path: Path, program
 
 @pytest.mark.req("ORCH-4378")
 async def test_an_adopted_engine_lives_on(own: Own, tmp_path: Path) -> None:
-    """Who connects with the token before the grace is over owns the engine, a wrong token owns nothing, and the grace begins anew."""
-    owner, engine_pid, _ = await own(tmp_path / "r", "STAY", 2.0)
-    other_owner, orphan_pid, _ = await own(tmp_path / "s", "STAY", 2.0)
+    """Who comes with the token before the grace is over owns the engine, a wrong token owns nothing, and it ends with its adopter."""
+    owner, engine_pid, launcher_pid = await own(tmp_path / "r", "STAY", 0.5)
+    other_owner, orphan_pid, _ = await own(tmp_path / "s", "STAY", 0.5)
     engine, orphan = pin(engine_pid), pin(orphan_pid)
-    for killed in (owner, other_owner):
-        killed.kill()
-        await killed.wait()
-    stranger = await Line.to(tmp_path / "r", token="wrong")
-    assert await stranger.say("own") == {}
-    await stranger.close()
-    adopter = await Line.to(tmp_path / "r")
-    told = await adopter.say("own")
+    stranger, adopter = await Line.to(tmp_path / "r", token="wrong"), await Line.to(tmp_path / "r")
+    assert (await adopter.say("status"))["event"] == "status"
+    # The launcher learns of both and of the owner's end at once, so that none of them comes too late.
+    halt(launcher_pid)
+    asked = asyncio.gather(stranger.say("own"), adopter.say("own"))
+    await asyncio.sleep(0)
+    await kill(owner)
+    os.kill(launcher_pid, signal.SIGCONT)
+    nothing, told = await asked
+    assert nothing == {}
     assert (told["event"], told["engine_pid"], told["port"], told["secret"]) == ("owned", engine_pid, 4711, SECRET)
+    await stranger.close()
+    await kill(other_owner)
     await until_async(lambda: not lives(orphan), what="the engine that nobody adopted to end")
     assert lives(engine)
     await adopter.close()
-    assert lives(engine)
     await until_async(lambda: not lives(engine), what="the engine to end when its adopter has gone")
 
 
@@ -160,11 +165,10 @@ async def test_an_owner_that_has_gone_is_noticed_first(own: Own, tmp_path: Path)
     owner, _, launcher_pid = await own(tmp_path / "r", "STAY", 60.0)
     successor = await Line.to(tmp_path / "r")
     assert (await successor.say("status"))["event"] == "status"
-    os.kill(launcher_pid, signal.SIGSTOP)
+    halt(launcher_pid)
     asked = asyncio.create_task(successor.say("own"))
     await asyncio.sleep(0)
-    owner.kill()
-    await owner.wait()
+    await kill(owner)
     os.kill(launcher_pid, signal.SIGCONT)
     assert (await asked)["event"] == "owned"
     await successor.say("stop")
@@ -177,7 +181,7 @@ async def test_an_owner_that_pauses_stays_the_owner(own: Own, tmp_path: Path) ->
     paused, engine_pid, _ = await own(tmp_path / "r", "STAY", 0.5)
     killed, orphan_pid, _ = await own(tmp_path / "s", "STAY", 0.5)
     engine, orphan = pin(engine_pid), pin(orphan_pid)
-    paused.send_signal(signal.SIGSTOP)
+    halt(paused.pid)
     killed.kill()
     await killed.wait()
     await until_async(lambda: not lives(orphan), what="the grace of the one beside it to run out")
@@ -217,7 +221,7 @@ async def test_an_end_is_heard_though_the_launcher_hangs(launch: Launch, monkeyp
     process = await launch(spec_of(STAY, stop_grace_s=0.0))
     await process.port
     engine, launcher = pin(process.engine_pid), pin(process.launcher_pid)
-    os.kill(launcher.pid, signal.SIGSTOP)
+    halt(launcher.pid)
     os.kill(engine.pid, signal.SIGKILL)
     assert "does not say" in (await process.exited).detail
     await process.stop()

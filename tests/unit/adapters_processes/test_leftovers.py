@@ -11,7 +11,7 @@ import pytest
 
 from orchqueue.adapters.processes import leftovers
 from orchqueue.adapters.processes.identity import boot_id, lives, read_identity
-from tests.unit.adapters_processes.conftest import GRACE_S, ID, Look, Own, glob, kill, pin, remains, taken
+from tests.unit.adapters_processes.conftest import GRACE_S, ID, Look, Own, glob, halt, kill, pin, remains, taken
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.req("ORCH-4139")
@@ -27,7 +27,7 @@ async def test_what_nobody_wants_is_ended(
     engine, launcher = pin(engine_pid), pin(launcher_pid)
     await kill(owner)
     if hang:
-        os.kill(launcher_pid, signal.SIGSTOP)
+        halt(launcher_pid)
         monkeypatch.setattr(leftovers, "STOP_GRACE_S", 0.0)
     found = look(directory, answer_within_s=0.3 if hang else 10.0)
     assert await taken(found, ["other-0"]) is None
@@ -44,7 +44,7 @@ async def test_a_launcher_that_hangs_is_ended(own: Own, look: Look, tmp_path: Pa
     owner, engine_pid, launcher_pid = await own(tmp_path / "r", "STUBBORN", GRACE_S)
     engine, launcher = pin(engine_pid), pin(launcher_pid)
     await kill(owner)
-    os.kill(launcher_pid, signal.SIGSTOP)
+    halt(launcher_pid)
     found = look(answer_within_s=0.2)
     assert await taken(found) is None
     assert not lives(engine)

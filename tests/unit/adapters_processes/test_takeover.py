@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchqueue.adapters.processes import launcher as launchers
 from orchqueue.adapters.processes.identity import ProcessId, lives
 from orchqueue.adapters.processes.watched import WatchedProcess
 from tests.unit.adapters_processes.conftest import (
@@ -19,6 +20,7 @@ from tests.unit.adapters_processes.conftest import (
     Look,
     Own,
     glob,
+    halt,
     kill,
     pin,
     remains,
@@ -99,13 +101,24 @@ async def test_the_kill_of_what_was_taken_over_is_heard(own: Own, look: Look, tm
 
 async def test_one_whose_grace_has_run_out_is_waited_for(own: Own, look: Look, tmp_path: Path) -> None:
     """An engine that its launcher is ending already is not taken, and not launched beside."""
-    owner, engine_pid, _ = await own(tmp_path / "r", "STUBBORN", 0.0, 1.0)
+    owner, engine_pid, _ = await own(tmp_path / "r", "STUBBORN", 0.0, GRACE_S)
     engine = pin(engine_pid)
     await kill(owner)
+    said: dict[str, object] = {}
+    while said.get("detail") != launchers.ENDING:
+        line = await Line.to(tmp_path / "r")
+        said = await line.say("own")
+        await line.close()
     found = look()
-    assert await taken(found) is None
+    await found.begin([ID])
+    take = asyncio.create_task(found.take(ID))
+    await until_async(lambda: found.said, what="the engine to be noticed")
+    assert found.said == [("leftover_engine", ID, "nobody had adopted it in time")]
+    assert lives(engine)
+    assert not take.done()
+    os.kill(engine_pid, signal.SIGKILL)
+    assert await take is None
     assert not lives(engine)
-    assert found.said in ([("leftover_engine", ID, "nobody had adopted it in time")], [])
 
 
 @pytest.mark.req("ORCH-4379")
@@ -180,7 +193,7 @@ async def test_a_take_that_is_called_off_loses_nothing(own: Own, look: Look, tmp
     """An engine whose launch is cancelled before it got it is still there for the next."""
     owner, _, launcher_pid = await own(tmp_path / "r", "STAY", GRACE_S)
     await kill(owner)
-    os.kill(launcher_pid, signal.SIGSTOP)
+    halt(launcher_pid)
     found = look()
     await found.begin([ID])
     take = asyncio.create_task(found.take(ID))
