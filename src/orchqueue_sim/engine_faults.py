@@ -10,14 +10,16 @@ from typing import Any, Protocol
 
 import msgspec
 
+UNTIL_TOLD = -1
+
 
 class Faults(msgspec.Struct, forbid_unknown_fields=True):
     """What goes wrong. Counts are tokens into a stream; 0 or less: never. `times`: for how many completions, −1 all.
 
     `queue_ms`: a request takes that long to reach a slot, and is not cancelled on the way. `not_deterministic`: the same request
-    gives other texts. `ignore_abort_ms`: a slot works on after its client has gone. `late_close_ms`: the response is completed that
-    long after its last event. `double_close`: the last event comes twice. `keep_alives`: comments between the events.
-    `prefix_caching`: the server says that it reuses what it has read.
+    gives other texts. `ignore_abort_ms`: a slot works on after its client has gone, `UNTIL_TOLD` until other faults are set or
+    none. `late_close_ms`: the response is completed that long after its last event. `double_close`: the last event comes twice.
+    `keep_alives`: comments between the events. `prefix_caching`: the server says that it reuses what it has read.
     """
 
     times: int = -1

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from orchqueue_sim import engine_text
-from orchqueue_sim.engine_faults import Faults, FaultyStream
+from orchqueue_sim.engine_faults import UNTIL_TOLD, Faults, FaultyStream
 
 HEAD_MAX_BYTES = 64 * 1024
 STATUS_FAULTS = {400: "rejected", 429: "overloaded", 503: "overloaded"}
@@ -83,6 +83,7 @@ class SimulatedEngine(ABC):
         self.faults = faults
         self._slots = [Slot(number) for number in range(settings.slots)]
         self._free = asyncio.Semaphore(settings.slots)
+        self._stubborn: list[Slot] = []
         # Cuts differ in each run on purpose: nobody may rely on them.
         self._cuts = Random()
         self._loaded_at_s = asyncio.get_running_loop().time() + settings.loading_ms / 1000
@@ -193,6 +194,7 @@ class SimulatedEngine(ABC):
         try:
             if (method, path) == ("POST", "/sim/faults"):
                 self.faults = msgspec.json.decode(body, type=Faults)
+                self._yield_slots()
                 return 200, {"faults": msgspec.to_builtins(self.faults)}
             return self.plain(method, path, body)
         except Refused as refused:
@@ -280,16 +282,31 @@ class SimulatedEngine(ABC):
         stream = FaultyStream(self, writer, faults, self._cuts)
         try:
             await self._speak(stream, script, slot)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):
+            # That its client has gone it learns from its read, or from a write where that comes first.
             if faults.ignore_abort_ms:
                 self.struck("ignored_abort")
-                # The task is being cancelled, so the slot's stubbornness needs one of its own.
-                asyncio.get_running_loop().call_later(faults.ignore_abort_ms / 1000, self._release, slot)
+                self._hold(slot, faults.ignore_abort_ms)
                 slot = Slot(-1)
             raise
         finally:
             if slot.number >= 0:
                 self._release(slot)
+
+    def _hold(self, slot: Slot, ignore_abort_ms: int) -> None:
+        if ignore_abort_ms == UNTIL_TOLD:
+            self._stubborn.append(slot)
+            # It may have been told before the slot's client had gone.
+            if self.faults.ignore_abort_ms != UNTIL_TOLD:
+                self._yield_slots()
+        else:
+            # The task is being cancelled, so the slot's stubbornness needs one of its own.
+            asyncio.get_running_loop().call_later(ignore_abort_ms / 1000, self._release, slot)
+
+    def _yield_slots(self) -> None:
+        stubborn, self._stubborn = self._stubborn, []
+        for slot in stubborn:
+            self._release(slot)
 
     def _release(self, slot: Slot) -> None:
         slot.busy = False

@@ -7,11 +7,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
+from orchqueue.adapters.engines import llamacpp, tgi, triton
+from orchqueue.adapters.engines import replica as every_engine
 from orchqueue.adapters.engines.registry import ENGINES
 from orchqueue.adapters.engines.replica import EngineReplica
 from tests.conformance.engine.beds import Bed, SimulatedEngine, start_simulated
 
 StartSimulated = Callable[..., Awaitable[SimulatedEngine]]
+PATIENCE_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give engines longer to answer than a busy machine stands still: how soon one counts as silent is not looked at here."""
+    monkeypatch.setattr(llamacpp, "SLOTS_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(tgi, "METRICS_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(triton, "METRICS_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(every_engine, "HEALTH_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -4,18 +4,25 @@ import asyncio
 
 import pytest
 
+from orchqueue.adapters.engines import vllm
 from orchqueue.adapters.engines.conformance.listening import begin, decode
 from orchqueue.adapters.engines.connection import parse_endpoint
 from orchqueue.adapters.engines.registry import ENGINES
 from orchqueue.adapters.engines.selftest import Description
 from orchqueue.core.request import Message, Sampling, TaskSpec
 from orchqueue.ports.errors import EngineError
+from orchqueue_sim.engine_faults import UNTIL_TOLD
 from tests.conformance.engine.beds import MODEL_REF
 from tests.conformance.engine.conftest import StartSimulated
 from tests.waiting import until_async
 
 SPEC = TaskSpec(prompt="Tell me", seed=3, max_tokens=60, sampling=Sampling(ignore_eos=True))
-LONG = TaskSpec(prompt="Tell me", seed=3, max_tokens=2000, sampling=Sampling(ignore_eos=True))
+LONG = TaskSpec(prompt="Tell me", seed=1, max_tokens=2000, sampling=Sampling(ignore_eos=True))
+SLOWLY = ("--tokens-per-s", "4")
+"""So slowly a long text outlasts its test, on a busy machine and on an engine that cannot be kept from ending it."""
+SOME_TOKENS = 30
+"""An engine holds text back by chance, for a token or two: of so many it has shown some."""
+CHATTING = sorted(name for name, kind in ENGINES.items() if "messages" in kind.offers)
 
 
 @pytest.mark.parametrize(
@@ -76,15 +83,19 @@ async def test_keep_alives_are_no_text(simulate: StartSimulated) -> None:
 
 
 @pytest.mark.req("ORCH-3017")
-async def test_a_slot_that_ignores_the_abort_is_waited_for(simulate: StartSimulated) -> None:
+async def test_a_slot_that_ignores_the_abort_is_waited_for(
+    simulate: StartSimulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While the engine works on after an abort, the attempt stays open."""
+    monkeypatch.setattr(vllm, "SHARED_S", 60.0)
     engine = await simulate()
-    await engine.set_faults(ignore_abort_ms=400)
+    await engine.set_faults(ignore_abort_ms=UNTIL_TOLD)
     replica = engine.replica()
     run = begin(replica, LONG, on_first=lambda handle: handle.abort())
     await run.first_text.wait()
     assert await replica.is_idle() is False
     assert not run.closed_event.is_set()
+    await engine.set_faults()
     await run.closed_event.wait()
     assert await replica.is_idle() is not False
 
@@ -92,15 +103,16 @@ async def test_a_slot_that_ignores_the_abort_is_waited_for(simulate: StartSimula
 @pytest.mark.req("ORCH-3017", "ORCH-4213")
 async def test_another_clients_work_does_not_hold_up_a_close(simulate: StartSimulated) -> None:
     """On a shared engine an abort waits for its own slot only."""
-    engine = await simulate("--slots", "2")
-    other = begin(engine.replica(), LONG)
+    engine = await simulate("--slots", "2", *SLOWLY)
+    elsewhere = engine.replica()
+    other = begin(elsewhere, LONG)
     await other.first_text.wait()
     replica = engine.replica()
     mine = begin(replica, LONG, on_first=lambda handle: handle.abort())
     await mine.closed_event.wait()
     assert not other.closed_event.is_set()
     assert await replica.is_idle() is False
-    await replica.close()
+    await elsewhere.close()
 
 
 @pytest.mark.req("ORCH-4135")
@@ -149,6 +161,7 @@ async def test_the_key_is_shown(simulate: StartSimulated) -> None:
     assert run.failure[0] == "engine_error"
 
 
+@pytest.mark.parametrize("engine", CHATTING)
 async def test_abort_during_a_slow_template(simulate: StartSimulated) -> None:
     """An abort while the engine renders the chat closes at once."""
     engine = await simulate("--faults", '{"template_delay_ms": 8000}')
@@ -177,8 +190,8 @@ async def test_nobody_listens(simulate: StartSimulated) -> None:
 @pytest.mark.req("ORCH-4217")
 async def test_close_ends_what_runs(simulate: StartSimulated) -> None:
     """Closing a replica fails its running attempts as lost and closes them, aborted ones too."""
-    engine = await simulate("--slots", "2")
-    await engine.set_faults(ignore_abort_ms=60_000)
+    engine = await simulate("--slots", "2", *SLOWLY)
+    await engine.set_faults(ignore_abort_ms=UNTIL_TOLD)
     replica = engine.replica()
     runs = [begin(replica, LONG), begin(replica, LONG)]
     for run in runs:
@@ -195,7 +208,8 @@ async def test_close_ends_what_runs(simulate: StartSimulated) -> None:
 
 async def test_a_silent_engine_can_be_aborted(simulate: StartSimulated) -> None:
     """An engine that stops talking holds its slot until the abort, then frees it."""
-    engine = await simulate("--faults", '{"silent_after": 5}', "--tokens-per-s", "1000")
+    engine = await simulate("--tokens-per-s", "1000")
+    await engine.set_faults(silent_after=SOME_TOKENS)
     replica = engine.replica()
     run = begin(replica, SPEC)
     await run.first_text.wait()

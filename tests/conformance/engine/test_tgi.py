@@ -16,6 +16,7 @@ from orchqueue.adapters.engines.connection import Answer, parse_endpoint, reques
 from orchqueue.adapters.engines.tgi import TgiReplica
 from orchqueue.core.request import Message, Sampling, TaskSpec
 from orchqueue.ports.errors import EngineError
+from orchqueue_sim.engine_faults import UNTIL_TOLD
 from orchqueue_sim.engine_tgi_rules import GenerateRequest, Parameters, complaint, is_no_request, tokenize
 from tests.conformance.engine.beds import SimulatedEngine
 from tests.conformance.engine.conftest import StartSimulated
@@ -23,6 +24,8 @@ from tests.waiting import until_async
 
 SPEC = TaskSpec(prompt="Tell me", seed=3, max_tokens=60)
 LONG = TaskSpec(prompt="Tell me", seed=2, max_tokens=2000)
+SOME_TOKENS = 40
+"""Fewer than the long text has, and so many that some of them were shown, whatever the router holds back by chance."""
 CHAT = (Message("system", "be brief"), Message("user", "hi there"))
 
 
@@ -54,7 +57,10 @@ async def raw_stream(engine: SimulatedEngine, body: bytes) -> bytes:
 async def stub(
     answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[TgiReplica]:
-    """Connect to a server of this process that answers just so; at the end each of its connections has been closed."""
+    """Connect to a server of this process that answers just so; at the end each of its connections has been closed.
+
+    Who gives up before it has asked is no concern of the test.
+    """
     at_work: set[asyncio.Task[Any]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -62,7 +68,8 @@ async def stub(
         assert task is not None
         at_work.add(task)
         try:
-            await answer(reader, writer)
+            with suppress(asyncio.IncompleteReadError):
+                await answer(reader, writer)
         finally:
             writer.close()
             with suppress(ConnectionError):
@@ -130,12 +137,14 @@ async def test_whatever_template_and_tokenizer_begin_with(
 @pytest.mark.req("ORCH-4451", "ORCH-4062")
 async def test_a_stop_inside_of_a_token_ends_the_attempt(simulate: StartSimulated) -> None:
     """The router misses it and goes on; the attempt ends there, tells the prompt's tokens, and the router is stopped."""
-    engine = await simulate("--tokens-per-s", "100")
+    engine = await simulate("--tokens-per-s", "1000")
     replica = engine.replica()
     whole, told = await complete(replica, LONG)
     word = next(word for word in whole.split()[3:] if len(word) > 3)
     stop = word[:2]
     spec = msgspec.structs.replace(LONG, sampling=Sampling(stop=(stop,)))
+    # It stays at work until it is stopped, however late that is.
+    await engine.set_faults(silent_after=SOME_TOKENS)
     text, completion = await complete(replica, spec)
     assert text == whole[: whole.index(stop)]
     assert completion.finish_reason == "stop"
@@ -163,6 +172,7 @@ async def test_more_stop_strings_than_the_router_takes(simulate: StartSimulated)
 async def test_an_overloaded_router_says_so_in_its_stream(simulate: StartSimulated) -> None:
     """One request too many is told by an event of a response that began well, and means overloaded."""
     engine = await simulate("--max-requests", "1")
+    await engine.set_faults(silent_after=SOME_TOKENS, times=1)
     replica = engine.replica()
     first = begin(replica, LONG)
     await first.first_text.wait()
@@ -228,7 +238,7 @@ async def test_a_router_without_figures_is_given_time(simulate: StartSimulated) 
 async def test_a_prompt_that_is_read_is_waited_for(simulate: StartSimulated) -> None:
     """While the model reads a prompt neither queue nor batch show it; an abort closes only when that run has ended."""
     engine = await simulate()
-    await engine.set_faults(first_token_delay_ms=60_000, ignore_abort_ms=400)
+    await engine.set_faults(first_token_delay_ms=86_400_000, ignore_abort_ms=UNTIL_TOLD)
     replica = engine.replica()
     run = begin(replica, LONG)
 
@@ -243,6 +253,7 @@ async def test_a_prompt_that_is_read_is_waited_for(simulate: StartSimulated) -> 
     run.handle.abort()
     assert await replica.is_idle() is False
     assert not run.closed_event.is_set()
+    await engine.set_faults()
     await run.closed_event.wait()
     assert await replica.is_idle()
 

@@ -17,7 +17,6 @@ from orchqueue.ports.errors import EngineError
 from tests.conformance.engine.beds import SimulatedEngine
 from tests.conformance.engine.conftest import StartSimulated
 from tests.conformance.engine.triton_wire import EXCHANGES, RECORDED, Parsed, exchange, parse, recorded
-from tests.waiting import until_async
 
 SPEC = TaskSpec(prompt="Tell me", seed=3, max_tokens=40, sampling=Sampling(ignore_eos=True))
 BLS = "tensorrt_llm_bls"
@@ -102,7 +101,8 @@ async def test_metrics_that_nobody_serves_are_not_a_dead_engine(simulate: StartS
 @pytest.mark.req("ORCH-4222")
 async def test_several_attempts_are_told_apart_by_their_number(simulate: StartSimulated) -> None:
     """An abort beside an attempt that goes on is over when one is left, and not before."""
-    engine = await simulate("--slots", "2")
+    # So slowly that the attempt that stays outlasts the test.
+    engine = await simulate("--slots", "2", "--tokens-per-s", "10")
     await engine.set_faults(ignore_abort_ms=300)
     replica = engine.replica(slots=2)
     stays = begin(replica, msgspec.structs.replace(SPEC, max_tokens=2000))
@@ -223,10 +223,11 @@ async def test_a_dead_model_makes_its_replica_unhealthy_until_it_answers() -> No
 @pytest.mark.req("ORCH-4222")
 async def test_a_server_that_loads_is_not_healthy_yet(simulate: StartSimulated) -> None:
     """Neither is one whose model is missing, and a strange answer is an error."""
-    engine = await simulate("--loading-ms", "300")
+    engine = await simulate("--faults", '{"unhealthy": true}')
     replica = engine.replica()
     assert not await replica.health()
-    await until_async(replica.health)
+    await engine.set_faults()
+    assert await replica.health()
     assert not await of_model(engine, "nope").health()
     async with Canned({"/v2/health/ready": (401, b"")}) as server:
         with pytest.raises(EngineError, match="401"):

@@ -163,7 +163,8 @@ async def test_an_abort_beside_our_own_attempts_waits_for_its_own(
 ) -> None:
     """With another attempt of ours at work, an abort is closed once the engine holds one request less, and not by time."""
     monkeypatch.setattr(vllm, "SHARED_S", 60.0)
-    running = await simulate("--slots", "2")
+    # So slowly that the other attempt outlasts the test.
+    running = await simulate("--slots", "2", "--tokens-per-s", "10")
     await running.set_faults(ignore_abort_ms=400)
     replica = running.replica(slots=2)
     other = begin(replica, LONG)
