@@ -1,10 +1,12 @@
 """What the adapters make of engines that fail, hang and lie. Simulated: a real one does not do this on demand."""
 
 import asyncio
+import signal
 
 import pytest
 
-from orchqueue.adapters.engines import vllm
+from orchqueue.adapters.engines import llamacpp, tgi, triton, vllm
+from orchqueue.adapters.engines.attempt import EngineAttempt
 from orchqueue.adapters.engines.conformance.listening import begin, decode
 from orchqueue.adapters.engines.connection import parse_endpoint
 from orchqueue.adapters.engines.registry import ENGINES
@@ -94,6 +96,39 @@ async def test_a_slot_that_ignores_the_abort_is_waited_for(
     run = begin(replica, LONG, on_first=lambda handle: handle.abort())
     await run.first_text.wait()
     assert await replica.is_idle() is False
+    assert not run.closed_event.is_set()
+    await engine.set_faults()
+    await run.closed_event.wait()
+    assert await replica.is_idle() is not False
+
+
+@pytest.mark.req("ORCH-3017", "ORCH-4213")
+async def test_an_engine_that_stood_still_has_seen_nothing_yet(
+    simulate: StartSimulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long a request must not show counts from when the engine answers: before that it may just not have looked."""
+    monkeypatch.setattr(vllm, "SHARED_S", 60.0)
+    for adapter in (llamacpp, vllm, tgi, triton):
+        monkeypatch.setattr(adapter, "UNSEEN_S", 0.6)
+    engine = await simulate()
+    replica = engine.replica()
+    await replica.properties()
+    await engine.set_faults(queue_ms=100, ignore_abort_ms=UNTIL_TOLD)
+    engine.process.send_signal(signal.SIGSTOP)
+    run = begin(replica, LONG)
+    attempt = run.handle
+    assert isinstance(attempt, EngineAttempt)
+    await until_async(lambda: attempt.sent, what="the request to be sent")
+    attempt.abort()
+    now_s = asyncio.get_running_loop().time
+    late_s = now_s() + 0.7
+    await until_async(lambda: now_s() > late_s, what="the time of an unseen request to be over")
+    engine.process.send_signal(signal.SIGCONT)
+
+    async def works() -> bool:
+        return await replica.is_idle() is False
+
+    await until_async(works, what="the request to reach its slot")
     assert not run.closed_event.is_set()
     await engine.set_faults()
     await run.closed_event.wait()

@@ -10,6 +10,7 @@ Req: ORCH-3045, ORCH-3017
 from __future__ import annotations
 
 import asyncio
+import math
 from itertools import count
 from pathlib import PurePath
 from typing import ClassVar, TypeVar
@@ -180,15 +181,16 @@ class LlamacppReplica(EngineReplica):
 
         1. Busy with our marker: keep looking.
         2. Not busy, and it had been seen or had answered: it is over.
-        3. Never seen: the request may still be on its way to a slot; it must stay unseen for a while.
+        3. Never seen: the request may still be on its way to a slot; it must stay unseen for a while from the first answer on.
         4. A server that hides its slots gets that same while. A silent one is asked again; a refused connection means it is dead.
         """
         loop = asyncio.get_running_loop()
-        unseen_until_s = loop.time() + UNSEEN_S
+        unseen_until_s = math.inf
 
         async def is_over() -> bool:
-            nonlocal seen
+            nonlocal seen, unseen_until_s
             slots = await self.slots()
+            unseen_until_s = min(unseen_until_s, loop.time() + UNSEEN_S)
             if slots is not None and any(_works_on(slot, marker) for slot in slots):
                 seen = True
                 return False

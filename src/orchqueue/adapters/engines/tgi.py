@@ -200,20 +200,21 @@ class TgiReplica(EngineReplica):
         """Return when the router holds nothing of a request whose connection was closed.
 
         1. Idle, at each of some looks in a row: it is over. One that it never answered may still be on its way; then it must be idle
-           for a while.
+           for a while from the first answer on.
         2. At work for others: the model has run for them often enough since. What waits in the queue is dropped when its turn comes.
         3. A router that hides its figures gets that same while. A silent one is asked again; a refused connection means it is dead.
 
         Req: ORCH-3017, ORCH-4453
         """
         loop = asyncio.get_running_loop()
-        unseen_until_s = loop.time() + UNSEEN_S
+        unseen_until_s = math.inf
         looks = 0
         calls_then: int | None = None
 
         async def is_over() -> bool:
-            nonlocal looks, calls_then
+            nonlocal looks, calls_then, unseen_until_s
             gauges = await self.gauges()
+            unseen_until_s = min(unseen_until_s, loop.time() + UNSEEN_S)
             settled = answered or loop.time() >= unseen_until_s
             if gauges is None:
                 return loop.time() >= unseen_until_s

@@ -9,6 +9,7 @@ Req: ORCH-3045, ORCH-3017, ORCH-4222
 from __future__ import annotations
 
 import asyncio
+import math
 from itertools import count
 from typing import ClassVar, TypeVar
 from urllib.parse import parse_qs
@@ -221,18 +222,20 @@ class TritonReplica(EngineReplica):
 
         1. More than that is active: keep looking.
         2. Not more, at each of some looks in a row, and more was seen before: it is over.
-        3. Never more: the gauge may lag, or the request may still be on its way; then that must hold for a while.
+        3. Never more: the gauge may lag, or the request may still be on its way; then that must hold for a while from the first
+           answer on.
         4. A server that hides its gauges gets that same while. A silent one is asked again; a refused connection means it is dead.
 
         Triton notices a closed connection when it writes, and hands no cancel to the models of an ensemble: those decode to their end.
         """
         loop = asyncio.get_running_loop()
-        began_s = loop.time()
+        began_s = math.inf
         seen, looks = False, 0
 
         async def is_over() -> bool:
-            nonlocal seen, looks
+            nonlocal seen, looks, began_s
             gauges = await self._gauges()
+            began_s = min(began_s, loop.time())
             waited_s = loop.time() - began_s
             if gauges is None:
                 return waited_s >= UNSEEN_S

@@ -13,6 +13,7 @@ Req: ORCH-3045, ORCH-3017, ORCH-4220
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from functools import cached_property
 from pathlib import PurePath
@@ -230,15 +231,17 @@ class VllmReplica(EngineReplica):
         """Return when the engine holds nothing of the attempt, or is dead.
 
         1. It holds no more requests than others of ours that are seen to run: it is gone, where a token or an error of it had come.
-        2. No token had come: it may be on its way to the engine, or its prompt be read; it must stay unseen for a while.
+        2. No token had come: it may be on its way to the engine, or its prompt be read; it must stay unseen for a while from the
+           first answer on.
         3. A server that hides its metrics gets that same while; one that others use too may never hold so few.
         """
         now_s = asyncio.get_running_loop().time
-        seen, began_s = course.begun or course.over, now_s()
+        seen, began_s = course.begun or course.over, math.inf
 
         async def is_gone() -> bool:
-            nonlocal seen
+            nonlocal seen, began_s
             held = (await self.gauges()).held
+            began_s = min(began_s, now_s())
             ours = sum(one.begun and not one.over and not one.leaving for one in self._courses)
             if held is not None and held > ours:
                 seen = True
