@@ -34,12 +34,13 @@ class Address:
 
 @asynccontextmanager
 async def address() -> AsyncIterator[Address]:
-    """Give a free port; whatever still serves there afterwards is ended."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    served = Address(port)
-    try:
-        yield served
-    finally:
-        await served.die()
+    """Give a port that nobody else gets meanwhile; whatever still serves there afterwards is ended."""
+    with socket.socket() as held:
+        # Bound and never listening, it refuses every connection, and lets only those listen who also wish to reuse.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        served = Address(held.getsockname()[1])
+        try:
+            yield served
+        finally:
+            await served.die()
