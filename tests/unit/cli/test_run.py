@@ -102,8 +102,11 @@ async def test_run_survives_a_restart_of_the_server_without_a_word() -> None:
         process = await start("run", "Why?", url=server.url)
         assert process.stdout is not None
         head = await process.stdout.readexactly(2)
+        # While it stands still it cannot find the absence a long one, however slow we are.
+        process.send_signal(signal.SIGSTOP)
         await server.die()
         await server.live(lambda asked: stream_reply(transcript(TEXTS, after_bytes=resume_bytes(asked))))
+        process.send_signal(signal.SIGCONT)
         rest, err = await process.communicate()
     assert (process.returncode, (head + rest).decode()) == (0, WHOLE)
     assert [line.partition(" ")[0] for line in err.decode().splitlines()] == ["waiting:", "[stop]"]
