@@ -58,13 +58,17 @@ async def test_run_iterates_without_asyncio() -> None:
 
 async def test_errors_cross_the_thread_and_the_thread_ends() -> None:
     """Exceptions are the asynchronous ones, and closing leaves no thread behind."""
+    before = set(threading.enumerate())
+    during: list[str] = []
 
     def use(client: Client) -> None:
+        during.extend(thread.name for thread in set(threading.enumerate()) - before)
         with pytest.raises(Refused):
             client.submit("hi")
 
     await with_client(lambda _: json_reply(429, envelope("ADMISSION_REJECT")), use)
-    assert "orchqueue-client" not in {thread.name for thread in threading.enumerate()}
+    assert "orchqueue-client" in during
+    assert "orchqueue-client" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 async def test_tasks_are_yielded_across_pages() -> None:
