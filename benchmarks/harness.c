@@ -7,7 +7,8 @@
  *
  * Usage: harness SLOTS CTX. The first line of output is {"engine_port": N}. Commands come as lines on standard input, and each is
  * answered by lines of JSON, the last of which has "done":
- *   load PORT FILE CONCURRENCY TOKENS TOTAL PACE_US   stream TOTAL requests; PACE_US > 0: a token at fixed times instead
+ *   load PORT FILE CONCURRENCY TOKENS TOTAL PACE_US   stream TOTAL requests; PACE_US > 0: a token at fixed times instead.
+ *                                                     Each mark wants a line `go`; a closed loop stands still until it comes
  *   open PORT FILE COUNT                              open COUNT streams with one token each and leave them open
  *   post PORT FILE CONCURRENCY TOTAL                  POST and read whole answers on kept connections
  *   close                                             drop every client connection and what the engine holds
@@ -57,13 +58,14 @@ static struct {
     char *digits;
     int concurrency, tokens, total, started, finished, opened, errors;
     long tokens_read, mark_low, mark_high;
-    double begun_s, pace_s;
+    double begun_s, pace_s, stood_s;
     double *first_ms, *token_us;
     long token_samples, token_room;
     char problem[400];
 } run;
 
 static int next_number;
+static bool told_to_go;
 
 static double now_s(void) {
     struct timespec t;
@@ -315,9 +317,16 @@ static void note_problem(const char *what, const char *data, size_t bytes) {
     run.problem[used] = 0;
 }
 
+static void input_readable(void);
+
+/* Whoever looks at the servers at a mark may come late to it, and the load must not be over by then. */
 static void mark(const char *name) {
-    printf("{\"mark\":\"%s\",\"tokens\":%ld,\"at_s\":%.6f}\n", name, run.tokens_read, now_s());
+    double at_s = now_s();
+    told_to_go = false;
+    printf("{\"mark\":\"%s\",\"tokens\":%ld,\"at_s\":%.6f}\n", name, run.tokens_read, at_s - run.stood_s);
     fflush(stdout);
+    while (run.pace_s == 0 && !told_to_go) input_readable();
+    run.stood_s += now_s() - at_s;
 }
 
 static void token_read(int fd, double at_s) {
@@ -412,7 +421,7 @@ static void report_done(void) {
     qsort(run.token_us, (size_t)run.token_samples, sizeof(double), ascending);
     printf("{\"done\":true,\"finished\":%d,\"errors\":%d,\"tokens\":%ld,\"elapsed_s\":%.6f,\"first_p50_ms\":%.4f,\"first_p99_ms\":%.4f,"
            "\"token_p50_us\":%.2f,\"token_p99_us\":%.2f,\"problem\":\"%s\"}\n",
-           run.finished, run.errors, run.tokens_read, now_s() - run.begun_s, share(run.first_ms, firsts, .5),
+           run.finished, run.errors, run.tokens_read, now_s() - run.begun_s - run.stood_s, share(run.first_ms, firsts, .5),
            share(run.first_ms, firsts, .99), share(run.token_us, run.token_samples, .5), share(run.token_us, run.token_samples, .99),
            run.problem);
     fflush(stdout);
@@ -452,6 +461,10 @@ static void obey(const char *line) {
     int port = 0, a = 0, b = 0, c = 0, pace_us = 0;
     int fields = sscanf(line, "%7s %d %255s %d %d %d %d", verb, &port, path, &a, &b, &c, &pace_us);
     if (!strncmp(line, "quit", 4)) exit(0);
+    if (!strncmp(line, "go", 2)) {
+        told_to_go = true;
+        return;
+    }
     if (!strncmp(line, "close", 5)) {
         close_clients();
         return;
@@ -468,6 +481,7 @@ static void obey(const char *line) {
     run.pace_s = run.mode == LOAD ? pace_us / 1e6 : 0;
     run.started = run.finished = run.opened = run.errors = 0;
     run.tokens_read = 0;
+    run.stood_s = 0;
     run.problem[0] = 0;
     long all = (long)run.tokens * run.total;
     run.mark_low = run.mode == LOAD ? all / 10 : -1;

@@ -83,10 +83,13 @@ class Harness:
         said: Said = json.loads(line)
         return said
 
-    def _ask(self, command: str, on_mark: Callable[[Said], None] | None = None) -> Said:
+    def _tell(self, command: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
+
+    def _ask(self, command: str, on_mark: Callable[[Said], None] | None = None) -> Said:
+        self._tell(command)
         while True:
             said = self._line()
             if "done" in said:
@@ -95,6 +98,7 @@ class Harness:
                 return said
             if on_mark is not None:
                 on_mark(said)
+            self._tell("go")
 
     def template(self, name: str, path: str, body: dict[str, object], accept: str = "*/*") -> Path:
         """Write a request; its prompt must hold `@00000000`, which becomes the request's number."""
@@ -117,7 +121,10 @@ class Harness:
         pace_us: int = 0,
         on_mark: Callable[[Said], None] | None = None,
     ) -> Said:
-        """Stream `total` requests of `tokens` tokens; marks come after a tenth and nine tenths of all tokens."""
+        """Stream `total` requests of `tokens` tokens; marks come after a tenth and nine tenths of all tokens.
+
+        In a closed loop nothing is sent while `on_mark` looks, however late it comes to a mark.
+        """
         return self._ask(f"load {port} {template} {concurrency} {tokens} {total} {pace_us}", on_mark)
 
     def open(self, port: int, template: Path, count: int) -> Said:

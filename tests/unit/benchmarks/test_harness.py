@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import shutil
 import socket
 import threading
@@ -12,9 +13,11 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.harness import Harness, HarnessError, Said
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the harness is built with gcc")
 
@@ -59,6 +62,20 @@ def test_closed_loop_reads_every_token(harness: Harness) -> None:
     said = harness.load(harness.engine_port, template, 4, 25, 8, on_mark=marks.append)
     assert (said["finished"], said["tokens"], said["errors"]) == (8, 200, 0)
     assert [(mark["mark"], mark["tokens"]) for mark in marks] == [("begin", 20), ("end", 180)]
+
+
+def test_closed_loop_stands_still_while_somebody_looks(harness: Harness) -> None:
+    """Nothing more happens at a mark until it was looked at, however late that is."""
+    process, said, more = psutil.Process(harness._process.pid), harness._process.stdout, list[object]()
+    assert said is not None
+
+    def look(_: Said) -> None:
+        until(lambda: process.status() == psutil.STATUS_SLEEPING, what="the harness to stand still")
+        more.append(select.select([said], [], [], 0)[0])
+
+    template = harness.template("direct", "/completion", {"prompt": "@00000000"})
+    assert harness.load(harness.engine_port, template, 4, 25, 8, on_mark=look)["tokens"] == 200
+    assert more == [[], []]
 
 
 def test_paced_and_open_streams(harness: Harness) -> None:
