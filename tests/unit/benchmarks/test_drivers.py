@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,23 +31,20 @@ def checked(measure: Callable[[bool], Report]) -> Report:
     """Run a driver quickly; every figure it reports is above zero but for differences and counts of what must not be."""
     report = measure(True)
     assert report.quick
-    impossible = [
-        f
-        for f in report.figures
-        if f.value <= 0 and not f.name.startswith(("added", "tokens after", "open stream")) and "bias" not in f.name
-    ]
+    differences = re.compile(r"added|tokens after|open stream|.* (bias|error)$")
+    impossible = [f for f in report.figures if f.value <= 0 and not differences.match(f.name)]
     assert report.figures
     assert impossible == []
     return report
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_core() -> None:
     """The core is measured without a compiler, an engine or a socket."""
     assert checked(core_events.measure).value("memory of a waiting task, allocated") > 500
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_core_scale() -> None:
     """Every step is timed in every cell, the queue is as long after a round as before, and tasks are weighed."""
     report = checked(core_scale.measure)
@@ -61,7 +59,7 @@ def test_core_scale() -> None:
 
 
 @needs_gcc
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_relay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our daemon relays for the harness, whether or not peers are there."""
     monkeypatch.setattr(relay, "ROUTERS", ())
@@ -70,7 +68,7 @@ def test_relay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_gcc
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine itself, our daemon and its undurable twin are all asked."""
     monkeypatch.setattr(relay, "ROUTERS", ())
@@ -81,7 +79,7 @@ def test_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_gcc
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_admission() -> None:
     """Both journals accept every task that was posted."""
     report = checked(admission.measure)
@@ -90,14 +88,14 @@ def test_admission() -> None:
 
 
 @needs_gcc
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_memory() -> None:
     """Waiting tasks are weighed, and streams are opened on more than nothing."""
     assert checked(memory.measure).value("daemon at rest") > 10
 
 
 @pytest.mark.real_engine
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 @pytest.mark.req("ORCH-4109")
 def test_cancel() -> None:
     """No text follows a 204 in any phase, with the real model."""
@@ -105,7 +103,7 @@ def test_cancel() -> None:
     assert set(report.detail) == {"waiting", "prefill", "decode", "just finished"}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.req("ORCH-4377")
 def test_recovery() -> None:
     """A daemon takes over every size of journal, and answers before it is through."""
@@ -116,7 +114,7 @@ def test_recovery() -> None:
 
 
 @pytest.mark.real_engine
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 def test_prediction() -> None:
     """A burst at the real model is followed to its end, and every start has a prediction beside it."""
     report = checked(prediction.measure)
@@ -127,7 +125,7 @@ def test_prediction() -> None:
 
 
 @pytest.mark.real_engine
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 @pytest.mark.req("ORCH-4010", "ORCH-4011")
 def test_failover() -> None:
     """Both deaths fall into the answer, whose text stays the same, and each pause is measured."""
@@ -137,7 +135,7 @@ def test_failover() -> None:
 
 
 @pytest.mark.real_engine
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 @pytest.mark.req("ORCH-4405")
 def test_determinism(tmp_path: Path) -> None:
     """Ways that a strict replica may differ in give all texts, and the table takes the page's place between its marks."""
