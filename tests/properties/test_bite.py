@@ -144,7 +144,7 @@ PLANTED: dict[str, Callable[[], AbstractContextManager[object]]] = MUTANTS | {
 }
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("machine", "mutant"),
     [

@@ -11,7 +11,7 @@ SEEDS = 200
 CHUNK = 25
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.req(
     "ORCH-3004",
     "ORCH-3005",
@@ -49,7 +49,7 @@ def test_seeds_that_once_failed_stay_mended(seed: int) -> None:
     assert not report.problem, report.text
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", MUTANTS)
 @pytest.mark.req("ORCH-4238")
 def test_every_planted_bug_is_caught(name: str) -> None:

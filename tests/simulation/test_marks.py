@@ -23,7 +23,7 @@ def reached(seeds: range) -> Counter[str]:
     return found
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @pytest.mark.req("ORCH-4340", "ORCH-4341", "ORCH-4342")
 def test_the_seeds_of_the_pipeline_reach_everything() -> None:
     """No end, verdict, transition, event, effect, deed or fault is left out; none is reached that nobody expects."""
@@ -33,7 +33,7 @@ def test_the_seeds_of_the_pipeline_reach_everything() -> None:
     assert not EXCUSED[1].keys() & found.keys()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.req("ORCH-4342")
 def test_a_generator_that_leaves_something_out_is_noticed() -> None:
     """Where no queue is ever told to drop what waits longest, the marks of that policy are missing."""

@@ -69,7 +69,7 @@ def test_a_night_that_is_stopped_by_hand_sums_up(tmp_path: Path, capsys: pytest.
     assert "level 1: 100 seeds" in told
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.req("ORCH-4344")
 def test_the_command_line_runs_a_short_night_on_two_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

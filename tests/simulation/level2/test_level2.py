@@ -65,7 +65,7 @@ def test_virtual_time_passes_in_no_time_and_threads_are_done_without() -> None:
     loop.close()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.req(
     "ORCH-2002",
     "ORCH-2003",
