@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from orchqueue.client import AsyncClient, Placement, RetryPolicy, Sampling, TaskRequest
-from orchqueue.client.errors import InvalidRequest, OrchQueueError, TaskFailed
+from orchqueue.client.errors import InvalidRequest, NotFound, OrchQueueError, TaskFailed
 from orchqueue.client.types import Token
 from orchqueue.verify.findings import Findings
 from orchqueue.verify.neighbours import Condition, Sessions, leave_in_the_middle, load
@@ -202,6 +202,8 @@ class Verification:
         try:
             async with asyncio.timeout(CANCEL_WITHIN_S):
                 await self._client.cancel(task_id)
+        except NotFound:
+            return  # stopped before the server had accepted it
         except (OrchQueueError, TimeoutError) as error:
             self.findings.fail(f"task {task_id} may go on: {str(error) or 'no server confirmed the cancel'}")
 

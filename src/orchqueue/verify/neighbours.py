@@ -5,6 +5,7 @@ Req: ORCH-4403
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import count
 from typing import Literal
 from uuid import uuid4
@@ -12,6 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from orchqueue.client import AsyncClient, Placement, Sampling, TaskRequest
+from orchqueue.client.errors import NotFound
 from orchqueue.client.types import Token
 from orchqueue.verify.prompts import prompt_of
 
@@ -87,5 +89,7 @@ async def _run(client: AsyncClient, request: TaskRequest) -> None:
             async for _ in stream:
                 pass
     except BaseException:
-        await client.cancel(str(request.task_id))
+        # Stopped before the server had accepted it, there is nothing to cancel.
+        with suppress(NotFound):
+            await client.cancel(str(request.task_id))
         raise

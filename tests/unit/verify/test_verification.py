@@ -12,11 +12,12 @@ import pytest
 from msgspec import UNSET
 
 from orchqueue.client import AsyncClient, TaskRequest
-from orchqueue.client.errors import InvalidRequest
+from orchqueue.client.errors import InvalidRequest, NotFound
 from orchqueue.client.types import End, ErrorEnvelope, Event, Receipt, Started, Token
 from orchqueue.verify.determinism import TRIES_PER_RUN, Manner, Verification
 from orchqueue.verify.findings import Report
 from orchqueue.verify.target import Target
+from tests.waiting import until_async
 
 Fate = Callable[[TaskRequest], str]
 PAIR = Target(("p", "p"), ("p-0", "p-1"))
@@ -131,3 +132,26 @@ async def test_a_text_that_differs_is_found() -> None:
     odd = itertools.count()
     report = await verify(Deployment(lambda request: "other" if request.seed == 1003 and next(odd) == 1 else "ends"))
     assert (report.verdict, report.seeds_different) == ("different", (1003,))
+
+
+@pytest.mark.req("ORCH-4402")
+async def test_a_task_that_was_never_accepted_is_not_said_to_go_on() -> None:
+    """Stopped while the server still refuses its tasks, nothing is left behind, and no report says that something may be."""
+
+    class FullDeployment(Deployment):
+        async def run(self, request: TaskRequest, **_: object) -> Stream:
+            self.asked.append(request)
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def cancel(self, task_id: str) -> None:
+            raise NotFound(404, f"no task {task_id}")
+
+    deployment = FullDeployment()
+    verification = Verification(cast("AsyncClient", deployment), PAIR, Manner(seeds=SEEDS))
+    running = asyncio.create_task(verification.run())
+    await until_async(lambda: len(deployment.asked) == 2, what="both lanes to ask")
+    running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled()
+    assert verification.findings.failures == []
