@@ -28,9 +28,11 @@ from orchqueue.client.position import Position
 from tests.chaos.evidence import Account, Book, Connection, Final, Heard, Piece, Reference
 
 POISON_KILLS = 3
-REPLICA_STROKES = ("kill_replica", "freeze_replica", "starve_replica", "kill_daemon", "stop_daemon", "reload")
+REPLICA_STROKES = (
+    "kill_replica", "freeze_replica", "starve_replica", "end_starved", "kill_daemon", "stop_daemon", "reload"
+)  # fmt: skip
 CRASHES = ("kill_daemon",)
-DRAIN_STROKES = ("drain", "drain_missed", "reload", "reload_missed")
+DRAIN_STROKES = ("drain_asked", "drain", "drain_missed", "reload_asked", "reload", "reload_missed")
 
 
 class Violation(NamedTuple):

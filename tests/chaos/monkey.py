@@ -204,12 +204,17 @@ class Monkey:
             pid = chance.choice(pids)
             stage.book.strike("starve_replica")
             starve(pid)
-            self._afterwards(1.0, psutil.Process(pid).kill)
+            self._afterwards(1.0, lambda: self._end_starved(psutil.Process(pid).kill))
             return
         engine = chance.choice(stage.park.engines)
         stage.book.strike("starve_replica")
         starve(engine.pid)
-        self._afterwards(1.0, lambda: self._start(stage.park.kill(engine, 0.2)))
+        self._afterwards(1.0, lambda: self._end_starved(lambda: self._start(stage.park.kill(engine, 0.2))))
+
+    def _end_starved(self, kill: Callable[[], None]) -> None:
+        """Note the kill as a stroke of its own: who came to the engine meanwhile was not there when it began to starve."""
+        self._stage.book.strike("end_starved")
+        kill()
 
     async def _fill_disk(self) -> None:
         """Let the daemon's disk be full for a while; in some cases it is killed in that state."""
@@ -243,16 +248,21 @@ class Monkey:
         self._stage.crowd.throw()
 
     async def _drain(self) -> None:
-        """Drain the side pool, and have it serve again a while later."""
+        """Drain the side pool, and have it serve again a while later.
+
+        It is noted before and after: what the pool accepts until the answer is drained as well.
+        """
         async with self._control() as control:
-            self._stage.book.strike("drain")
+            self._stage.book.strike("drain_asked")
             await control.drain(SIDE, deadline_ms=self._chance.randint(200, 3000))
+            self._stage.book.strike("drain")
         self._afterwards(2.0, lambda: self._start(self._reload()))
 
     async def _reload(self) -> None:
         async with self._control() as control:
-            self._stage.book.strike("reload")
+            self._stage.book.strike("reload_asked")
             await control.reload(SIDE, SIMULATED_MODEL)
+            self._stage.book.strike("reload")
 
     async def _hang_up(self) -> None:
         self._stage.book.strike("hang_up")

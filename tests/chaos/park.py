@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from contextlib import suppress
 
 import httpx
@@ -17,9 +16,7 @@ class Engine:
     """One engine: its port stays, its processes come and go."""
 
     def __init__(self, tokens_per_s: float) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = 0
         self.process: asyncio.subprocess.Process | None = None
         self.away = False
         self._tokens_per_s = tokens_per_s
@@ -36,14 +33,27 @@ class Engine:
         return self.process.pid
 
     async def start(self) -> None:
-        """Start a process and wait until it listens."""
+        """Start a process and wait until it listens: the first at a port of the system's choice, the later ones there too.
+
+        A port may be somebody else's for a moment while its engine is away; then the engine is away a little longer.
+        """
+        while not await self._listens():
+            await pass_time(0.2)
+
+    async def _listens(self) -> bool:
         self.process = await asyncio.create_subprocess_exec(
             *LEASHED, "-m", "orchqueue_sim.main", "engine", "llamacpp",
             "--port", str(self.port), "--tokens-per-s", str(self._tokens_per_s),
             stdout=asyncio.subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         assert self.process.stdout is not None
-        await self.process.stdout.readline()
+        said = (await self.process.stdout.readline()).decode()
+        if not said:
+            assert self.port, "a simulated engine does not start"
+            await self.process.wait()
+            return False
+        self.port = int(said.rpartition(":")[2])
+        return True
 
     async def speaks(self) -> bool:
         """Tell whether it works on a task now."""

@@ -107,14 +107,18 @@ def test_process_that_carries_the_mark_is_seen(tmp_path: Path) -> None:
 def test_whoever_is_leashed_dies_with_the_storm() -> None:
     """When the storm itself is killed, what it had started does not live on."""
     child = [*LEASHED, "-m", "http.server", "0", "--bind", "127.0.0.1"]
-    storm = f"import subprocess, sys; print(subprocess.Popen({child!r}).pid, flush=True); sys.stdin.read()"
+    storm = (
+        f"import subprocess, sys; child = subprocess.Popen({child!r}, stdout=subprocess.PIPE, text=True)\n"
+        "print(child.pid, child.stdout.readline(), flush=True); sys.stdin.read()"
+    )
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", storm], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as parent:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        assert "Serving" in parent.stdout.readline()
+        said, _, serving = parent.stdout.readline().partition(" ")
+        assert "Serving" in serving
+        pid = int(said)
         assert start_ticks_of(pid) is not None
         parent.kill()
         until(lambda: start_ticks_of(pid) is None, what="the child's end")
