@@ -146,12 +146,12 @@ async def watch(stage: Stage, request: TaskRequest) -> int:
 
 
 async def show(stage: Stage, client: AsyncClient, request: TaskRequest) -> Completion:
-    """Print the answer as it comes; kill the replica early in it, the daemon before its middle."""
+    """Print the answer as it comes; kill the replica early in it, the daemon soon after: most of the text is still to be written."""
     stream = await client.run(request)
     tell(f"task {stream.task_id} accepted; > {request.messages[0].content if request.messages else ''}")
     assert isinstance(request.max_tokens, int)
     # A token of this model has about five bytes.
-    deaths = [2 * request.max_tokens, 3 * request.max_tokens // 4]
+    deaths = [request.max_tokens, request.max_tokens // 2]
     dying: asyncio.Task[None] | None = None
     last_at_s = monotonic()
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.daemon import ANSWER_TIMEOUT_S, Daemon, running
+from tests.daemon import PATIENCE_S, Daemon, running
 
 
 class SimulatedEngine:
@@ -26,14 +26,14 @@ class SimulatedEngine:
     def set_faults(self, **faults: object) -> None:
         """Replace what goes wrong; none named: nothing."""
         # Without certificates, which take a tenth of a second to read and have no part in plain HTTP.
-        httpx.post(f"{self.url}/sim/faults", json=faults, timeout=ANSWER_TIMEOUT_S, verify=False).raise_for_status()
+        httpx.post(f"{self.url}/sim/faults", json=faults, timeout=PATIENCE_S, verify=False).raise_for_status()
 
-    def pause(self) -> None:
-        """Stop it where it stands; who asks it something meanwhile waits."""
+    def freeze(self) -> None:
+        """Stop the clock for it: no text ends before it is thawed. Kept so for a quarter of a minute it counts as lost."""
         self.process.send_signal(signal.SIGSTOP)
 
-    def resume(self) -> None:
-        """Let it go on, where it was stopped."""
+    def thaw(self) -> None:
+        """Let it go on."""
         self.process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:

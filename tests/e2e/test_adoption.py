@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from orchqueue.adapters.processes.identity import start_ticks_of
 from orchqueue.client import AsyncClient
 from orchqueue.schema.data import Sampling, TaskRequest
 from tests.daemon import Daemon
@@ -27,6 +28,7 @@ pools:
     replicas: 2
     allow_cpu: true
     launch: {args: {n_batch: %d}}
+    timeouts: {wall_ms: 300000, idle_ms: 60000}
 """
 
 
@@ -64,10 +66,21 @@ def engines(daemon: Daemon) -> dict[str, psutil.Process]:
     return {str(replica["replica_id"]): psutil.Process(int(str(replica["pid"]))) for replica in daemon.replicas()}
 
 
-def told(daemon: Daemon, event: str) -> dict[str, str]:
-    """Give what the log says in such lines, by replica: the engine's pid and the detail."""
-    lines = [json.loads(line) for line in daemon.log if f'"{event}"' in line]
-    return {str(line["replica_id"]): f"{line['pid']} {line.get('detail')}" for line in lines}
+def lives(engine: psutil.Process) -> bool:
+    """Tell whether an engine still runs: one that only waits to be reaped, by whoever that is, has ended."""
+    return engine.is_running() and start_ticks_of(engine.pid) is not None
+
+
+def told(daemon: Daemon, event: str, replicas: Collection[str]) -> dict[str, str]:
+    """Wait until the log has such lines for these replicas; give by replica the engine's pid and the detail."""
+
+    def found() -> dict[str, str]:
+        lines = [json.loads(line) for line in list(daemon.log) if f'"{event}"' in line]
+        return {str(line["replica_id"]): f"{line['pid']} {line.get('detail')}" for line in lines}
+
+    # A replica may be seen ready before the line about it has come through the pipe.
+    until(lambda: found().keys() >= set(replicas), deadline_s=60, what=f"{event} of {replicas}")
+    return found()
 
 
 @pytest.mark.req("ORCH-4011", "ORCH-4027", "ORCH-4380", "ORCH-4381")
@@ -87,7 +100,7 @@ async def test_engines_of_a_killed_daemon_serve_on(daemons: Lives) -> None:
 
     second = daemons.begin()
     assert engines(second) == before
-    assert {name: said.split()[0] for name, said in told(second, "engine_adopted").items()} == {
+    assert {name: said.split()[0] for name, said in told(second, "engine_adopted", before).items()} == {
         name: str(engine.pid) for name, engine in before.items()
     }
     async with AsyncClient(second.url) as client:
@@ -98,12 +111,12 @@ async def test_engines_of_a_killed_daemon_serve_on(daemons: Lives) -> None:
     third = daemons.begin(n_batch=16)
     after = engines(third)
     assert not set(after.values()) & set(before.values())
-    assert not any(engine.is_running() for engine in before.values())
-    said = told(third, "leftover_engine")
+    assert not any(lives(engine) for engine in before.values())
+    said = told(third, "leftover_engine", before)
     assert set(said) == set(before)
     assert all(detail.endswith("it was launched with another flags") for detail in said.values())
     assert third.stop() == 0
-    assert not any(engine.is_running() for engine in after.values())
+    assert not any(lives(engine) for engine in after.values())
     assert {path.suffix for path in (third.data_dir / "replicas").iterdir()} == {".log"}
 
 
@@ -117,7 +130,7 @@ def test_each_engine_that_was_left_is_judged_for_itself(daemons: Lives) -> None:
     torn.write_text("{")
 
     second = daemons.begin()
-    until(lambda: not before["p-0"].is_running(), what="the engine without identity to end")
+    until(lambda: not lives(before["p-0"]), deadline_s=60, what="the engine without identity to end")
     between = engines(second)
     assert between["p-1"] == before["p-1"]
     second.kill()
@@ -129,5 +142,5 @@ def test_each_engine_that_was_left_is_judged_for_itself(daemons: Lives) -> None:
     after = engines(third)
     assert after["p-0"] == between["p-0"]
     assert after["p-1"] != between["p-1"]
-    assert not between["p-1"].is_running()
-    assert "does not answer" in told(third, "leftover_engine")["p-1"]
+    assert not lives(between["p-1"])
+    assert "does not answer" in told(third, "leftover_engine", ["p-1"])["p-1"]

@@ -20,13 +20,13 @@ pools:
     model: repo:none/none
     launch: {mode: external, urls: ["http://127.0.0.1:9"]}
 server:
-  limits: {header_timeout_ms: 1000, body_timeout_ms: 1000, idle_timeout_ms: 1000}
+  limits: {header_timeout_ms: 2000, body_timeout_ms: 2000, idle_timeout_ms: 2000}
 """
 
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Give a daemon that waits for slow clients only for a second; it needs no engine to say no."""
+    """Give a daemon that waits for slow clients only for two seconds; it needs no engine to say no."""
     place: Path = tmp_path_factory.mktemp("impatient")
     config = place / "orchqueue.yaml"
     config.write_text(PATIENCE)

@@ -6,16 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from orchqueue.client import Client, Sampling, Stream, TaskRequest
 from orchqueue.client.types import End, Event, Started, Token
+from tests.chaos.leaks import MARK, marked
 from tests.daemon import Daemon
 from tests.simulated import pool_text, simulated_engine
 from tests.unit.cli.running import ENVIRONMENT, ORCHQ
@@ -95,6 +94,7 @@ def test_readers_see_one_stream_over_two_deaths_of_the_daemon(tmp_path: Path) ->
             events = read_over_deaths(served, stream)
             shown += follower.stdout.read()
             told = follower.stderr.read().decode()
+        served.daemon.wait_ready()
         undisturbed = client.run(wish).result()
         assert client.task(stream.task_id).text == undisturbed.text
     kinds = [type(event) for event in events]
@@ -107,45 +107,44 @@ def test_readers_see_one_stream_over_two_deaths_of_the_daemon(tmp_path: Path) ->
     assert "Traceback" not in told
 
 
-def demo(*options: str) -> subprocess.Popen[str]:
+def demo(scratch: Path, *options: str) -> subprocess.Popen[str]:
     """Start the demonstration of `make demo-failover`; who runs the tests in the background has Ctrl-C ignored for all below."""
     command = ["env", "--default-signal=INT", sys.executable, "examples/demo_failover.py", *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TMPDIR": str(scratch), MARK: str(scratch)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 @contextmanager
-def nothing_left() -> Iterator[None]:
+def nothing_left(scratch: Path) -> Iterator[None]:
     """See that no file and no process of a demonstration is left behind."""
-    before = {p.pid for p in psutil.process_iter()}
-    files = set(Path(tempfile.gettempdir()).glob("orchqueue-failover-*"))
     yield
-    left = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
-    assert not [line for line in left if "orchqueue-failover-" in str(line)]
-    assert set(Path(tempfile.gettempdir()).glob("orchqueue-failover-*")) == files
+    assert list(marked(scratch)) == []
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.real_engine
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 @pytest.mark.req("ORCH-4313", "ORCH-4010", "ORCH-4011")
-def test_the_demonstration_survives_a_killed_replica_and_a_killed_daemon() -> None:
+def test_the_demonstration_survives_a_killed_replica_and_a_killed_daemon(tmp_path: Path) -> None:
     """`make demo-failover` shows one answer, finds it equal to the undisturbed one and counts three attempts."""
-    with nothing_left():
-        shown, told = demo("--max-tokens", "160").communicate(timeout=200)
+    # What is left of a text of that length when the strokes come takes longer than a busy machine holds the demonstration up.
+    with nothing_left(tmp_path):
+        shown, told = demo(tmp_path, "--max-tokens", "400").communicate(timeout=280)
     assert "the engine of demo-" in told
     assert "the daemon; starting it again" in told
-    assert "160 tokens, 3 attempts" in told
+    assert "400 tokens, 3 attempts" in told, told
     assert f"equal, byte for byte: {len(shown.removesuffix(chr(10)).encode())} bytes" in told
 
 
 @pytest.mark.real_engine
 @pytest.mark.timeout(120)
 @pytest.mark.req("ORCH-4313")
-def test_the_demonstration_can_be_stopped() -> None:
+def test_the_demonstration_can_be_stopped(tmp_path: Path) -> None:
     """Ctrl-C in the middle of the answer ends it with 130 and leaves nothing behind."""
-    with nothing_left(), demo("--max-tokens", "1500") as process:
+    with nothing_left(tmp_path), demo(tmp_path, "--max-tokens", "1500") as process:
         assert process.stdout is not None
         assert process.stdout.read(1)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=90)
     assert process.returncode == 130
     assert "nothing is left running" in told

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from orchqueue.adapters.models import find_bundled
-from orchqueue.client import AsyncClient, TaskRequest
+from orchqueue.client import AsyncClient, Sampling, TaskRequest
 from orchqueue.client.types import CanaryHealth, PoolHealth
 from tests.daemon import running
 from tests.waiting import until_async
@@ -45,14 +45,15 @@ def another_model(tmp_path: Path) -> str:
 
 
 async def health_when(client: AsyncClient, good: Callable[[PoolHealth], bool], what: str) -> PoolHealth:
-    """Wait for the pool to stand like that."""
+    """Wait for the pool to stand like that, and give it as it stood then."""
+    seen: list[PoolHealth] = []
 
-    async def stands() -> PoolHealth | None:
-        health = await client.pool_health("small")
-        return health if good(health) else None
+    async def stands() -> bool:
+        seen[:] = [await client.pool_health("small")]
+        return good(seen[0])
 
     await until_async(stands, deadline_s=60, what=what)
-    return await client.pool_health("small")
+    return seen[0]
 
 
 def all_serve(model: str) -> Callable[[PoolHealth], bool]:
@@ -138,7 +139,10 @@ async def test_a_pool_that_is_not_preloaded_has_no_engine_before_its_first_task(
         assert [r["state"] for r in daemon.replicas()] == ["down", "down"]
         assert daemon.engines() == []
         async with AsyncClient(daemon.url) as client:
-            receipt = await client.submit(TaskRequest(prompt="Story:", max_tokens=4))
+            wanted = TaskRequest(
+                prompt="Story:", max_tokens=16, sampling=Sampling(grammar='root ::= "once upon a time"')
+            )
+            receipt = await client.submit(wanted)
             assert receipt.predicted_start_ms > 0
             result = await client.stream(receipt.task_id).result()
-            assert result.text
+            assert result.text == "once upon a time"

@@ -14,6 +14,7 @@ from tests.waiting import until
 
 LONG = {"max_tokens": 1500, "sampling": {"ignore_eos": True}, "on_disconnect": "continue"}
 SHORT = {"max_tokens": 8, "on_disconnect": "continue"}
+PATIENT = "    timeouts: {wall_ms: 300000, idle_ms: 60000}\n"
 HASTY = """\
     supervision:
       backoff: {initial_ms: 50, max_ms: 100}
@@ -41,13 +42,32 @@ def replica(daemon: Daemon) -> dict[str, object]:
     return daemon.replicas()[0]
 
 
+def answer_while_broken(daemon: Daemon) -> httpx.Response:
+    """Post a task while the breaker is open from before to after; now and then it rests no more and tries a start."""
+    found: list[httpx.Response] = []
+
+    def answered() -> bool:
+        before = replica(daemon)
+        answer = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": "hi"}, timeout=60)
+        after = replica(daemon)
+        if before["state"] == after["state"] == "broken" and before["restarts"] == after["restarts"]:
+            found.append(answer)
+        return bool(found)
+
+    until(answered, deadline_s=60, what="an answer while the breaker is open")
+    return found[0]
+
+
 @pytest.mark.timeout(90)
 @pytest.mark.req("ORCH-2101", "ORCH-4123", "ORCH-4124", "ORCH-4125", "ORCH-4126")
 def test_a_drain_hands_over_who_waits_and_ends_the_rest_at_the_shortest_deadline(tmp_path: Path) -> None:
     """Waiting tasks run in the sibling pool; what runs ends with POOL_UNAVAILABLE at the deadline; a reload brings the pool back."""
     with simulated_engine("--tokens-per-s", "20") as slow, simulated_engine("--tokens-per-s", "500") as fast:
         config = tmp_path / "orchqueue.yaml"
-        config.write_text("pools:\n" + pool_text(slow, pool_id="a") + pool_text(fast, pool_id="b"), encoding="utf-8")
+        config.write_text(
+            "pools:\n" + pool_text(slow, pool_id="a", more=PATIENT) + pool_text(fast, pool_id="b", more=PATIENT),
+            encoding="utf-8",
+        )
         with running(tmp_path / "data", config) as daemon:
             daemon.wait_all_replicas()
             runs = post(daemon, "a", LONG)
@@ -87,7 +107,7 @@ def test_an_engine_that_stays_away_opens_the_breaker_and_comes_back_after_its_re
             restarts = replica(daemon)["restarts"]
             assert isinstance(restarts, int)
             assert restarts >= 3
-            refused = httpx.post(f"{daemon.url}/v1/tasks", json={"prompt": "hi"}, timeout=10)
+            refused = answer_while_broken(daemon)
             assert (refused.status_code, refused.json()["code"]) == (503, "POOL_UNAVAILABLE")
             assert refused.json()["retry_after_ms"] > 0
             engine = SimulatedEngine(port=int(engine.url.rpartition(":")[2]))

@@ -31,10 +31,13 @@ pools:
     slots: 1
     determinism: strict
     launch: {{mode: external, urls: [{urls}], allow_simulated: true}}
+    timeouts: {{wall_ms: 300000, idle_ms: 60000}}
     supervision: {{backoff: {{initial_ms: 200, max_ms: 200}}, breaker: {{failures: 50}}, restarts_per_minute: 100}}
 """
 CHAT = [Message(role="system", content="be brief"), Message(role="user", content="Tell me of a ship.")]
 WANTED = TaskRequest(messages=CHAT, seed=1002, max_tokens=200)
+# A router that falls silent there is still at the text when something happens to it, however late that is.
+SILENT_AFTER = 25
 
 
 class Park:
@@ -44,11 +47,14 @@ class Park:
         self.daemon = daemon
         self.routers = routers
 
-    def router_of(self, task_id: str) -> SimulatedEngine:
-        """Give the router that works on a task."""
-        told = httpx.get(f"{self.daemon.url}/v1/tasks/{task_id}", timeout=10).json()
+    def kill_router_of(self, task_id: str) -> None:
+        """Kill the router that works on a task; the other one goes on to the end."""
+        told = httpx.get(f"{self.daemon.url}/v1/tasks/{task_id}", timeout=60).json()
         (url,) = (r["url"] for r in self.daemon.replicas() if r["replica_id"] == told["replica_id"])
-        return next(router for router in self.routers if router.url == url)
+        (hit,) = (router for router in self.routers if router.url == url)
+        (other,) = (router for router in self.routers if router is not hit)
+        other.set_faults()
+        hit.process.kill()
 
 
 @pytest.fixture
@@ -73,7 +79,7 @@ async def read(park: Park, wanted: TaskRequest, *, kill_after: int = 0) -> Compl
         async for event in stream:
             heard += isinstance(event, Token)
             if kill_after and heard == kill_after and isinstance(event, Token):
-                park.router_of(stream.task_id).process.kill()
+                park.kill_router_of(stream.task_id)
         return await stream.result()
 
 
@@ -83,6 +89,8 @@ async def test_a_killed_router_changes_no_byte(park: Park) -> None:
     undisturbed = await read(park, WANTED)
     assert undisturbed.end.finish_reason == "stop"
     assert len(undisturbed.text) > 60
+    for router in park.routers:
+        router.set_faults(silent_after=SILENT_AFTER)
     disturbed = await read(park, WANTED, kill_after=6)
     assert disturbed.text == undisturbed.text
     assert disturbed.end.receipt.digest == undisturbed.end.receipt.digest
@@ -116,6 +124,8 @@ async def test_what_tgi_lacks_is_refused_by_name(park: Park) -> None:
 @pytest.mark.req("ORCH-4221", "ORCH-3017")
 async def test_a_canceled_task_leaves_its_router(park: Park) -> None:
     """After a cancel the router is seen to stop, and serves the next task."""
+    for router in park.routers:
+        router.set_faults(silent_after=SILENT_AFTER)
     async with AsyncClient(park.daemon.url) as client:
         stream = await client.run(WANTED)
         async for event in stream:
@@ -124,8 +134,10 @@ async def test_a_canceled_task_leaves_its_router(park: Park) -> None:
         assert (await stream.result()).end.canceled
 
     def at_rest() -> bool:
-        figures = [httpx.get(f"{router.url}/metrics", timeout=10).text for router in park.routers]
+        figures = [httpx.get(f"{router.url}/metrics", timeout=60).text for router in park.routers]
         return all("tgi_batch_current_size 0\n" in one for one in figures)
 
     until(at_rest, what="both routers to rest")
+    for router in park.routers:
+        router.set_faults()
     assert (await read(park, WANTED)).text

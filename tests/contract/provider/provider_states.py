@@ -73,7 +73,7 @@ class ProviderStates:
         self._proxy.heard = None
         if at is None or caller is None:
             return
-        at.engine.resume()
+        at.engine.thaw()
         operated = any(
             asked.method == "POST" and asked.target.startswith("/v1/pools/") and asked.answer.status == 202
             for asked in self._proxy.exchanges
@@ -207,13 +207,13 @@ class ProviderStates:
         sampling = {"ignore_eos": True}
         task_id = at.post(caller, task_id=params["task_id"], prompt="go on", max_tokens=tokens, sampling=sampling)
         until(lambda: at.task(caller, task_id).get("text"), deadline_s=WAIT_S, what="its first text")
-        at.engine.pause()
+        at.engine.freeze()
         read = bytearray()
 
         def heard(piece: bytes) -> None:
             read.extend(piece)
             if b"event: metrics\n" in read:
-                at.engine.resume()
+                at.engine.thaw()
 
         self._proxy.heard = heard
 
