@@ -9,7 +9,6 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Literal
 from uuid import uuid4
 
 import msgspec
@@ -19,7 +18,7 @@ from orchqueue.client import AsyncClient, Placement, RetryPolicy, Sampling, Task
 from orchqueue.client.errors import InvalidRequest, NotFound, OrchQueueError, TaskFailed
 from orchqueue.client.types import Token
 from orchqueue.verify.findings import Findings
-from orchqueue.verify.neighbours import Condition, Sessions, leave_in_the_middle, load
+from orchqueue.verify.neighbours import Condition, IgnoreEos, Sessions, leave_in_the_middle, load
 from orchqueue.verify.prompts import MAX_TOKENS, SEEDS, prompt_of
 from orchqueue.verify.snapshot import Snapshot, split
 from orchqueue.verify.target import Target
@@ -56,7 +55,7 @@ class Verification:
         self._manner = manner
         self._on_progress = on_progress
         self._retry = RetryPolicy(max_wait_ms=manner.patience_ms)
-        self._ignore_eos: Literal[True] | msgspec.UnsetType = True
+        self._ignore_eos: IgnoreEos = True
         self._tries_left = dict.fromkeys(manner.seeds, TRIES_PER_RUN * max(2, len(target.replica_ids)))
         self._begun_s = monotonic()
         self._stop = asyncio.Event()
@@ -110,8 +109,6 @@ class Verification:
         while (seed := self._next(order, expected, chance)) is not None:
             self._tries_left[seed] -= 1
             try:
-                if "cancels" in self._manner.under:
-                    await leave_in_the_middle(self._client, pool_id, seed)
                 snapshot = await self._ask(pool_id, seed, sessions)
             except TaskFailed as failure:
                 self.findings.fail(f"seed {seed} in pool {pool_id}: {failure}")
@@ -139,9 +136,11 @@ class Verification:
     async def _ask(self, pool_id: str, seed: int, sessions: Sessions | None) -> Snapshot | None:
         """Run one seed; None where it brought nothing and has to be asked again."""
         request = self._request(pool_id, seed)
-        if sessions is not None:
-            request = await sessions.join(self._client, request)
         try:
+            if "cancels" in self._manner.under:
+                await leave_in_the_middle(self._client, pool_id, seed, self._ignore_eos)
+            if sessions is not None:
+                request = await sessions.join(self._client, request)
             return await self._stream(request, seed)
         except asyncio.CancelledError:
             await self._cancel(str(request.task_id))

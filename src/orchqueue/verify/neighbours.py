@@ -11,6 +11,7 @@ from typing import Literal
 from uuid import uuid4
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from orchqueue.client import AsyncClient, Placement, Sampling, TaskRequest
 from orchqueue.client.errors import NotFound
@@ -19,6 +20,7 @@ from orchqueue.verify.prompts import prompt_of
 
 Condition = Literal["load", "sessions", "cancels"]
 CONDITIONS: tuple[Condition, ...] = ("load", "sessions", "cancels")
+IgnoreEos = Literal[True] | UnsetType
 
 LOAD_TOKENS = 12
 LEFT_TOKENS = 200
@@ -32,15 +34,19 @@ async def load(client: AsyncClient, pool_id: str) -> None:
         await _run(client, _neighbour(pool_id, number, LOAD_TOKENS))
 
 
-async def leave_in_the_middle(client: AsyncClient, pool_id: str, seed: int) -> None:
-    """Start a task beside, and cancel it at its first text."""
-    async with await client.run(_neighbour(pool_id, seed + 7, LEFT_TOKENS)) as stream:
+async def leave_in_the_middle(client: AsyncClient, pool_id: str, seed: int, ignore_eos: IgnoreEos) -> None:
+    """Start a task beside, and cancel it at its first text.
+
+    `ignore_eos` where the engine can: a text that the model ends after a word or two has no middle.
+    """
+    request = _neighbour(pool_id, seed + 7, LEFT_TOKENS, ignore_eos)
+    async with await client.run(request) as stream:
         try:
             async for event in stream:
                 if isinstance(event, Token):
                     break
         finally:
-            await client.cancel(stream.task_id)
+            await client.cancel(str(request.task_id))
 
 
 class Sessions:
@@ -69,7 +75,7 @@ class Sessions:
         return msgspec.structs.replace(request, session_id=self._session_id, kv_hint="reuse")
 
 
-def _neighbour(pool_id: str, number: int, max_tokens: int) -> TaskRequest:
+def _neighbour(pool_id: str, number: int, max_tokens: int, ignore_eos: IgnoreEos = UNSET) -> TaskRequest:
     return TaskRequest(
         task_id=str(uuid4()),
         prompt=prompt_of(number),
@@ -77,7 +83,7 @@ def _neighbour(pool_id: str, number: int, max_tokens: int) -> TaskRequest:
         max_tokens=max_tokens,
         determinism="best_effort",
         kv_hint="reuse",
-        sampling=Sampling(temperature=1.0),
+        sampling=Sampling(temperature=1.0, ignore_eos=ignore_eos),
         placement=Placement(mode="pin", pool_ids=[pool_id]),
     )
 

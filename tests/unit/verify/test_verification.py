@@ -16,6 +16,7 @@ from orchqueue.client.errors import InvalidRequest, NotFound
 from orchqueue.client.types import End, ErrorEnvelope, Event, Receipt, Started, Token
 from orchqueue.verify.determinism import TRIES_PER_RUN, Manner, Verification
 from orchqueue.verify.findings import Report
+from orchqueue.verify.neighbours import Condition
 from orchqueue.verify.target import Target
 from tests.waiting import until_async
 
@@ -58,6 +59,7 @@ class Deployment:
 
     def __init__(self, fate: Fate = lambda _: "ends") -> None:
         self.asked: list[TaskRequest] = []
+        self.canceled: list[str] = []
         self._turns = itertools.cycle(PAIR.replica_ids)
         self._fate = fate
 
@@ -70,15 +72,19 @@ class Deployment:
             raise InvalidRequest(400, "no", envelope=failed("INVALID_PARAMS"))
         return Stream(request, next(self._turns), fate)
 
+    async def cancel(self, task_id: str) -> None:
+        """Cancel a task."""
+        self.canceled.append(task_id)
+
 
 def failed(code: str) -> ErrorEnvelope:
     """Make an error."""
     return ErrorEnvelope(code=code, message=f"it is {code}", retriable=True, correlation_id="c")  # type: ignore[arg-type]
 
 
-async def verify(deployment: Deployment) -> Report:
+async def verify(deployment: Deployment, *under: Condition) -> Report:
     """Verify a few seeds."""
-    verification = Verification(cast("AsyncClient", deployment), PAIR, Manner(seeds=SEEDS))
+    verification = Verification(cast("AsyncClient", deployment), PAIR, Manner(seeds=SEEDS, under=under))
     await verification.run()
     return verification.findings.report(40, 0, (), verification.notes)
 
@@ -119,6 +125,22 @@ async def test_an_engine_that_cannot_ignore_the_end_is_asked_without() -> None:
     assert "cannot go on after the model's own end" in report.notes[-1]
 
 
+@pytest.mark.req("ORCH-4403")
+@pytest.mark.parametrize("can", [True, False])
+async def test_who_is_canceled_would_not_have_ended_by_itself(can: bool) -> None:
+    """A neighbour goes on after the model's own end where the engine can, and is canceled; where it cannot, it is asked without."""
+
+    def ignores(request: TaskRequest) -> bool:
+        return request.sampling is not UNSET and request.sampling.ignore_eos is True
+
+    deployment = Deployment(lambda request: "ends" if can or not ignores(request) else "refused")
+    report = await verify(deployment, "cancels")
+    assert report.verdict == "equal"
+    neighbours = {str(one.task_id): ignores(one) for one in deployment.asked if one.determinism == "best_effort"}
+    assert {neighbours[task_id] for task_id in deployment.canceled} == {can}
+    assert len(deployment.canceled) >= 2 * len(SEEDS)
+
+
 @pytest.mark.req("ORCH-4231")
 async def test_a_request_that_stays_refused_is_told_as_it_is() -> None:
     """What the server says of a bad request reaches the user."""
@@ -145,6 +167,7 @@ async def test_a_task_that_was_never_accepted_is_not_said_to_go_on() -> None:
             raise AssertionError
 
         async def cancel(self, task_id: str) -> None:
+            self.canceled.append(task_id)
             raise NotFound(404, f"no task {task_id}")
 
     deployment = FullDeployment()
@@ -154,4 +177,5 @@ async def test_a_task_that_was_never_accepted_is_not_said_to_go_on() -> None:
     running.cancel()
     await asyncio.wait({running})
     assert running.cancelled()
+    assert len(deployment.canceled) == 2
     assert verification.findings.failures == []
