@@ -1,14 +1,20 @@
 """When refused clients may come back: one after another, as places free."""
 
+import heapq
 import itertools
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchqueue.client import RetryPolicy
+from orchqueue.core.effects import Refuse, StartAttempt
 from orchqueue.core.estimate import Readmission
+from orchqueue.core.events import AttemptCompleted
+from orchqueue.core.ids import AttemptId
 from orchqueue.core.outcome import Outcome
-from tests.unit.core.driving import Driver, pool_settings
+from tests.unit.core.driving import Driver, both_classes, pool_settings
 
 
 @pytest.mark.req("ORCH-4119")
@@ -61,3 +67,39 @@ def test_the_promise_follows_the_rate_at_which_places_free() -> None:
             waits.append(core.refusal().refusal.retry_after_ms or 0)
         steps.append(waits[1] - waits[0])
     assert steps[0] == pytest.approx(4 * steps[1], rel=0.1)
+
+
+@pytest.mark.req("ORCH-2007", "ORCH-4119")
+@pytest.mark.parametrize("token_ms", [5, 100])
+@pytest.mark.parametrize("slots", [1, 4])
+def test_who_comes_back_when_told_is_mostly_taken(slots: int, token_ms: int) -> None:
+    """500 tasks at once against capacity 64: of those who return as our client does, four of five are admitted."""
+    pool = pool_settings(replicas=2, capacity=64, slots=slots, strict=False, classes=both_classes(64))
+    core = Driver(pool, up=False)
+    for replica in pool.replicas:
+        core.ready(
+            replica.replica_id, slots_total=slots, prefill_us_per_token=1_000, decode_us_per_token=1_000 * token_ms
+        )
+    policy, chance = RetryPolicy(max_wait_ms=1_000_000_000), Random(1)
+    # What happens when: a client asks, with how often it has asked before, or an engine ends an attempt (client None).
+    due: list[tuple[int, int, int | None, int]] = [(core.now_ms, number, number, 0) for number in range(500)]
+    order, retries = itertools.count(500), {"admitted": 0, "refused": 0}
+    while due:
+        core.now_ms, _, client, number = heapq.heappop(due)
+        if client is None:
+            core.handle(AttemptCompleted(AttemptId(number), "stop", 2, 3, 2, 3 * token_ms))
+            happened = core.last + core.close(number)
+        else:
+            priority = "batch" if client % 4 == 0 else "interactive"
+            happened = core.submit(f"t{client}.{number}", max_tokens=3, priority=priority)
+            refusals = core.wanted(Refuse, happened)
+            if number:
+                retries["refused" if refusals else "admitted"] += 1
+            for refused in refusals:
+                wait_ms = policy.wait_ms(0, refused.refusal.retry_after_ms, 0, chance)
+                assert wait_ms is not None
+                heapq.heappush(due, (core.now_ms + wait_ms, next(order), client, number + 1))
+        for start in core.wanted(StartAttempt, happened):
+            heapq.heappush(due, (core.now_ms + 2 + 3 * token_ms, next(order), None, start.attempt_id))
+    assert len(core.starts) == 500
+    assert retries["admitted"] >= 0.8 * (retries["admitted"] + retries["refused"]), retries
