@@ -5,7 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable
 
 POLL_S = 0.005
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def until(condition: Callable[[], object], *, deadline_s: float = DEADLINE_S, what: str = "") -> None:

@@ -18,6 +18,8 @@ SERVES_WITHIN_S = 90.0
 STOPS_WITHIN_S = 60.0
 LOG_KEEP_BYTES = 8 << 20
 ENTRY = ("-m", "orchqueue.daemon.main")
+# A module compiled while the disk is "full" would be cut off, and whoever imports it later would fail.
+PYTHON = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Lives:
@@ -56,7 +58,7 @@ class Lives:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C at the terminal is for the storm, not for the daemon
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(self.scratch), MARK: str(self.data_dir)},
+            env={**os.environ, **PYTHON, "TMPDIR": str(self.scratch), MARK: str(self.data_dir)},
         )  # fmt: skip
         assert self.process.stdout is not None
         assert self.process.stderr is not None
