@@ -43,6 +43,15 @@ def test_stage_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts
     assert stages.run_stage(planted(tmp_path, **texts), tmp_path).tally.closing_line() == line
 
 
+def test_compiled_modules_are_kept_out_of_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daemons that a stage starts find them, also where whoever ran it keeps none; beside the sources there are none."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert stages.run_stage(planted(tmp_path, a=PASSING), tmp_path).tally == stages.Tally(passed=1)
+    kept = list(tmp_path.rglob("test_a.*.pyc"))
+    assert [path.relative_to(tmp_path).parts[:2] for path in kept] == [(".venv", "pycache")]
+
+
 def test_absent_stage_is_a_failure(tmp_path: Path) -> None:
     """A stage whose folder is gone has failed; nothing is left out in silence."""
     assert stages.run_stage(stages.Stage("haiku", ("tests/haiku",)), tmp_path).tally == stages.Tally(failed=1)
