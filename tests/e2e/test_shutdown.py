@@ -18,7 +18,7 @@ from tests.simulated import SimulatedEngine, pool_text, simulated_engine
 from tests.waiting import until
 
 GRACE = "server: {shutdown_grace_ms: 60000}\n"
-LENGTH: dict[str, object] = {"max_tokens": 400, "sampling": {"ignore_eos": True}, "on_disconnect": "continue"}
+LENGTH: dict[str, object] = {"max_tokens": 160, "sampling": {"ignore_eos": True}, "on_disconnect": "continue"}
 PATIENT = "    timeouts: {wall_ms: 300000, idle_ms: 60000}\n"
 
 
