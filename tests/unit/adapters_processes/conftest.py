@@ -139,14 +139,22 @@ class Line:
         assert identity is not None
         return cls(*await connect(path.with_suffix(".sock")), token or identity.token)
 
-    async def say(self, command: str) -> dict[str, object]:
-        """Give the answer to a command."""
+    def ask(self, command: str) -> None:
+        """Send a command."""
         self._writer.write(encode(command, self._token))
+
+    async def hear(self) -> dict[str, object]:
+        """Give the next answer."""
         try:
             said = await self._reader.readline()
         except OSError:
             said = b""
         return dict(json.loads(said)) if said else {}
+
+    async def say(self, command: str) -> dict[str, object]:
+        """Give the answer to a command."""
+        self.ask(command)
+        return await self.hear()
 
     async def close(self) -> None:
         """Hang up, though the other end may have done so."""

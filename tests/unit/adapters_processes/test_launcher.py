@@ -121,11 +121,11 @@ async def test_an_adopted_engine_lives_on(own: Own, tmp_path: Path) -> None:
     assert (await adopter.say("status"))["event"] == "status"
     # The launcher learns of both and of the owner's end at once, so that none of them comes too late.
     halt(launcher_pid)
-    asked = asyncio.gather(stranger.say("own"), adopter.say("own"))
-    await asyncio.sleep(0)
+    stranger.ask("own")
+    adopter.ask("own")
     await kill(owner)
     os.kill(launcher_pid, signal.SIGCONT)
-    nothing, told = await asked
+    nothing, told = await stranger.hear(), await adopter.hear()
     assert nothing == {}
     assert (told["event"], told["engine_pid"], told["port"], told["secret"]) == ("owned", engine_pid, 4711, SECRET)
     await stranger.close()
