@@ -196,14 +196,14 @@ async def _renew(runtime: Runtime, telemetry: Telemetry) -> None:
 
 
 async def _drain(runtime: Runtime, ending: Ending, grace_ms: int) -> None:
-    """Let running tasks finish within the grace; a second signal ends the wait. The rest stays in the journal.
+    """Let running tasks finish and be told within the grace; a second signal ends the wait. The rest stays in the journal.
 
     Req: ORCH-4208
     """
     runtime.begin_shutdown()
     at_once = asyncio.create_task(ending.at_once.wait())
     deadline = asyncio.get_running_loop().time() + grace_ms / 1000
-    while runtime.running() and not at_once.done() and asyncio.get_running_loop().time() < deadline:
+    while runtime.is_at_work() and not at_once.done() and asyncio.get_running_loop().time() < deadline:
         await asyncio.wait({at_once}, timeout=0.05)
     at_once.cancel()
     await asyncio.wait({at_once})

@@ -80,18 +80,21 @@ def stopping(daemon: Daemon) -> None:
 @pytest.mark.req("ORCH-4012", "ORCH-4133", "ORCH-4208")
 def test_a_stop_lets_streams_end_and_keeps_who_waits(tmp_path: Path) -> None:
     """The running stream gets its whole text; newcomers get 503 POOL_UNREADY; the waiting task runs in the next life."""
-    with slow_engine(tmp_path) as (_, config):
+    with slow_engine(tmp_path) as (engine, config):
         first = Daemon(tmp_path / "data", config)
         try:
             first.wait_ready()
             running = Reader(f"{first.url}/v1/tasks", {"prompt": "a", **LENGTH})
             until(lambda: running.text, deadline_s=60, what="its first text")
+            # As long as it runs the daemon answers, and a text that is frozen cannot end.
+            engine.freeze()
             waits = httpx.post(f"{first.url}/v1/tasks", json={"prompt": "b", "max_tokens": 8}, timeout=60).json()
             stopping(first)
             refused = httpx.post(f"{first.url}/v1/tasks", json={"prompt": "c"}, timeout=60)
             assert (refused.status_code, refused.json()["code"]) == (503, "POOL_UNREADY")
             assert "Retry-After" in refused.headers
             assert httpx.get(f"{first.url}/healthz", timeout=60).status_code == 200
+            engine.thaw()
             assert first.process.wait(60) == 0
             running.join(60)
             assert running.names[-1] == "end"

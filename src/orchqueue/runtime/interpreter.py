@@ -160,6 +160,11 @@ class Interpreter:
         else:
             self._barriers.append((self._decided, future))
 
+    @property
+    def owes_ends(self) -> bool:
+        """Tell whether the end of a stream that can be read still waits for the journal."""
+        return any(isinstance(d.effect, fx.Finish) and d.effect.key in self._ports.streams for d in self._deferred)
+
     def committed(self, seq: int) -> None:
         """Learn from the journal how far it is durable."""
         assert seq >= self._committed, f"the journal went back from record {self._committed} to {seq}"

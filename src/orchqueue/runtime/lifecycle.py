@@ -130,6 +130,10 @@ class Runtime:
         """Count the tasks that run on a replica."""
         return sum(task.state in RUNNING for task in self.loop.core.state.active.values())
 
+    def is_at_work(self) -> bool:
+        """Tell whether a stop has something to wait for: a task runs, or its readers were not told yet how it ended."""
+        return self.running() > 0 or self.loop.interpreter.owes_ends
+
     async def stop(self) -> None:
         """End everything: readers are let go, replicas stopped, the journal closed with all that was decided.
 

@@ -145,7 +145,7 @@ class Daemon:
     async def _stop(self, grace_ms: int) -> None:
         self.runtime.begin_shutdown()
         deadline_s = self._loop.now_s + grace_ms / 1000
-        while self.runtime.running() and self._loop.now_s < deadline_s:  # noqa: ASYNC110 - as the daemon waits
+        while self.runtime.is_at_work() and self._loop.now_s < deadline_s:  # noqa: ASYNC110 - as the daemon waits
             await asyncio.sleep(0.05)
         await self.server.stop()
         try:

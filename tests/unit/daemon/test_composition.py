@@ -44,7 +44,7 @@ def test_an_external_engine_gets_its_key_from_the_environment(tmp_path: Path, mo
 
 
 class Busy:
-    """Stands for a runtime: so many looks find a task that still runs."""
+    """Stands for a runtime: so many looks find it at work."""
 
     def __init__(self, looks: int) -> None:
         self.looks = looks
@@ -54,11 +54,11 @@ class Busy:
         """Note it."""
         self.stopping = True
 
-    def running(self) -> int:
+    def is_at_work(self) -> bool:
         """Count down."""
         assert self.stopping, "nothing may be waited for before new tasks are refused"
         self.looks -= 1
-        return int(self.looks >= 0)
+        return self.looks >= 0
 
 
 @pytest.mark.req("ORCH-4208")

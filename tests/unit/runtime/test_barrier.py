@@ -233,6 +233,24 @@ async def test_shutdown_keeps_running_tasks_in_the_journal(rig: Rig) -> None:
     assert rig.journal.closed
 
 
+@pytest.mark.req("ORCH-4208")
+async def test_a_stop_waits_until_readers_were_told_the_end(rig: Rig) -> None:
+    """A task that runs no more is still to be waited for: its end is told only once it is committed."""
+    submit(rig)
+    await turns()
+    rig.journal.commit()
+    listener = rig.listen("t1")
+    sink = rig.replicas.engines["p-0"].attempts[0].sink
+    sink.chunks(("a",), 1)
+    rig.runtime.begin_shutdown()
+    sink.completed(completion())
+    sink.closed()
+    await turns()
+    assert (rig.runtime.running(), listener.over, rig.runtime.is_at_work()) == (0, False, True)
+    rig.journal.commit()
+    assert (listener.over, rig.runtime.is_at_work()) == (True, False)
+
+
 @pytest.mark.req("ORCH-4179")
 async def test_waiting_tasks_run_after_a_restart_in_their_order() -> None:
     """What the journal held is started in order of acceptance, and can be read under its id."""
