@@ -316,9 +316,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     assert use.in_use == -(-level // 60_000)
 
 
-TestLedger = pytest.mark.timeout(60)(
-    pytest.mark.req("ORCH-4151", "ORCH-4300", "ORCH-4301", "ORCH-4302", "ORCH-4303", "ORCH-4236")(
-        LedgerMachine.TestCase
-    )
+TestLedger = pytest.mark.req("ORCH-4151", "ORCH-4300", "ORCH-4301", "ORCH-4302", "ORCH-4303", "ORCH-4236")(
+    LedgerMachine.TestCase
 )
 TestLedger.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

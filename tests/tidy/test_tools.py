@@ -40,7 +40,6 @@ PLANTS = [
 ]
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(("name", "text", "told"), PLANTS)
 def test_planted_fault_is_caught(tmp_path: Path, name: str, text: str, told: str) -> None:
     """The check fails and names the fault."""
@@ -51,7 +50,6 @@ def test_planted_fault_is_caught(tmp_path: Path, name: str, text: str, told: str
     assert told in verdict.output
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["format", "lint", "types", "spelling"])
 def test_clean_tree_passes(tmp_path: Path, name: str) -> None:
     """The same tree without the fault passes, so the fault is what was caught."""

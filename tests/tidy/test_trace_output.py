@@ -107,7 +107,6 @@ def test_the_order_of_files_changes_nothing(tmp_path: Path, monkeypatch: pytest.
     assert rendered(tmp_path) == before
 
 
-@pytest.mark.timeout(60)
 def test_the_seed_of_hashes_changes_nothing(tmp_path: Path) -> None:
     """Under any PYTHONHASHSEED the same bytes are written and the same faults are told in the same order."""
     plant(tmp_path, {**SOUND, CODE: SOUND[CODE].replace("ORCH-9001", "ORCH-9008, ORCH-9009")})

@@ -12,7 +12,7 @@ from tests.conformance.journal.bed import Watcher, accepted, ended, forgotten
 from tests.conformance.journal.forgetful_disk import ForgetfulDisk
 from tests.conformance.journal.watched_disk import WatchedDisk
 
-pytestmark = [pytest.mark.req("ORCH-4372", "ORCH-4013"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.req("ORCH-4372", "ORCH-4013")
 
 TASKS = 150
 CUTS = 40

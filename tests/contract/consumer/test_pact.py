@@ -46,7 +46,6 @@ def test_the_client_asks_and_understands(interaction: Interaction) -> None:
     assert record(interaction)["description"] == interaction.description
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4043")
 def test_the_pact_file_is_current_and_written_alike_twice() -> None:
     """Two recordings, in opposite orders, are byte-identical, and the committed file is what is recorded."""

@@ -98,7 +98,6 @@ def event_source(url: str) -> Iterator["queue.Queue[dict[str, object]]"]:
 
 
 @pytest.mark.req("ORCH-4101", "ORCH-4103")
-@pytest.mark.timeout(60)
 def test_node_event_source_reconnects_without_gap_or_duplicate(stage: Stage) -> None:
     """A browser's EventSource reconnects by itself after cuts, reads exactly the text, and stops for good at the end."""
     url = accept(stage)

@@ -94,7 +94,6 @@ def faults_of_reply(operation: DeclaredOperation, wanted: int, reply: Reply) -> 
     return [f"{operation.id}: {fault}" for fault in answer_faults(operation.id, wanted, reply.headers, reply.body)]
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4045", "ORCH-4021", "ORCH-4022")
 @pytest.mark.parametrize("status", PROVOCATIONS)
 def test_statuses_of_the_http_layer(request: pytest.FixtureRequest, status: int) -> None:
@@ -113,7 +112,6 @@ def test_statuses_of_the_http_layer(request: pytest.FixtureRequest, status: int)
     assert faults == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4045", "ORCH-4023")
 def test_one_connection_too_many(crowded: Daemon) -> None:
     """On every call the client beyond the limit is told so, and when to come back."""
@@ -139,7 +137,6 @@ def test_one_connection_too_many(crowded: Daemon) -> None:
     assert faults == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4045", "ORCH-4021")
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "TRACE", "HEAD"])
 def test_methods_that_nothing_knows(open_daemon: Daemon, method: str) -> None:
@@ -156,7 +153,6 @@ def test_methods_that_nothing_knows(open_daemon: Daemon, method: str) -> None:
     assert faults == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4045", "ORCH-4193", "ORCH-4194")
 def test_keys_on_every_call(guarded: Guarded) -> None:
     """Without a key, with an unknown one and with one for something else, every call but the probes is refused."""
@@ -178,7 +174,6 @@ def test_keys_on_every_call(guarded: Guarded) -> None:
     assert faults == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4045", "ORCH-2006", "ORCH-3024", "ORCH-2002")
 def test_ids_that_are_unknown_or_in_conflict(open_daemon: Daemon) -> None:
     """404 wherever an id is looked up, 409 where something else stands in the way."""
@@ -209,7 +204,6 @@ def test_ids_that_are_unknown_or_in_conflict(open_daemon: Daemon) -> None:
     assert faults == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4045", "ORCH-2007", "ORCH-2101")
 def test_a_drained_pool_says_when_to_come_back(guarded: Guarded) -> None:
     """While nothing can serve a task, posting one and asking for readiness are the declared 503."""

@@ -71,7 +71,6 @@ def post(daemon: Daemon, **fields: object) -> str:
     return str(answer.json()["task_id"])
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4105", "ORCH-4045", "ORCH-2002")
 def test_idle_streams_are_never_silent(stalling: tuple[Daemon, SimulatedEngine]) -> None:
     """A task that waits, a stalled one and a reader ahead of the log all go on hearing something, until a cancel ends them."""
@@ -102,7 +101,6 @@ def test_idle_streams_are_never_silent(stalling: tuple[Daemon, SimulatedEngine])
     assert '"WORKER_RESET"' in str(error["data"])
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4045", "ORCH-2002", "ORCH-2003")
 def test_every_stream_ends_once(open_daemon: Daemon) -> None:
     """Streams that are posted, followed, resumed, cancelled and left in the middle all end in one terminal event."""
@@ -140,7 +138,6 @@ def assert_resumable(url: str, whole: bytes) -> None:
             assert list(events_of(answer.content))[-1] == list(events_of(whole))[-1]
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-4045", "ORCH-2002")
 def test_reader_that_breaks_off_leaves_the_stream_whole(open_daemon: Daemon) -> None:
     """A reader that is reset in the middle of a stream costs the others, and his own next try, nothing."""

@@ -43,7 +43,6 @@ def asking(interaction: Interaction, method: str, path: str) -> Interaction:
 
 
 @pytest.mark.req("ORCH-4234")
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("interaction", "why"),
     [
@@ -63,7 +62,6 @@ def test_a_pact_that_asks_what_is_not_declared_fails(
 
 
 @pytest.mark.req("ORCH-4234")
-@pytest.mark.timeout(60)
 def test_a_pact_that_expects_an_undeclared_status_fails(verification: Verification) -> None:
     """An undeclared status in the pact fails twice: the contract has none, and the daemon answers another."""
     faults = verification.faults(forgiving(named(DEFAULTS), 418))
@@ -72,7 +70,6 @@ def test_a_pact_that_expects_an_undeclared_status_fails(verification: Verificati
 
 
 @pytest.mark.req("ORCH-4234")
-@pytest.mark.timeout(60)
 def test_a_pact_that_expects_an_undeclared_header_fails(verification: Verification) -> None:
     """A pact may rely on no header that the contract does not promise, be it there or not."""
     interaction = named(DEFAULTS)
@@ -234,7 +231,6 @@ BREACHES |= {
 
 
 @pytest.mark.req("ORCH-4234")
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("breach", BREACHES)
 def test_a_daemon_that_breaks_the_contract_fails(breach: str, verification: Verification) -> None:
     """Each breach of the contract is named, though the pact itself has no objection."""
@@ -244,7 +240,6 @@ def test_a_daemon_that_breaks_the_contract_fails(breach: str, verification: Veri
     assert any(why in fault for fault in faults), faults
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("description", [DEFAULTS, STREAM, REST, LOST, FULL, UNKNOWN])
 @pytest.mark.req("ORCH-4234")
 def test_a_pact_that_forgives_everything_passes(description: str, verification: Verification) -> None:

@@ -70,7 +70,6 @@ def probes() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.req("ORCH-4029", "ORCH-4021")
-@pytest.mark.timeout(60)
 def test_the_running_daemon_answers_nothing_else(verification: Verification) -> None:
     """What is not declared is 404, or 405 with exactly the declared methods, for a caller with a key for everything."""
     at = verification.deployments.of(SERVING)

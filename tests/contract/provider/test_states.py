@@ -3,8 +3,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.contract.provider.provider_states import STATES, ProviderStates
 from tests.contract.provider.verification import Verification, interactions
 
@@ -27,7 +25,6 @@ def test_every_state_is_a_method_of_its_own() -> None:
     assert {method.__name__ for method in methods} == public - {"change", "leave"}
 
 
-@pytest.mark.timeout(60)
 def test_one_interaction_leaves_nothing_to_the_next(verification: Verification) -> None:
     """After a full queue, other policies and an engine that is silent, a task finds a ready pool again, twice."""
     by_name = {one["description"]: one for one in interactions()}

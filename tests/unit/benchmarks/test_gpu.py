@@ -43,7 +43,6 @@ def test_figures_become_a_table() -> None:
     assert "| one stream | 123.4 tokens/s | first token included |" in told
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.req("ORCH-3018", "ORCH-4231")
 def test_without_a_gpu_it_says_what_is_missing() -> None:
     """The pools are refused, the reason is told, nothing runs on the CPU unasked, and the status is 1."""

@@ -71,7 +71,6 @@ def plots_of(results: Path, name: str) -> dict[str, bytes]:
     return drawn
 
 
-@pytest.mark.timeout(60)
 def test_one_part_can_be_played_alone(tmp_path: Path) -> None:
     """Whoever tunes a policy plays the day without the adversaries, or the adversaries without the day."""
     wish = ["--policy", "fair", "--hours", "0.03", "--out", str(tmp_path)]

@@ -192,7 +192,6 @@ def test_documented_exit_statuses_are_all_of_them() -> None:
     assert {int(number) for number in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)} == set(map(int, ExitCode))
 
 
-@pytest.mark.timeout(60)
 def test_serve_ends_with_the_documented_status_when_it_cannot_begin(tmp_path: Path) -> None:
     """Data directory in use, journal damaged, keys open to others, address taken: each has its status and its advice."""
     config = tmp_path / "c.yaml"

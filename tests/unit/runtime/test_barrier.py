@@ -8,8 +8,9 @@ from orchqueue.core.effects import Accept
 from orchqueue.core.ids import PoolId, TaskId, task_key
 from orchqueue.core.outcome import Outcome, Refusal
 from orchqueue.core.records import Accepted, Bound, Ended, Forgotten, Spoken
+from orchqueue.ports.engine import AttemptSink
 from orchqueue.ports.journal import Unfinished
-from tests.unit.runtime.rig import TENANT, Rig, completion, spec
+from tests.unit.runtime.rig import TENANT, Listener, Rig, completion, spec
 
 
 async def turns(count: int = 5) -> None:
@@ -29,6 +30,14 @@ async def started(rig: Rig) -> None:
 def submit(rig: Rig, task_id: str = "t1", **fields: object) -> asyncio.Task[Accept | Refusal]:
     """Post a task without waiting for the answer."""
     return asyncio.create_task(rig.gate.submit(TaskId(task_id), TENANT, spec(task_id, **fields)))
+
+
+async def running(rig: Rig) -> tuple[Listener, AttemptSink]:
+    """Have a first task accepted; give who listens to it and what its engine speaks into."""
+    submit(rig)
+    await turns()
+    rig.journal.commit()
+    return rig.listen("t1"), rig.replicas.engines["p-0"].attempts[0].sink
 
 
 @pytest.fixture
@@ -66,11 +75,7 @@ async def test_engine_is_not_started_before_commit(rig: Rig) -> None:
 @pytest.mark.req("ORCH-4186", "ORCH-4293")
 async def test_tokens_pass_before_commit_and_end_waits(rig: Rig) -> None:
     """Text flows while a commit is pending; the terminal event does not."""
-    submit(rig)
-    await turns()
-    rig.journal.commit()
-    listener = rig.listen("t1")
-    sink = rig.replicas.engines["p-0"].attempts[0].sink
+    listener, sink = await running(rig)
     submit(rig, "t2")
     await turns()
     sink.chunks(("Hel", "lo"), 2)
@@ -168,11 +173,7 @@ async def test_stalled_journal_turns_the_unanswered_away(rig: Rig) -> None:
 @pytest.mark.req("ORCH-4190")
 async def test_end_of_stalled_journal_goes_out_late_and_says_so(rig: Rig) -> None:
     """An end waits for the stalled journal for stall_ms and then goes out as not durable, once."""
-    submit(rig)
-    await turns()
-    rig.journal.commit()
-    listener = rig.listen("t1")
-    sink = rig.replicas.engines["p-0"].attempts[0].sink
+    listener, sink = await running(rig)
     sink.chunks(("a",), 1)
     rig.journal.watcher.stalled("disk full")
     sink.completed(completion(1))
@@ -209,11 +210,7 @@ async def test_same_request_again_gets_the_same_answer(rig: Rig) -> None:
 @pytest.mark.req("ORCH-4208")
 async def test_shutdown_keeps_running_tasks_in_the_journal(rig: Rig) -> None:
     """Stopping engines does not end their tasks: no end is recorded for what was still running."""
-    submit(rig)
-    await turns()
-    rig.journal.commit()
-    listener = rig.listen("t1")
-    sink = rig.replicas.engines["p-0"].attempts[0].sink
+    listener, sink = await running(rig)
     sink.chunks(("a",), 1)
     rig.runtime.begin_shutdown()
     await turns()
@@ -236,11 +233,7 @@ async def test_shutdown_keeps_running_tasks_in_the_journal(rig: Rig) -> None:
 @pytest.mark.req("ORCH-4208")
 async def test_a_stop_waits_until_readers_were_told_the_end(rig: Rig) -> None:
     """A task that runs no more is still to be waited for: its end is told only once it is committed."""
-    submit(rig)
-    await turns()
-    rig.journal.commit()
-    listener = rig.listen("t1")
-    sink = rig.replicas.engines["p-0"].attempts[0].sink
+    listener, sink = await running(rig)
     sink.chunks(("a",), 1)
     rig.runtime.begin_shutdown()
     sink.completed(completion())
